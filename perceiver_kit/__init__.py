@@ -1,0 +1,23 @@
+"""A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
+
+from . import decoder, encoder, inputs, outputs, positions, queries, recipes
+from .attention import Attention, CrossAttend, SelfAttend
+from .building import build, describe
+from .decoder import CrossAttention, MeanPool
+from .encoder import Encoder
+from .errors import (
+    AssemblyError,
+    CheckpointError,
+    InputError,
+    MissingPackage,
+    PerceiverKitError,
+    UnknownName,
+)
+from .inputs import Inputs
+from .model import PerceiverIO
+from .outputs import Outputs
+from .queries import Queries
+from .registry import Block, register
+from .registry import names as list  # noqa: A004
+from .spec import spec
+from .tokens import Encoded, Layout, Tokens

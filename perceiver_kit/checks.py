@@ -1,0 +1,82 @@
+"""Refuse bad arguments and tensors before work starts, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from .errors import AssemblyError, InputError, nearest
+
+
+def check_positive(owner: str, *, least: int = 1, **numbers: int) -> None:
+    """Every number is an int of at least ``least``; else an AssemblyError that names it.
+
+    >>> check_positive("Encoder", num_latents=0)
+    Traceback (most recent call last):
+    perceiver_kit.errors.AssemblyError: Encoder: num_latents must be an int of at least 1, got 0
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            raise AssemblyError(f"{owner}: {name} must be an int of at least {least}, got {number!r}")
+
+
+def check_sizes(owner: str, name: str, sizes: object) -> tuple[int, ...]:
+    """A tuple of positive ints (a list, as JSON has it, will do), or an AssemblyError."""
+    if not isinstance(sizes, list | tuple) or not sizes:
+        raise AssemblyError(f"{owner}: {name} must be a tuple of positive ints, one per axis, got {sizes!r}")
+    for size in sizes:
+        check_positive(owner, **{name: size})
+    return tuple(sizes)
+
+
+def check_probability(owner: str, **numbers: float) -> None:
+    """Every number is in [0, 1]; else an AssemblyError that names it."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+            raise AssemblyError(f"{owner}: {name} must be a number in [0, 1], got {number!r}")
+
+
+def check_choice(owner: str, name: str, value: object, choices: Collection[str]) -> None:
+    """The value is one of the choices; else an AssemblyError with the nearest one."""
+    if value not in choices:
+        raise AssemblyError(f"{owner}: {name} is {value!r}; {nearest(value, choices)}")
+
+
+def describe_value(value: object) -> str:
+    """What came, for an error: dtype and shape of a tensor, the type of anything else.
+
+    >>> describe_value(torch.zeros(2, 3))
+    'float32 (2, 3)'
+    """
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def check_tensor(value: object, name: str, axes: str, *, kind: str = "float", hint: str = "") -> None:
+    """A tensor of the kind ("float", "int64" or "bool") with these axes: letters for any size, numbers for one.
+
+    >>> check_tensor(torch.zeros(2, 1, 8, 8), "image", "b 3 h w")
+    Traceback (most recent call last):
+    perceiver_kit.errors.InputError: image must be float (b, 3, h, w), got float32 (2, 1, 8, 8)
+    """
+    letters = axes.split()
+    expected = f"{name} must be {kind} ({', '.join(letters)}), got {describe_value(value)}"
+    hint = f"; {hint}" if hint else ""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{expected}{hint}")
+    right_kind = {
+        "float": value.is_floating_point(),
+        "int64": value.dtype == torch.int64,
+        "bool": value.dtype == torch.bool,
+    }[kind]
+    right_shape = value.ndim == len(letters) and all(
+        not letter.isdigit() or size == int(letter) for size, letter in zip(value.shape, letters, strict=True)
+    )
+    if not right_kind or not right_shape:
+        raise InputError(f"{expected}{hint}")
+    for size, letter in zip(value.shape, letters, strict=True):
+        if size == 0:
+            raise InputError(f"{name} has no elements along {letter}: {describe_value(value)}")

@@ -1,0 +1,91 @@
+"""Queries × latents → rows: one row of output for every row of queries."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .attention import CrossAttend, Gelu
+from .checks import check_positive
+from .initialisation import linear
+from .registry import Block, register
+
+
+@register("decoders")
+class CrossAttention(Block):
+    """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows unless that is None.
+
+    Rows are independent of each other, so any part of the queries decodes to the same part of the result.
+    ``zero_output`` starts the final layer at zero, as optical flow does.
+
+    Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
+
+    >>> CrossAttention(10, 64, out_channels=3)(torch.zeros(1, 7, 10), torch.randn(2, 8, 64)).shape
+    torch.Size([2, 7, 3])
+    """
+
+    def __init__(
+        self,
+        query_channels: int,
+        latent_dim: int,
+        *,
+        out_channels: int | None = None,
+        heads: int = 1,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        widening: int = 1,
+        query_residual: bool = False,
+        dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        zero_output: bool = False,
+        gelu: Gelu = "exact",
+    ) -> None:
+        super().__init__()
+        check_positive("CrossAttention", query_channels=query_channels, latent_dim=latent_dim)
+        self.query_channels, self.latent_dim = query_channels, latent_dim
+        self.cross = CrossAttend(
+            query_channels,
+            latent_dim,
+            heads=heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            widening=widening,
+            query_residual=query_residual,
+            dropout=dropout,
+            residual_dropout=residual_dropout,
+            gelu=gelu,
+        )
+        if out_channels is not None:
+            check_positive("CrossAttention", out_channels=out_channels)
+        self.out_channels = query_channels if out_channels is None else out_channels
+        self.project = None if out_channels is None else linear(query_channels, out_channels)
+        if zero_output and self.project is not None:
+            nn.init.zeros_(self.project.weight)
+
+    def forward(
+        self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]
+    ) -> Float[Tensor, "b o out"]:
+        rows = self.cross(queries, latents)
+        return rows if self.project is None else self.project(rows)
+
+
+@register("decoders")
+class MeanPool(Block):
+    """The mean of the latents through a linear layer, the same for every query; needs no query at all.
+
+    >>> MeanPool(64, out_channels=10)(torch.zeros(1, 1, 0), torch.randn(2, 8, 64)).shape
+    torch.Size([2, 1, 10])
+    """
+
+    query_channels = 0
+
+    def __init__(self, latent_dim: int, *, out_channels: int) -> None:
+        super().__init__()
+        check_positive("MeanPool", latent_dim=latent_dim, out_channels=out_channels)
+        self.latent_dim, self.out_channels = latent_dim, out_channels
+        self.project = linear(latent_dim, out_channels)
+
+    def forward(
+        self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]
+    ) -> Float[Tensor, "b o out"]:
+        return self.project(latents.mean(1, keepdim=True)).expand(-1, queries.shape[1], -1)

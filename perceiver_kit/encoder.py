@@ -1,0 +1,128 @@
+"""A fixed array of latents reads inputs of any length, and a latent transformer works on what it read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .attention import CrossAttend, Gelu, SelfAttend
+from .checks import check_choice, check_positive, check_tensor
+from .errors import AssemblyError, InputError
+from .initialisation import learned
+from .registry import Block, register
+from .tokens import Tokens
+
+Sharing = Literal["all", "after_first", "none"]
+
+
+@register("encoders")
+class Encoder(Block):
+    """Latents (m, d) cross-attend to rows of width ``channels``; then ``blocks`` times the same ``layers``.
+
+    With several ``cross_attends`` (at most one a block) the latents read the inputs again before each of the first
+    blocks, with weights that are shared by ``"all"``, by all ``"after_first"`` (as the first Perceiver does), or by
+    ``"none"``. Blocks repeat the same layers with the same weights unless ``share_blocks=False``.
+
+    Takes ``Tokens``, or ready-made rows (b, n, c) with a mask (b, n), so it serves without any input block.
+    Dropout falls on attention weights, ``residual_dropout`` on what each layer adds.
+
+    Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
+
+    >>> encoder = Encoder(32, num_latents=8, latent_dim=64, layers=2)
+    >>> encoder(torch.randn(2, 100, 32)).shape
+    torch.Size([2, 8, 64])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_latents: int,
+        latent_dim: int,
+        layers: int,
+        blocks: int = 1,
+        share_blocks: bool = True,
+        cross_attends: int = 1,
+        share_cross_attends: Sharing = "after_first",
+        cross_heads: int = 1,
+        self_heads: int = 8,
+        cross_qk_channels: int | None = None,
+        cross_v_channels: int | None = None,
+        self_qk_channels: int | None = None,
+        self_v_channels: int | None = None,
+        cross_widening: int = 1,
+        self_widening: int = 1,
+        query_residual: bool = True,
+        dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        gelu: Gelu = "exact",
+    ) -> None:
+        super().__init__()
+        check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
+        check_positive("Encoder", layers=layers, least=0)
+        check_positive("Encoder", blocks=blocks, cross_attends=cross_attends)
+        check_choice("Encoder", "share_cross_attends", share_cross_attends, ("all", "after_first", "none"))
+        if cross_attends > blocks:
+            raise AssemblyError(
+                f"Encoder: {cross_attends} cross-attends need as many blocks to precede, got blocks={blocks}"
+            )
+        self.channels, self.num_latents, self.latent_dim = channels, num_latents, latent_dim
+        self.blocks, self.layers, self.cross_attends = blocks, layers, cross_attends
+        self.latents = learned(num_latents, latent_dim)
+        distinct = {"all": 1, "after_first": min(2, cross_attends), "none": cross_attends}[share_cross_attends]
+        self.cross = nn.ModuleList(
+            CrossAttend(
+                latent_dim,
+                channels,
+                heads=cross_heads,
+                qk_channels=cross_qk_channels,
+                v_channels=cross_v_channels,
+                widening=cross_widening,
+                query_residual=query_residual,
+                dropout=dropout,
+                residual_dropout=residual_dropout,
+                gelu=gelu,
+            )
+            for _ in range(distinct)
+        )
+        self.transformer = nn.ModuleList(
+            SelfAttend(
+                latent_dim,
+                heads=self_heads,
+                qk_channels=self_qk_channels,
+                v_channels=self_v_channels,
+                widening=self_widening,
+                dropout=dropout,
+                residual_dropout=residual_dropout,
+                gelu=gelu,
+            )
+            for _ in range(layers * (1 if share_blocks else blocks))
+        )
+
+    def forward(
+        self, inputs: Tokens | Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b m d"]:
+        if isinstance(inputs, Tokens):
+            rows, mask = inputs.rows, inputs.mask
+        else:
+            rows = inputs
+            check_tensor(rows, "inputs", f"b n {self.channels}")
+            if mask is not None:
+                check_tensor(mask, "mask", f"{rows.shape[0]} {rows.shape[1]}", kind="bool")
+        if rows.shape[-1] != self.channels:
+            raise InputError(f"the encoder reads rows of {self.channels} channels, got {rows.shape[-1]}")
+        rows = rows.to(self.latents.dtype)
+        # Batch 1 until the first cross-attend, so that what depends on no sample is projected once.
+        latents: Tensor = self.latents[None]
+        for block in range(self.blocks):
+            if block < self.cross_attends:
+                latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask)
+            for layer in range(self.layers):
+                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](latents)
+        return latents
+
+    def extra_repr(self) -> str:
+        return f"{self.num_latents} latents × {self.latent_dim}, {self.blocks} blocks × {self.layers} layers"
+

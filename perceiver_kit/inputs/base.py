@@ -1,0 +1,68 @@
+"""What every input block is: raw modality → content on a grid → rows with positions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checks import check_choice, check_sizes
+from ..errors import AssemblyError
+from ..positions import Positions
+from ..registry import Block
+from ..tokens import Grid, Layout, Tokens
+
+Combine = Literal["concat", "add"]
+
+
+class Input(Block):
+    """Base of input blocks. A subclass checks the raw tensor and embeds it: ``embed(raw, name) -> (b, *grid, c)``.
+
+    ``grid`` is the declared grid, on which mask tokens stand in when the modality is left out; None where the raw
+    tensor alone decides. Positions are concatenated to the content or added to it.
+    """
+
+    def __init__(
+        self,
+        content_channels: int,
+        *,
+        grid: Grid | None = None,
+        positions: Positions | None = None,
+        combine: Combine = "concat",
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        check_choice(owner, "combine", combine, ("concat", "add"))
+        if positions is not None and not isinstance(positions, Positions):
+            raise AssemblyError(f"{owner}: positions must be a block of positions, got {type(positions).__name__}")
+        if positions is not None and combine == "add" and positions.channels != content_channels:
+            raise AssemblyError(
+                f"{owner}: positions of {positions.channels} channels cannot be added to content of "
+                f"{content_channels}; use Projected(positions, {content_channels}), or combine='concat'"
+            )
+        self.content_channels, self.combine, self.positions = content_channels, combine, positions
+        self.grid = None if grid is None else check_sizes(owner, "grid", grid)
+        added = positions is None or combine == "add"
+        self.channels = content_channels if added else content_channels + positions.channels  # type: ignore[union-attr]
+
+    def embed(self, raw: Tensor, name: str) -> Float[Tensor, "b *grid c"]:
+        """Content on its grid; raises InputError, naming the modality, for a raw tensor that it cannot read."""
+        raise NotImplementedError
+
+    def place(self, content: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n d"]:
+        """Content with its positions."""
+        if self.positions is None:
+            return content
+        rows = self.positions(grid, device=content.device)
+        if self.combine == "add":
+            return content + rows.to(content.dtype)
+        # float32 positions beside bfloat16 content make float32 rows: the encoder rounds once, at the end.
+        return torch.cat([content, rows.expand(content.shape[0], -1, -1)], dim=-1)
+
+    def forward(self, raw: Tensor, name: str = "input") -> Tokens:
+        """This modality alone, as tokens."""
+        content = self.embed(raw, name)
+        grid = tuple(content.shape[1:-1])
+        return Tokens(self.place(content.flatten(1, -2), grid), Layout(((name, grid),)))

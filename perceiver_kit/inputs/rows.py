@@ -1,0 +1,61 @@
+"""Modalities that are rows already: a label, or features made elsewhere."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..checks import check_positive, check_tensor
+from ..errors import AssemblyError
+from ..positions import Positions
+from ..registry import register
+from ..tokens import Grid
+from .base import Combine, Input
+
+
+@register("inputs")
+class OneHot(Input):
+    """A label (b, classes), one-hot or any weights of the classes, as one row.
+
+    >>> OneHot(10)(torch.eye(10)[:2]).rows.shape
+    torch.Size([2, 1, 10])
+    """
+
+    def __init__(self, classes: int) -> None:
+        check_positive("OneHot", classes=classes)
+        super().__init__(classes, grid=(1,))
+        self.classes = classes
+
+    def embed(self, raw: Tensor, name: str) -> Tensor:
+        check_tensor(raw, name, f"b {self.classes}", hint="one-hot labels: torch.nn.functional.one_hot(…).float()")
+        return raw[:, None]
+
+
+@register("inputs")
+class Features(Input):
+    """Ready-made rows: (b, n, channels), or (b, *grid, channels) with as many ``axes`` as the grid has.
+
+    Points, tracks, measurements, the features of another network: whatever has channels last.
+
+    >>> Features(3, axes=2)(torch.zeros(2, 8, 8, 3)).rows.shape
+    torch.Size([2, 64, 3])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        axes: int = 1,
+        grid: Grid | None = None,
+        positions: Positions | None = None,
+        combine: Combine = "concat",
+    ) -> None:
+        check_positive("Features", channels=channels, axes=axes)
+        super().__init__(channels, grid=grid, positions=positions, combine=combine)
+        if self.grid is not None and len(self.grid) != axes:
+            raise AssemblyError(f"Features: a grid of {axes} axes is declared as {self.grid}")
+        self.axes = axes
+
+    def embed(self, raw: Tensor, name: str) -> Tensor:
+        letters = "n" if self.axes == 1 else " ".join(f"n{axis + 1}" for axis in range(self.axes))
+        check_tensor(raw, name, f"b {letters} {self.content_channels}")
+        return raw

@@ -1,0 +1,190 @@
+"""Several modalities at once: padded to one width, hidden, masked, or left out; end to end in one set of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..attention import in_graph
+from ..checks import check_positive, check_probability, describe_value
+from ..errors import AssemblyError, InputError
+from ..modalities import ByModality, LearnedVector, check_modalities, check_names, common_width, pad
+from ..registry import Block, register
+from ..tokens import Grid, Layout, Tokens
+from .base import Input
+
+Hide = float | tuple[float, float]
+
+
+@register("inputs")
+class Inputs(Block):
+    """Named input blocks: raw tensors by name → ``Tokens`` of width ``channels``, modalities in alphabetical order.
+
+    Every modality is padded with a learned vector to the widest one plus ``min_padding``. Those in ``hide`` have a
+    mask token: it stands for each of their rows with a probability (in training, in evaluation). Evaluation hides
+    all or nothing, so that results are deterministic; a single number p means (p, 1 if p is 1 else 0). A modality
+    in ``hide`` may be left out: mask tokens then fill its declared grid, or it adds no rows where it declares none.
+
+    Names that are keywords here (``hide``) can be given in one mapping: ``Inputs({"hide": OneHot(2)})``.
+
+    Source: Perceiver IO (Jaegle et al. 2022), appendix F.
+
+    >>> inputs = Inputs(points=Features(3), label=OneHot(10), hide=dict(label=(0.5, 1.0)), min_padding=2)
+    >>> tokens, _ = inputs({"points": torch.zeros(2, 7, 3)})
+    >>> tokens.rows.shape, [*tokens.layout]
+    (torch.Size([2, 8, 12]), ['label', 'points'])
+    """
+
+    def __init__(
+        self,
+        blocks: Mapping[str, Input] | None = None,
+        /,
+        *,
+        hide: Mapping[str, Hide] | None = None,
+        min_padding: int = 0,
+        **named: Input,
+    ) -> None:
+        super().__init__()
+        merged = check_modalities("Inputs", Input, blocks, named)
+        check_positive("Inputs", min_padding=min_padding, least=0)
+        self.blocks = ByModality(merged)
+        self.channels, self.padding = common_width(merged, min_padding)
+        self.min_padding = min_padding
+        self.hide = {name: _probabilities(name, value) for name, value in (hide or {}).items()}
+        check_names("Inputs: hide", self.hide, merged)
+        self.mask_tokens = ByModality({name: LearnedVector(self.channels) for name in self.hide})
+
+    def arguments(self) -> dict[str, Any]:
+        blocks = {name: self.blocks[name] for name in self.blocks}
+        return {"blocks": blocks, "hide": self.hide, "min_padding": self.min_padding}
+
+    def forward(
+        self,
+        raw: Mapping[str, Tensor] | Tensor,
+        mask: Mapping[str, Tensor] | Tensor | None = None,
+        *,
+        content: Collection[str] = (),
+    ) -> tuple[Tokens, dict[str, Tensor]]:
+        """Tokens of all modalities, and the rows before positions of those named in ``content``.
+
+        ``mask`` is bool (b, rows) or (b, *grid) by modality, True where a row may be read. Masked content is zeroed
+        before positions join it; hidden content likewise.
+        """
+        raw, mask = self._named(raw, "inputs"), self._named({} if mask is None else mask, "mask")
+        batch = self._batch(raw, mask)
+        segments: list[tuple[str, Grid]] = []
+        rows: list[Tensor] = []
+        masks: list[Tensor | None] = []
+        kept: dict[str, Tensor] = {}
+        for name in self.blocks:
+            block: Input = self.blocks[name]  # type: ignore[assignment]
+            if name not in raw:
+                if block.grid is not None:
+                    token = self.mask_tokens[name].vector
+                    rows.append(token.expand(batch, math.prod(block.grid), -1))
+                    segments.append((name, block.grid))
+                    masks.append(None)
+                continue
+            embedded = block.embed(raw[name], name)
+            grid = tuple(embedded.shape[1:-1])
+            embedded = embedded.flatten(1, -2)
+            keep = _row_mask(mask[name], name, batch, grid) if name in mask else None
+            if keep is not None:
+                embedded = torch.where(keep[..., None], embedded, 0)
+            placed = pad(block.place(embedded, grid), self.padding, name)
+            hidden = self._hidden(name, placed)
+            if hidden is not None:
+                placed = torch.where(hidden, self.mask_tokens[name](placed), placed)
+                embedded = torch.where(hidden, 0, embedded)
+            if name in content:
+                kept[name] = embedded
+            rows.append(placed)
+            segments.append((name, grid))
+            masks.append(keep)
+        self._keep_in_graph(rows, raw)
+        joined = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+        return Tokens(joined, Layout(tuple(segments)), _joined(masks, rows)), kept
+
+    def _keep_in_graph(self, rows: list[Tensor], given: Collection[str]) -> None:
+        """Vectors that this call does not use get a zero gradient: distributed training raises for none at all."""
+        unused = [self.mask_tokens[name].vector for name in self.hide if name in given and not self._probability(name)]
+        unused += [self.mask_tokens[name].vector for name in self.hide if self.blocks[name].grid is None]
+        unused += [self.padding[name].vector for name in self.padding if name not in given]
+        shortest = min(range(len(rows)), key=lambda i: rows[i].shape[1])
+        rows[shortest] = in_graph(rows[shortest], *unused)
+
+    def _named(self, value: Mapping[str, Tensor] | Tensor, argument: str) -> Mapping[str, Tensor]:
+        if isinstance(value, Mapping):
+            check_names(argument, value, self.blocks)
+            return value
+        if len(self.blocks) > 1 or not isinstance(value, Tensor):
+            raise InputError(
+                f"{argument} must be a mapping with {', '.join(self.blocks)}"
+                f"{'' if len(self.blocks) > 1 else ' (or its tensor alone)'}, got a {type(value).__name__}"
+            )
+        return {next(iter(self.blocks)): value}
+
+    def _batch(self, raw: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> int:
+        if not raw:
+            raise InputError(f"inputs is empty; give at least one of {', '.join(self.blocks)}")
+        for name in self.blocks:
+            if name not in raw and name not in self.hide:
+                optional = ", ".join(self.hide) or "none"
+                raise InputError(f"inputs lacks {name!r}, which has no mask token (may be left out: {optional})")
+        for name in mask:
+            if name not in raw:
+                raise InputError(f"mask names {name!r}, but inputs has no {name!r}")
+        for name, value in raw.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise InputError(f"{name} must be a tensor with a batch axis, got {describe_value(value)}")
+        sizes = {name: value.shape[0] for name, value in raw.items()}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"inputs must share one batch size, got {sizes}")
+        return next(iter(sizes.values()))
+
+    def _probability(self, name: str) -> float:
+        return self.hide[name][0 if self.training else 1] if name in self.hide else 0.0
+
+    def _hidden(self, name: str, rows: Tensor) -> Bool[Tensor, "b n 1"] | None:
+        """Which rows the mask token stands for, or None for none."""
+        probability = self._probability(name)
+        if probability == 0:
+            return None
+        draws = torch.full((*rows.shape[:2], 1), probability, device=rows.device)
+        return torch.bernoulli(draws).bool() if probability < 1 else draws.bool()
+
+
+def _probabilities(name: str, value: Hide) -> tuple[float, float]:
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    training = value[0] if pair else value
+    check_probability("Inputs: hide", **{name: training})
+    evaluation = value[1] if pair else float(training == 1)
+    if evaluation not in (0, 1):
+        raise AssemblyError(f"Inputs: hide: {name} in evaluation is all or nothing, 0.0 or 1.0, got {evaluation!r}")
+    return float(training), float(evaluation)
+
+
+def _row_mask(mask: Tensor, name: str, batch: int, grid: Grid) -> Bool[Tensor, "b n"]:
+    shapes = [(batch, math.prod(grid))] + ([(batch, *grid)] if len(grid) > 1 else [])
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
+        raise InputError(
+            f"mask of {name!r} must be bool {' or '.join(map(str, shapes))}, one for each of its rows, True = may be "
+            f"read; got {describe_value(mask)}"
+        )
+    return mask.flatten(1)
+
+
+def _joined(masks: list[Tensor | None], rows: list[Tensor]) -> Bool[Tensor, "b n"] | None:
+    if all(mask is None for mask in masks):
+        return None
+    device = rows[0].device
+    whole = [
+        torch.ones(part.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
+        for mask, part in zip(masks, rows, strict=True)
+    ]
+    return torch.cat(whole, dim=1)

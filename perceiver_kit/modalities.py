@@ -1,0 +1,99 @@
+"""Modules and vectors by modality. Names are the user's: any non-empty string, always in alphabetical order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .errors import AssemblyError, UnknownName, nearest
+from .initialisation import learned
+from .registry import Block
+
+
+class ByModality(nn.Module):
+    """Modules under modality names, which ``nn.ModuleDict`` would refuse when they are ``type`` or have a dot.
+
+    >>> [*ByModality({"type": nn.Identity(), "a.b": nn.Identity()})]
+    ['a.b', 'type']
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.names = sorted(modules)
+        for name in self.names:
+            self.add_module(_key(name), modules[name])
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self.names:
+            raise UnknownName(f"no modality {name!r}; {nearest(name, self.names)}")
+        return self._modules[_key(name)]  # type: ignore[return-value]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+_RESERVED = frozenset({*dir(nn.Module()), "names"})
+
+
+def _key(name: str) -> str:
+    """A legal attribute name, the modality's own wherever that is one; no two names share a key."""
+    key = name.replace("%", "%25").replace(".", "%2E")
+    return f"%{key}" if key in _RESERVED else key
+
+
+def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str, Block]) -> dict[str, Block]:
+    """Blocks given as one mapping or as keywords, as one dict; AssemblyError for none, or for what is not a block."""
+    if blocks is not None and not isinstance(blocks, Mapping):
+        raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got a {type(blocks).__name__}")
+    merged = {**(blocks or {}), **named}
+    if not merged or len(merged) < len(blocks or {}) + len(named):
+        raise AssemblyError(f"{owner}: each modality needs one block, got {[*(blocks or {}), *named]}")
+    for name, block in merged.items():
+        if not isinstance(name, str) or not name:
+            raise AssemblyError(f"{owner}: a modality's name must be a non-empty str, got {name!r}")
+        if not isinstance(block, kind):
+            raise AssemblyError(
+                f"{owner}: {name!r} must be a block for {owner.lower()} ({kind.__name__}), got {type(block).__name__}"
+            )
+    return merged
+
+
+def check_names(argument: str, got: Iterable[str], known: Iterable[str]) -> None:
+    """Every key of a mapping argument is a modality; else UnknownName with the nearest one."""
+    known = [*known]
+    for name in got:
+        if name not in known:
+            raise UnknownName(f"{argument} names {name!r}; {nearest(name, known)}")
+
+
+class LearnedVector(nn.Module):
+    """One learned row: the padding of a modality to the common width, or the token that stands for a hidden row."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.vector = learned(channels)
+
+    def forward(self, rows: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n d"]:
+        """The vector at every one of these rows, without a copy."""
+        return self.vector.expand(*rows.shape[:-1], -1)
+
+
+def common_width(blocks: Mapping[str, Block], min_padding: int) -> tuple[int, ByModality]:
+    """The width that all modalities are padded to, and the learned padding of each that is narrower."""
+    widths = {name: int(block.channels) for name, block in blocks.items()}  # type: ignore[arg-type]
+    channels = max(widths.values()) + min_padding
+    return channels, ByModality({name: LearnedVector(channels - w) for name, w in widths.items() if w < channels})
+
+
+def pad(rows: Float[Tensor, "*b n c"], padding: ByModality, name: str) -> Float[Tensor, "*b n d"]:
+    """Rows of a modality at the common width."""
+    return torch.cat([rows, padding[name](rows).to(rows.dtype)], dim=-1) if name in padding else rows

@@ -1,0 +1,95 @@
+"""Outputs that are one linear layer: plain rows, pixels, a waveform, classes."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checks import check_positive
+from ..errors import InputError
+from ..initialisation import linear
+from ..registry import register
+from ..tokens import Grid
+from .base import Output
+
+
+@register("outputs")
+class Rows(Output):
+    """The decoder's rows as they are: (b, o, in_channels)."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        check_positive("Rows", in_channels=in_channels)
+        self.in_channels = in_channels
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k c"]:
+        return rows
+
+
+@register("outputs")
+class Project(Output):
+    """Rows (b, o, in_channels) → rows (b, o, channels).
+
+    >>> Project(512, 7)(torch.zeros(2, 5, 512)).shape
+    torch.Size([2, 5, 7])
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        check_positive(type(self).__name__, in_channels=in_channels, channels=channels)
+        self.in_channels, self.channels = in_channels, channels
+        self.project = linear(in_channels, channels)
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
+        return self.project(rows)
+
+
+@register("outputs")
+class Pixels(Project):
+    """A value of ``channels`` at every place of a grid, channels first: (b, c, h, w), or video (b, t, c, h, w).
+
+    >>> Pixels(512, 3).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
+    torch.Size([2, 2, 3, 4, 4])
+    """
+
+    def check_grid(self, name: str, grid: Grid) -> None:
+        if len(grid) not in (2, 3):
+            raise InputError(f"output {name!r} has pixels on a grid (h, w) or (t, h, w), got {grid}")
+
+    def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Tensor:
+        return rearrange(rows.unflatten(1, grid), "b ... h w c -> b ... c h w")
+
+
+@register("outputs")
+class Waveform(Project):
+    """``samples_per_patch`` samples a row: (b, samples).
+
+    >>> Waveform(512, 16).whole(torch.zeros(2, 30, 16), (30,)).shape
+    torch.Size([2, 480])
+    """
+
+    def __init__(self, in_channels: int, samples_per_patch: int) -> None:
+        super().__init__(in_channels, samples_per_patch)
+
+    def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Float[Tensor, "b samples"]:
+        return rows.flatten(1)
+
+
+@register("outputs")
+class Classify(Project):
+    """Logits of ``classes`` from a single row: (b, classes).
+
+    >>> Classify(512, 10).whole(torch.zeros(2, 1, 10), (1,)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__(in_channels, classes)
+
+    def check_grid(self, name: str, grid: Grid) -> None:
+        if grid != (1,):
+            raise InputError(f"output {name!r} has classes from one row, grid (1,), got {grid}")
+
+    def whole(self, rows: Float[Tensor, "b 1 c"], grid: Grid) -> Float[Tensor, "b c"]:
+        return rows[:, 0]

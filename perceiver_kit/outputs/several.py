@@ -1,0 +1,26 @@
+"""Several outputs at once, one block each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..modalities import ByModality, check_modalities
+from ..registry import Block, register
+from .base import Output
+
+
+@register("outputs")
+class Outputs(Block):
+    """Named output blocks, which all read rows of one width, ``in_channels``.
+
+    >>> [*Outputs(label=Classify(512, 10), audio=Waveform(512, 16)).blocks]
+    ['audio', 'label']
+    """
+
+    def __init__(self, blocks: Mapping[str, Output] | None = None, /, **named: Output) -> None:
+        super().__init__()
+        self.blocks = ByModality(check_modalities("Outputs", Output, blocks, named))
+
+    def arguments(self) -> dict[str, Any]:
+        return {"blocks": {name: self.blocks[name] for name in self.blocks}}

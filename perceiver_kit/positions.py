@@ -1,0 +1,174 @@
+"""Where a row is: coordinates of a grid, and their features. Concatenated or added by whoever asks for them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from .checks import check_choice, check_positive, check_sizes
+from .errors import AssemblyError, InputError
+from .initialisation import learned, linear
+from .registry import Block, register
+from .tokens import Grid
+
+Ends = Literal["both", "half_open"]
+
+
+def axis_coordinates(size: int, ends: Ends, device: torch.device | None = None) -> Float[Tensor, "size"]:
+    """Coordinates of one axis in [-1, 1], in float32.
+
+    ``"both"`` puts rows on both ends, -1 + 2·i / (n - 1); ``"half_open"`` leaves the right end out, -1 + 2·i / n.
+    The references use the first for a full grid and the second for rows picked out of one.
+
+    >>> axis_coordinates(4, "half_open")
+    tensor([-1.0000, -0.5000,  0.0000,  0.5000])
+    """
+    if ends == "both":
+        return torch.linspace(-1, 1, size, device=device)
+    return -1 + 2 * torch.arange(size, dtype=torch.float32, device=device) / size
+
+
+def unravel(index: Tensor, grid: Grid) -> list[Tensor]:
+    """Flat row-major indices as one index for each axis of the grid.
+
+    >>> unravel(torch.tensor([5]), (2, 3))
+    [tensor([1]), tensor([2])]
+    """
+    places = []
+    for size in reversed(grid):
+        places.append(index % size)
+        index = index // size
+    return places[::-1]
+
+
+class Positions(Block):
+    """Base of position features: rows of width ``channels`` for a grid, or for some of its flat indices."""
+
+    channels: int
+
+    def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+        """(n, c) for the whole grid, (k, c) or (b, k, c) for indices (k,) or (b, k)."""
+        raise NotImplementedError
+
+
+@register("positions")
+class Fourier(Positions):
+    """Sines and cosines of each coordinate at ``bands`` frequencies, from 1 up to half of the resolution.
+
+    Columns are the coordinates, then all sines, then all cosines, axis by axis. Any grid with as many axes will do:
+    coordinates run over [-1, 1] whatever its size. Computed in float32 (bfloat16 coordinates would destroy the high
+    bands), from one small table an axis, so that a chunk of rows costs a look-up and nothing is kept.
+
+    Source: Perceiver (Jaegle et al. 2021), section 3.2.
+
+    >>> Fourier(bands=64, max_resolution=(224, 224))((8, 8)).shape
+    torch.Size([64, 258])
+    """
+
+    def __init__(
+        self,
+        *,
+        bands: int,
+        max_resolution: tuple[int, ...],
+        ends: Ends = "both",
+        coordinates: bool = True,
+        sine_only: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive("Fourier", bands=bands)
+        check_choice("Fourier", "ends", ends, ("both", "half_open"))
+        self.bands, self.ends, self.coordinates, self.sine_only = bands, ends, coordinates, sine_only
+        self.max_resolution = check_sizes("Fourier", "max_resolution", max_resolution)
+        self.channels = len(self.max_resolution) * (bands * (1 if sine_only else 2) + coordinates)
+
+    def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+        if len(grid) != len(self.max_resolution):
+            raise InputError(f"Fourier positions have {len(self.max_resolution)} axes, but the grid is {grid}")
+        device = index.device if index is not None else device
+        axes = [axis_coordinates(size, self.ends, device) for size in grid]
+        phases = [
+            math.pi * (axis[:, None] * torch.linspace(1.0, resolution / 2, self.bands, device=device))
+            for axis, resolution in zip(axes, self.max_resolution, strict=True)
+        ]
+        tables = [[axis[:, None] for axis in axes]] if self.coordinates else []
+        tables.append([phase.sin() for phase in phases])
+        if not self.sine_only:
+            tables.append([phase.cos() for phase in phases])
+        if index is None:
+            columns = [_spread(table, axis, grid) for group in tables for axis, table in enumerate(group)]
+            return torch.cat(columns, dim=-1).flatten(0, -2)
+        places = unravel(index, grid)
+        columns = [table[place] for group in tables for table, place in zip(group, places, strict=True)]
+        return torch.cat(columns, dim=-1)
+
+
+def _spread(table: Float[Tensor, "size c"], axis: int, grid: Grid) -> Tensor:
+    """One axis' table over the whole grid, without a copy."""
+    shape = [1] * len(grid) + [table.shape[-1]]
+    shape[axis] = grid[axis]
+    return table.view(shape).expand(*grid, -1)
+
+
+@register("positions")
+class Learned(Positions):
+    """One learned row for every place of a grid.
+
+    A smaller grid of one axis takes the first rows, as a shorter text does. With ``interpolate=True`` any grid of as
+    many axes is resampled from the table (linear in one axis, bicubic in two, trilinear in three).
+
+    >>> Learned((2048,), 768)((100,)).shape
+    torch.Size([100, 768])
+    """
+
+    _MODES = ("linear", "bicubic", "trilinear")
+
+    def __init__(self, grid: tuple[int, ...], channels: int, *, interpolate: bool = False) -> None:
+        super().__init__()
+        self.grid = check_sizes("Learned", "grid", grid)
+        check_positive("Learned", channels=channels)
+        if interpolate and len(grid) > len(self._MODES):
+            raise AssemblyError(f"Learned: interpolate works for up to three axes, got grid {self.grid}")
+        self.channels, self.interpolate = channels, interpolate
+        self.table = learned(math.prod(self.grid), channels)
+
+    def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+        rows = self._resized(grid)
+        return rows if index is None else rows[index]
+
+    def _resized(self, grid: Grid) -> Float[Tensor, "n c"]:
+        if grid == self.grid:
+            return self.table
+        if len(grid) == len(self.grid) and self.interpolate:
+            table = rearrange(self.table, "n c -> 1 c n").unflatten(-1, self.grid)
+            mode = self._MODES[len(grid) - 1]
+            resized = F.interpolate(table, size=grid, mode=mode, align_corners=False)
+            return rearrange(resized.flatten(2), "1 c n -> n c")
+        if len(grid) == len(self.grid) == 1 and grid[0] <= self.grid[0]:
+            return self.table[: grid[0]]
+        hint = "at most as many" if len(self.grid) == 1 else "just these (interpolate=True allows any)"
+        raise InputError(f"learned positions are a grid of {self.grid}, {hint}; got {grid}")
+
+
+@register("positions")
+class Projected(Positions):
+    """Positions of any kind through a learned linear layer to ``channels``.
+
+    >>> Projected(Fourier(bands=8, max_resolution=(16,)), 32)((16,)).shape
+    torch.Size([16, 32])
+    """
+
+    def __init__(self, positions: Positions, channels: int) -> None:
+        super().__init__()
+        check_positive("Projected", channels=channels)
+        self.positions, self.channels = positions, channels
+        self.project = linear(positions.channels, channels)
+
+    def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+        rows = self.positions(grid, index, device=device)
+        return self.project(rows.to(self.project.weight.dtype))

@@ -1,0 +1,136 @@
+"""Module ⇄ plain JSON: the tree of blocks with the arguments that make each of them again."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import AssemblyError, PerceiverKitError, nearest
+from .registry import Block, find, name_of
+
+FORMAT = 1
+PLAIN = "None, bool, int, finite float, str, list, tuple, a dict with str keys, or a registered block"
+
+
+def spec(model: nn.Module) -> dict[str, Any]:
+    """The whole assembly as plain JSON: ``kit.build(kit.spec(model))`` has the same parameters.
+
+    A block that appears twice is written once and referred to after that, so that ties survive. The recipe's
+    name and parameters, where there was one, are a note; the tree of blocks is what is built.
+
+    Raises AssemblyError for an unregistered block, an argument that is not plain, and for a model that has been
+    changed by hand so that the rebuilt one would differ in a parameter's name, shape, or sharing.
+    """
+    if not isinstance(model, Block):
+        raise AssemblyError(f"spec takes a model made of blocks, got a {type(model).__name__}")
+    document: dict[str, Any] = {"perceiver_kit": FORMAT}
+    if getattr(model, "recipe", None):
+        document["recipe"] = _encode(model.recipe, {}, "recipe")["dict"]
+    document["model"] = _encode(model, {}, "model")
+    with torch.device("meta"):
+        rebuilt = from_spec(document)
+    differing = _fingerprint(model) ^ _fingerprint(rebuilt)
+    if differing:
+        raise AssemblyError(
+            f"this model is not what its blocks' arguments make: {sorted(map(str, differing))[0]} differs in name, "
+            "shape or sharing; make the change a registered block of its own"
+        )
+    return document
+
+
+def from_spec(document: Mapping[str, Any]) -> nn.Module:
+    """The model that a spec describes, freshly initialised; names resolve through the registry only."""
+    if document.get("perceiver_kit") != FORMAT or "model" not in document:
+        raise AssemblyError(
+            f'a spec is {{"perceiver_kit": {FORMAT}, "model": …}} as kit.spec writes it, got keys {[*document]}'
+        )
+    made: dict[int, Block] = {}
+    model = _decode(document["model"], made, "model")
+    if not isinstance(model, Block):
+        raise AssemblyError(f"spec: model must be a block, got a {type(model).__name__}")
+    if "recipe" in document:
+        model.recipe = _decode({"dict": document["recipe"]}, made, "recipe")
+    return model
+
+
+def _encode(value: Any, seen: dict[int, dict], where: str) -> Any:
+    if value is None or isinstance(value, bool | int | str) or isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Block):
+        if id(value) in seen:
+            node = seen[id(value)]
+            # Numbered only when referred to, so that most specs have no numbers at all.
+            node.setdefault("id", 1 + sum("id" in other for other in seen.values()))
+            return {"same_as": node["id"]}
+        node = seen[id(value)] = {"block": name_of(type(value))}
+        arguments = value.arguments()
+        node["arguments"] = {name: _encode(item, seen, f"{where}.{name}") for name, item in arguments.items()}
+        return node
+    if isinstance(value, list):
+        return [_encode(item, seen, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(item, seen, f"{where}[{i}]") for i, item in enumerate(value)]}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode(item, seen, f"{where}.{key}") for key, item in value.items()}}
+    raise AssemblyError(f"spec: {where} is {value!r}, but an argument must be {PLAIN}")
+
+
+def _decode(value: Any, made: dict[int, Block], where: str) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, made, f"{where}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, Mapping):
+        if value is None or isinstance(value, bool | int | str) or isinstance(value, float) and math.isfinite(value):
+            return value
+        raise AssemblyError(f"spec: {where} is {value!r}, but an argument must be {PLAIN}")
+    keys = set(value)
+    if keys == {"tuple"} and isinstance(value["tuple"], list):
+        return tuple(_decode(value["tuple"], made, where))
+    if keys == {"dict"} and isinstance(value["dict"], Mapping):
+        return {str(key): _decode(item, made, f"{where}.{key}") for key, item in value["dict"].items()}
+    if keys == {"same_as"}:
+        if value["same_as"] not in made:
+            raise AssemblyError(f"spec: {where} refers to block {value['same_as']!r}, which is not made before it")
+        return made[value["same_as"]]
+    if keys in ({"block", "arguments"}, {"block", "arguments", "id"}) and isinstance(value["arguments"], Mapping):
+        block = _make(value, made, where)
+        if "id" in value:
+            made[value["id"]] = block
+        return block
+    raise AssemblyError(f"spec: {where} has keys {sorted(map(str, keys))}; expected a block, tuple, dict or same_as")
+
+
+def _make(node: Mapping[str, Any], made: dict[int, Block], where: str) -> Block:
+    kind, _, name = str(node["block"]).partition(".")
+    try:
+        block = find(kind, name)
+    except PerceiverKitError as error:
+        raise AssemblyError(f"spec: {where}: {error}") from None
+    if not (inspect.isclass(block) and issubclass(block, Block)):
+        raise AssemblyError(f"spec: {where}: {node['block']} is not a block")
+    arguments = {key: _decode(item, made, f"{where}.{key}") for key, item in node["arguments"].items()}
+    positional: list[Any] = []
+    parameters = [*inspect.signature(block.__init__).parameters.values()][1:]
+    for parameter in parameters:
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.name in arguments:
+            positional.append(arguments.pop(parameter.name))
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            positional.extend(arguments.pop(parameter.name, ()))
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(parameter.name, {})
+    try:
+        return block(*positional, **arguments)
+    except (TypeError, PerceiverKitError) as error:
+        hint = "" if isinstance(error, PerceiverKitError) else f"; it takes {nearest('', [p.name for p in parameters])}"
+        raise AssemblyError(f"spec: {where} ({node['block']}): {error}{hint}") from error
+
+
+def _fingerprint(model: nn.Module) -> set[tuple]:
+    """Name and shape of every parameter and buffer, and the first name under which a shared one is known."""
+    first: dict[int, str] = {}
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {(name, tuple(tensor.shape), first.setdefault(id(tensor), name)) for name, tensor in tensors}

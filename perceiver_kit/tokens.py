@@ -1,0 +1,120 @@
+"""What flows: rows of every modality end to end, whose they are, and which of them may be read.
+
+One legend of letters serves every shape in the kit:
+
+=====  ==============================================
+b      batch
+n      input rows (keys)
+m      latents
+o, k   queries and output rows; k for some of them
+c, d   channels; d for those of the latents
+t h w  axes of a grid: frames, height, width
+=====  ==============================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .errors import UnknownName, nearest
+
+Grid = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows are whose: named segments end to end, each with its grid, such as (frames, height, width).
+
+    >>> layout = Layout((("audio", (6,)), ("image", (2, 4, 4))))
+    >>> layout.rows, layout.slice("image")
+    (38, slice(6, 38, None))
+    """
+
+    segments: tuple[tuple[str, Grid], ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(math.prod(grid) for _, grid in self.segments)
+
+    def grid(self, name: str) -> Grid:
+        for segment, grid in self.segments:
+            if segment == name:
+                return grid
+        raise UnknownName(f"no rows of {name!r} here; {nearest(name, self)}")
+
+    def slice(self, name: str) -> slice:
+        start = 0
+        for segment, grid in self.segments:
+            stop = start + math.prod(grid)
+            if segment == name:
+                return slice(start, stop)
+            start = stop
+        raise UnknownName(f"no rows of {name!r} here; {nearest(name, self)}")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.segments)
+
+    def __contains__(self, name: object) -> bool:
+        return any(segment == name for segment, _ in self.segments)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows (b, n, c) with their layout; ``mask`` (b, n) is True where a row may be read, None where all may be."""
+
+    rows: Float[Tensor, "b n c"]
+    layout: Layout
+    mask: Bool[Tensor, "b n"] | None = None
+
+    def __getitem__(self, name: str) -> Float[Tensor, "b k c"]:
+        """The rows of one modality."""
+        return self.rows[:, self.layout.slice(name)]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What ``encode`` keeps: latents (b, m, d), the inputs' layout, and only those inputs that a query reads.
+
+    ``given`` names the modalities that were there, not left to their mask tokens. ``rows`` has whole input rows, as
+    the encoder saw them; ``content`` has rows before positions were attached.
+    """
+
+    latents: Float[Tensor, "b m d"]
+    layout: Layout
+    given: tuple[str, ...] = ()
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    content: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def _register(cls: type, tensors: tuple[str, ...], static: tuple[str, ...]) -> None:
+    """Make a dataclass a pytree, so that export, vmap and data-parallel wrappers see its tensors."""
+
+    def flatten(value: Any) -> tuple[list[Any], Any]:
+        return [getattr(value, name) for name in tensors], tuple(getattr(value, name) for name in static)
+
+    def unflatten(leaves: Any, context: Any) -> Any:
+        return cls(**dict(zip(tensors, leaves, strict=True)), **dict(zip(static, context, strict=True)))
+
+    pytree.register_pytree_node(cls, flatten, unflatten, serialized_type_name=f"perceiver_kit.{cls.__name__}")
+
+
+_register(Tokens, ("rows", "mask"), ("layout",))
+_register(Encoded, ("latents", "rows", "content"), ("layout", "given"))
+
+
+def take_rows(rows: Float[Tensor, "b n c"], index: Tensor | None) -> Float[Tensor, "b k c"]:
+    """Rows at flat indices (k,), the same for the whole batch, or (b, k), each sample's own; all for None."""
+    if index is None:
+        return rows
+    if index.ndim == 1:
+        return rows[:, index]
+    samples = torch.arange(index.shape[0], device=index.device)[:, None]
+    return rows.expand(index.shape[0], -1, -1)[samples, index]
