@@ -13,6 +13,7 @@ from .errors import (
     PerceiverKitError,
     UnknownName,
 )
+from .hub import load, save
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs

@@ -1,0 +1,5 @@
+"""Models on disk: the kit's own directories."""
+
+from .checkpoint import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,166 @@
+"""``save`` and ``load``: a directory of ``config.json`` (the spec) and ``model.safetensors`` (the numbers).
+
+The weights carry a copy of the spec in their header, and one rename puts them in place: a save that is killed at any
+moment leaves either the old model or the new one, never a mixture. ``config.json`` is the copy that people read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ..building import build
+from ..errors import CheckpointError, PerceiverKitError
+from ..spec import spec
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(model: nn.Module, directory: str | os.PathLike) -> Path:
+    """Write a model to a directory, which is made if need be; an earlier model there stays good until the last step.
+
+    Raises AssemblyError for a model without a spec, CheckpointError where nothing can be written.
+
+    >>> import tempfile
+    >>> path = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
+    >>> sorted(file.name for file in path.iterdir())
+    ['config.json', 'model.safetensors']
+    """
+    config = json.dumps(spec(model), indent=1, ensure_ascii=False)
+    tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in _shared(model)}
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / WEIGHTS, to_bytes(tensors, metadata={"perceiver_kit": config, "format": "pt"}))
+        write_atomically(directory / CONFIG, config.encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
+    return directory
+
+
+def load(directory: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
+    """The model of a directory that ``save`` wrote, in evaluation mode, with the dtypes that were saved.
+
+    Strict: raises CheckpointError, naming the file or tensor, for a file that is missing or damaged and for a tensor
+    that is missing, unexpected or of another shape. Everything is checked before any tensor is read.
+    """
+    directory = Path(directory)
+    with open_weights(directory / WEIGHTS) as weights:
+        config = (weights.metadata() or {}).get("perceiver_kit") or _config(directory)
+        try:
+            document = json.loads(config)
+            with torch.device("meta"):
+                model = build(document)
+        except (PerceiverKitError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{directory}: its spec does not build: {error}") from error
+        groups = _shared(model)
+        check_tensors(
+            {names[0]: tuple(tensor.shape) for names, tensor in groups},
+            {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()},  # noqa: SIM118
+            str(directory / WEIGHTS),
+        )
+        if any(True for _ in _unsaved_buffers(model)):
+            model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
+            groups = _shared(model)
+        # Copied: in the file tensors are not aligned, and unaligned products differ in the last digit.
+        assign(model, {names: weights.get_tensor(names[0]).clone() for names, _ in groups})
+    return model.to(device).eval()
+
+
+def assign(model: nn.Module, tensors: Mapping[tuple[str, ...], Tensor]) -> None:
+    """Put tensors in the place of a model's own; those with several names become one parameter again."""
+    for names, tensor in tensors.items():
+        old = _attribute(model, names[0])
+        new = nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, new)
+
+
+def check_tensors(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Refuse a checkpoint with a missing, unexpected or mis-shaped tensor, naming the first few of each."""
+    problems = [
+        ("lacks", [name for name in wanted if name not in found]),
+        ("has unexpected", [name for name in found if name not in wanted]),
+        (
+            "has mis-shaped",
+            [
+                f"{name} {found[name]} instead of {shape}"
+                for name, shape in wanted.items()
+                if name in found and found[name] != shape
+            ],
+        ),
+    ]
+    said = [
+        f"{verb} {', '.join(which[:3])}{f' and {len(which) - 3} more' if len(which) > 3 else ''}"
+        for verb, which in problems
+        if which
+    ]
+    if said:
+        raise CheckpointError(f"{source} {'; '.join(said)}")
+
+
+def open_weights(path: Path) -> Any:
+    """An open safetensors file, its header checked; CheckpointError for one that is missing or damaged."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of it or nothing: written beside, flushed to the disk, and renamed."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _config(directory: Path) -> str:
+    try:
+        return (directory / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{directory / CONFIG} cannot be read: {error}") from error
+
+
+def _shared(model: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
+    """Every saved tensor once, with all the names it has in the model."""
+    names: dict[int, list[str]] = {}
+    tensors = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    return [(tuple(same), tensors[same[0]]) for same in names.values()]
+
+
+def _unsaved_buffers(model: nn.Module) -> Any:
+    saved = model.state_dict(keep_vars=True)
+    return (name for name, _ in model.named_buffers() if name not in saved)
+
+
+def _attribute(model: nn.Module, name: str) -> Tensor:
+    path, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(path), leaf)
