@@ -1,0 +1,66 @@
+# One command for each chore; `make help` lists them. Every target makes the environment that it needs in .venv,
+# with nothing but python3 and pip, and remakes it when the list of dependencies changes.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Modules are compiled when they are first imported, not all of them while pip installs: a third of its time.
+INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+
+# Two stamps, so that `make demo` in a fresh clone installs what the demo imports and no more.
+DEMO := $(VENV)/.installed-demo
+DEV  := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # two pips at once would break the environment
+.PHONY: help demo test check docs bench parity clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "The environment is made with python3; for another: make test PYTHON=python3.12 (after make clean)."
+
+demo: $(DEMO)  ## train a small model on a clip of video and sound, and show what it learned
+	$(BIN)/perceiver-kit demo
+
+test: $(DEV)  ## run the tests and every example in a docstring
+	$(BIN)/python -m pytest
+
+check: $(DEV)  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(DEV)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+bench: $(DEV)  ## measure speed and memory beside Hugging Face
+	$(BIN)/python benchmarks/bench.py
+
+parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
+	$(BIN)/python benchmarks/parity.py
+
+clean:  ## remove everything that make made, the environment included
+	rm -rf $(VENV) site build dist .coverage htmlcov .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv makes: where it is missing, the environment is not whole and is made anew.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "perceiver_kit needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Install one and name it, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Making the environment $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing perceiver_kit and what the demo needs into $(VENV) (about a minute)"
+	@$(INSTALL) -c constraints.txt -e '.[demo]'
+	@touch $@
+
+# The developer's environment holds the demo's: its stamp covers both.
+$(DEV): pyproject.toml constraints.txt requirements-dev.txt | $(BIN)/pip
+	@echo "Installing perceiver_kit and what its developers need into $(VENV) (about a minute)"
+	@$(INSTALL) -r requirements-dev.txt
+	@touch $(DEMO) $@
