@@ -62,9 +62,7 @@ class CrossAttention(Block):
         if zero_output and self.project is not None:
             nn.init.zeros_(self.project.weight)
 
-    def forward(
-        self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]
-    ) -> Float[Tensor, "b o out"]:
+    def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
         rows = self.cross(queries, latents)
         return rows if self.project is None else self.project(rows)
 
@@ -85,7 +83,5 @@ class MeanPool(Block):
         self.latent_dim, self.out_channels = latent_dim, out_channels
         self.project = linear(latent_dim, out_channels)
 
-    def forward(
-        self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]
-    ) -> Float[Tensor, "b o out"]:
+    def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
         return self.project(latents.mean(1, keepdim=True)).expand(-1, queries.shape[1], -1)

@@ -125,4 +125,3 @@ class Encoder(Block):
 
     def extra_repr(self) -> str:
         return f"{self.num_latents} latents × {self.latent_dim}, {self.blocks} blocks × {self.layers} layers"
-

@@ -80,7 +80,7 @@ class LearnedVector(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.vector = learned(channels)
+        self.vector = learned(1, channels)
 
     def forward(self, rows: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n d"]:
         """The vector at every one of these rows, without a copy."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from .checks import describe_value

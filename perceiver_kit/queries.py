@@ -148,9 +148,7 @@ class Queries(Block):
     1026
     """
 
-    def __init__(
-        self, blocks: Mapping[str, Query] | None = None, /, *, min_padding: int = 0, **named: Query
-    ) -> None:
+    def __init__(self, blocks: Mapping[str, Query] | None = None, /, *, min_padding: int = 0, **named: Query) -> None:
         super().__init__()
         merged = check_modalities("Queries", Query, blocks, named)
         check_positive("Queries", min_padding=min_padding, least=0)

@@ -66,7 +66,7 @@ def register(
         label = name or thing.__name__
         if kind == "recipes":
             entry: Any = _recipe(thing, {"base": {}} | presets, sources or {})
-        elif inspect.isclass(thing) and issubclass(thing, Block) or kind == "objectives":
+        elif (inspect.isclass(thing) and issubclass(thing, Block)) or kind == "objectives":
             entry = thing
         else:
             raise AssemblyError(f"register({kind!r}): {label} must be a class derived from kit.Block")

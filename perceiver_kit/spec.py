@@ -59,7 +59,7 @@ def from_spec(document: Mapping[str, Any]) -> nn.Module:
 
 
 def _encode(value: Any, seen: dict[int, dict], where: str) -> Any:
-    if value is None or isinstance(value, bool | int | str) or isinstance(value, float) and math.isfinite(value):
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Block):
         if id(value) in seen:
@@ -84,7 +84,7 @@ def _decode(value: Any, made: dict[int, Block], where: str) -> Any:
     if isinstance(value, list):
         return [_decode(item, made, f"{where}[{i}]") for i, item in enumerate(value)]
     if not isinstance(value, Mapping):
-        if value is None or isinstance(value, bool | int | str) or isinstance(value, float) and math.isfinite(value):
+        if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
             return value
         raise AssemblyError(f"spec: {where} is {value!r}, but an argument must be {PLAIN}")
     keys = set(value)

@@ -2,8 +2,21 @@
 
 from .audio import AudioPatches
 from .base import Input
-from .image import Patches
+from .image import Conv1x1, ConvStem, Neighbourhoods, Patches, Pixels
 from .rows import Features, OneHot
 from .several import Inputs
+from .text import TextTokens
 
-__all__ = ["AudioPatches", "Features", "Input", "Inputs", "OneHot", "Patches"]
+__all__ = [
+    "AudioPatches",
+    "Conv1x1",
+    "ConvStem",
+    "Features",
+    "Input",
+    "Inputs",
+    "Neighbourhoods",
+    "OneHot",
+    "Patches",
+    "Pixels",
+    "TextTokens",
+]

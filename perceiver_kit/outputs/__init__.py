@@ -1,7 +1,9 @@
 """Rows → what was wanted."""
 
 from .base import Output
+from .flow import Flow
 from .linear import Classify, Pixels, Project, Rows, Waveform
 from .several import Outputs
+from .text import TiedText
 
-__all__ = ["Classify", "Output", "Outputs", "Pixels", "Project", "Rows", "Waveform"]
+__all__ = ["Classify", "Flow", "Output", "Outputs", "Pixels", "Project", "Rows", "TiedText", "Waveform"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..attention import Gelu
 from ..checks import check_positive
 from ..decoder import CrossAttention
 from ..encoder import Encoder
@@ -12,19 +13,9 @@ from ..outputs import Classify, Outputs, Pixels, Waveform
 from ..positions import Fourier
 from ..queries import Learned, Positional, Queries
 from ..registry import register
+from .common import ORIGINAL, PAPER, REFERENCE, height_width
 
-PAPER = "Perceiver IO (Jaegle et al. 2022)"
-COLAB = "deepmind-research/perceiver, colabs/video_autoencoding.ipynb"
-
-
-def height_width(recipe: str, image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """An image size given as one number or as (height, width)."""
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2:
-        raise AssemblyError(f"{recipe}: image_size is an int or (height, width), got {image_size!r}")
-    check_positive(recipe, image_size=size[0])
-    check_positive(recipe, image_size=size[1])
-    return size  # type: ignore[return-value]
+COLAB = f"{ORIGINAL}, colabs/video_autoencoding.ipynb"
 
 
 @register(
@@ -52,12 +43,18 @@ def height_width(recipe: str, image_size: int | tuple[int, int]) -> tuple[int, i
         audio_bands=f"{COLAB}: 192 bands",
         label_channels=f"{COLAB}: label query of 1,024",
         num_latents=f"{COLAB}: 28 × 28",
-        latent_dim=f"{COLAB}",
+        latent_dim=COLAB,
         layers=f"{COLAB}: 8 self-attends in 1 block",
-        blocks=f"{COLAB}",
-        cross_heads=f"{COLAB}",
-        self_heads=f"{COLAB}",
+        blocks=COLAB,
+        cross_heads=COLAB,
+        self_heads=COLAB,
+        qk_channels=f"{REFERENCE}: the width of what is attended to",
+        v_channels=f"{REFERENCE}: as qk_channels",
+        cross_widening=COLAB,
+        self_widening=COLAB,
+        query_residual=f"{REFERENCE}: of the encoder",
         out_channels=f"{COLAB}: output width of the decoder",
+        gelu=f"{REFERENCE}: exact; the original computes jax's tanh approximation",
         hide_label="training: half (a published re-training); evaluation: always, as both references",
         dropout=f"{COLAB}: none",
     ),
@@ -79,9 +76,15 @@ def multimodal_autoencoding(
     blocks: int = 1,
     cross_heads: int = 1,
     self_heads: int = 8,
+    qk_channels: int | None = None,
+    v_channels: int | None = None,
+    cross_widening: int = 1,
+    self_widening: int = 1,
+    query_residual: bool = True,
     out_channels: int = 512,
     hide_label: tuple[float, float] = (0.5, 1.0),
     dropout: float = 0.0,
+    gelu: Gelu = "exact",
 ) -> PerceiverIO:
     """Autoencoding of video with sound and a label (Perceiver IO, section 4.3); a video classifier by hiding the label.
 
@@ -123,7 +126,15 @@ def multimodal_autoencoding(
         blocks=blocks,
         cross_heads=cross_heads,
         self_heads=self_heads,
+        cross_qk_channels=qk_channels,
+        cross_v_channels=v_channels,
+        self_qk_channels=qk_channels,
+        self_v_channels=v_channels,
+        cross_widening=cross_widening,
+        self_widening=self_widening,
+        query_residual=query_residual,
         dropout=dropout,
+        gelu=gelu,
     )
     queries = Queries(
         audio=Positional(Fourier(**audio, ends="half_open"), size=audio_patches),
@@ -131,7 +142,7 @@ def multimodal_autoencoding(
         label=Learned(1, label_channels),
         min_padding=2,
     )
-    decoder = CrossAttention(queries.channels, latent_dim, out_channels=out_channels, dropout=dropout)
+    decoder = CrossAttention(queries.channels, latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
     outputs = Outputs(
         audio=Waveform(out_channels, samples_per_patch),
         image=Pixels(out_channels, 3),

@@ -1,0 +1,46 @@
+"""Text as ids."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_positive, check_tensor
+from ..errors import InputError
+from ..initialisation import learned
+from ..positions import Positions
+from ..registry import register
+from ..tokens import Grid
+from .base import Combine, Input
+
+
+@register("inputs")
+class TextTokens(Input):
+    """Ids (b, n) int64 below ``vocabulary``, each looked up as a row of ``channels``.
+
+    >>> TextTokens(262, 32)(torch.zeros(2, 7, dtype=torch.int64)).rows.shape
+    torch.Size([2, 7, 32])
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        channels: int,
+        *,
+        grid: Grid | None = None,
+        positions: Positions | None = None,
+        combine: Combine = "add",
+    ) -> None:
+        check_positive("TextTokens", vocabulary=vocabulary, channels=channels)
+        super().__init__(channels, grid=grid, positions=positions, combine=combine)
+        self.vocabulary = vocabulary
+        self.embedding = nn.Embedding(vocabulary, channels, _weight=torch.empty(vocabulary, channels))
+        self.embedding.weight = learned(vocabulary, channels)
+
+    def embed(self, raw: Tensor, name: str) -> Tensor:
+        check_tensor(raw, name, "b n", kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
+        if not (torch.compiler.is_compiling() or raw.is_meta):
+            low, high = (int(bound) for bound in raw.aminmax())
+            if low < 0 or high >= self.vocabulary:
+                raise InputError(f"{name} must be ids from 0 to {self.vocabulary - 1}, got {low} to {high}")
+        return self.embedding(raw)

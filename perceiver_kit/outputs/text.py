@@ -1,0 +1,37 @@
+"""Text as logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import AssemblyError
+from ..inputs.text import TextTokens
+from ..registry import register
+from .base import Output
+
+
+@register("outputs")
+class TiedText(Output):
+    """Logits (b, o, vocabulary) through the embedding of a text input, which stays one and the same, plus a bias.
+
+    Source: Perceiver IO (Jaegle et al. 2022), section 4.1.
+
+    >>> text = TextTokens(262, 32)
+    >>> TiedText(text)(torch.zeros(2, 7, 32)).shape
+    torch.Size([2, 7, 262])
+    """
+
+    def __init__(self, text: TextTokens) -> None:
+        super().__init__()
+        if not isinstance(text, TextTokens):
+            raise AssemblyError(f"TiedText: text must be the model's TextTokens block, got a {type(text).__name__}")
+        # The block itself, not its weight: a module in two places stays one through to_empty, assign and replicas.
+        self.text = text
+        self.in_channels, self.channels = text.content_channels, text.vocabulary
+        self.bias = nn.Parameter(torch.zeros(text.vocabulary))
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k v"]:
+        return F.linear(rows, self.text.embedding.weight, self.bias)

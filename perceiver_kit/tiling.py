@@ -1,0 +1,120 @@
+"""Images of any size through a model that was trained on one: overlapping tiles, blended."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .checks import check_positive, check_sizes, describe_value
+from .encoder import Encoder
+from .errors import AssemblyError, InputError
+from .inputs import Inputs
+from .model import At, PerceiverIO, Raw, Sizes
+from .outputs import Outputs
+from .queries import Queries
+from .registry import Block, register
+
+
+@register("models")
+class Tiled(PerceiverIO):
+    """A PerceiverIO with one image-like input (b, …, h, w) and one output (b, c, h, w) of the same height and width.
+
+    An input as large as ``tile`` is one forward. A larger one is cut into tiles that overlap by at least
+    ``min_overlap``, the last of each row and column flush with the edge; where they overlap, results are averaged
+    with weights that fall off to a tile's edges, min(i + 1, size - i). A smaller one is padded with rows that
+    nothing reads, and cropped. ``encode`` and ``decode`` know nothing of tiles.
+
+    Source: deepmind-research/perceiver, colabs/optical_flow.ipynb.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        encoder: Encoder,
+        queries: Queries,
+        decoder: Block,
+        outputs: Outputs,
+        *,
+        tile: tuple[int, int],
+        min_overlap: int,
+    ) -> None:
+        super().__init__(inputs, encoder, queries, decoder, outputs)
+        check_positive("Tiled", min_overlap=min_overlap, least=0)
+        self.tile, self.min_overlap = check_sizes("Tiled", "tile", tile), min_overlap
+        if len(self.tile) != 2 or min_overlap >= min(self.tile):
+            raise AssemblyError(f"Tiled: tile is (height, width), both above min_overlap, got {tile} and {min_overlap}")
+        if len(inputs.blocks) != 1 or len(outputs.blocks) != 1:
+            raise AssemblyError("Tiled: there must be one input and one output")
+
+    def forward(
+        self,
+        inputs: Raw,
+        *,
+        mask: Raw | None = None,
+        at: At | None = None,
+        chunk: int | None = None,
+        size: Sizes | None = None,
+    ) -> dict[str, Tensor]:
+        """The output at the input's own height and width; ``at`` and ``size`` only for an input of one tile."""
+        name = next(iter(self.inputs.blocks))
+        raw = inputs.get(name) if isinstance(inputs, Mapping) else inputs
+        if not isinstance(raw, Tensor) or raw.ndim < 3 or tuple(raw.shape[-2:]) == self.tile or 0 in raw.shape:
+            return super().forward(inputs, mask=mask, at=at, chunk=chunk, size=size)
+        if at is not None or size is not None:
+            raise InputError(
+                f"at and size are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: decode it whole"
+            )
+        height, width = raw.shape[-2:]
+        keep = self._mask_grid(mask, name, raw)
+        # A tile's worth at least; what is added is zero, as outside any image, and never read.
+        below, right = max(0, self.tile[0] - height), max(0, self.tile[1] - width)
+        raw = F.pad(raw, (0, right, 0, below))
+        if below or right or mask is not None:
+            keep = F.pad(keep, (0, right, 0, below), value=False)
+        else:
+            keep = None
+        weight = self._weight(raw)
+        total: Tensor | None = None
+        weights = weight.new_zeros(raw.shape[-2:])
+        output = next(iter(self.outputs.blocks))  # type: ignore[union-attr]
+        for rows, columns in self._tiles(*raw.shape[-2:]):
+            part = {name: raw[..., rows, columns]}
+            tile_mask = None if keep is None else {name: keep[..., rows, columns]}
+            flow = super().forward(part, mask=tile_mask, chunk=chunk)[output]
+            around = (columns.start, raw.shape[-1] - columns.stop, rows.start, raw.shape[-2] - rows.stop)
+            weighted = F.pad(flow * weight, around)
+            total = weighted if total is None else total + weighted
+            weights = weights + F.pad(weight, around)
+        assert total is not None
+        return {output: (total / weights)[..., :height, :width]}
+
+    def _tiles(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+        starts = [
+            # Beyond the last flush place, starts would repeat it.
+            sorted({min(start, whole - part) for start in range(0, whole, part - self.min_overlap)})
+            for whole, part in zip((height, width), self.tile, strict=True)
+        ]
+        for top, left in itertools.product(*starts):
+            yield slice(top, top + self.tile[0]), slice(left, left + self.tile[1])
+
+    def _weight(self, like: Tensor) -> Float[Tensor, "h w"]:
+        ramps = []
+        for size in self.tile:
+            place = torch.arange(size, device=like.device, dtype=like.dtype)
+            ramps.append(torch.minimum(place + 1, size - place))
+        return torch.minimum(ramps[0][:, None], ramps[1][None, :])
+
+    def _mask_grid(self, mask: Raw | None, name: str, raw: Tensor) -> Tensor:
+        height, width = raw.shape[-2:]
+        keep = mask.get(name) if isinstance(mask, Mapping) else mask
+        if keep is None:
+            return torch.ones(raw.shape[0], height, width, dtype=torch.bool, device=raw.device)
+        shapes = [(raw.shape[0], height * width), (raw.shape[0], height, width)]
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool or tuple(keep.shape) not in shapes:
+            raise InputError(f"mask of {name!r} must be bool {shapes[0]} or {shapes[1]}, got {describe_value(keep)}")
+        return keep.reshape(shapes[1])
