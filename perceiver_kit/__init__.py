@@ -13,7 +13,7 @@ from .errors import (
     PerceiverKitError,
     UnknownName,
 )
-from .hub import load, save
+from .hub import load, save, to_huggingface
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs

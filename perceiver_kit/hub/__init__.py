@@ -1,5 +1,7 @@
-"""Models on disk: the kit's own directories."""
+"""Models on disk: the kit's own directories, and Hugging Face's, both ways."""
 
-from .checkpoint import load, save
+from .checkpoint import save
+from .huggingface import to_huggingface
+from .loading import load
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "to_huggingface"]

@@ -1,4 +1,4 @@
-"""``save`` and ``load``: a directory of ``config.json`` (the spec) and ``model.safetensors`` (the numbers).
+"""The kit's own checkpoints: a directory of ``config.json`` (the spec) and ``model.safetensors`` (the numbers).
 
 The weights carry a copy of the spec in their header, and one rename puts them in place: a save that is killed at any
 moment leaves either the old model or the new one, never a mixture. ``config.json`` is the copy that people read.
@@ -36,7 +36,7 @@ def save(model: nn.Module, directory: str | os.PathLike) -> Path:
     ['config.json', 'model.safetensors']
     """
     config = json.dumps(spec(model), indent=1, ensure_ascii=False)
-    tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in _shared(model)}
+    tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in shared_tensors(model)}
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -47,33 +47,36 @@ def save(model: nn.Module, directory: str | os.PathLike) -> Path:
     return directory
 
 
-def load(directory: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of a directory that ``save`` wrote, in evaluation mode, with the dtypes that were saved.
-
-    Strict: raises CheckpointError, naming the file or tensor, for a file that is missing or damaged and for a tensor
-    that is missing, unexpected or of another shape. Everything is checked before any tensor is read.
-    """
-    directory = Path(directory)
+def load_kit(directory: Path) -> nn.Module:
+    """The model of a directory that ``save`` wrote."""
     with open_weights(directory / WEIGHTS) as weights:
-        config = (weights.metadata() or {}).get("perceiver_kit") or _config(directory)
+        config = (weights.metadata() or {}).get("perceiver_kit") or json.dumps(read_json(directory / CONFIG))
         try:
             document = json.loads(config)
             with torch.device("meta"):
                 model = build(document)
+            if any(True for _ in _unsaved_buffers(model)):
+                model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
         except (PerceiverKitError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{directory}: its spec does not build: {error}") from error
-        groups = _shared(model)
-        check_tensors(
-            {names[0]: tuple(tensor.shape) for names, tensor in groups},
-            {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()},  # noqa: SIM118
-            str(directory / WEIGHTS),
-        )
-        if any(True for _ in _unsaved_buffers(model)):
-            model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
-            groups = _shared(model)
-        # Copied: in the file tensors are not aligned, and unaligned products differ in the last digit.
-        assign(model, {names: weights.get_tensor(names[0]).clone() for names, _ in groups})
-    return model.to(device).eval()
+        return fill(model, weights, str(directory / WEIGHTS)).eval()
+
+
+def fill(model: nn.Module, weights: Any, source: str, names: Mapping[str, str] | None = None) -> nn.Module:
+    """A model with every tensor from an open safetensors file, where it may have other ``names``.
+
+    All names and shapes are checked before any tensor is read.
+    """
+    groups = shared_tensors(model)
+    names = {ours[0]: ours[0] for ours, _ in groups} if names is None else names
+    check_tensors(
+        {names[ours[0]]: tuple(tensor.shape) for ours, tensor in groups},
+        {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()},  # noqa: SIM118
+        source,
+    )
+    # Copied: in the file tensors are not aligned, and unaligned products differ in the last digit.
+    assign(model, {ours: weights.get_tensor(names[ours[0]]).clone() for ours, _ in groups})
+    return model
 
 
 def assign(model: nn.Module, tensors: Mapping[tuple[str, ...], Tensor]) -> None:
@@ -140,14 +143,18 @@ def _umask() -> int:
     return mask
 
 
-def _config(directory: Path) -> str:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or a CheckpointError that names the file."""
     try:
-        return (directory / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{directory / CONFIG} cannot be read: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got a {type(content).__name__}")
+    return content
 
 
-def _shared(model: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
+def shared_tensors(model: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
     """Every saved tensor once, with all the names it has in the model."""
     names: dict[int, list[str]] = {}
     tensors = model.state_dict(keep_vars=True)

@@ -1,0 +1,189 @@
+"""Checkpoints in Hugging Face's Perceiver format, both ways; ``transformers`` itself is not needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from ..building import build
+from ..errors import CheckpointError, PerceiverKitError, nearest
+from ..recipes.common import height_width
+from ..spec import spec
+from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, read_json, shared_tensors, write_atomically
+from .tables import CONVERSIONS, GELU, Conversion, multimodal_config, multimodal_sizes
+
+BIN = "pytorch_model.bin"
+
+
+def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
+    """The recipe that a config.json means, with the weights beside it, in evaluation mode.
+
+    Raises CheckpointError for another model's config, for what the recipe has no counterpart of, and as ``load``.
+    """
+    name, parameters = read_config(config, str(directory / CONFIG))
+    if not (directory / WEIGHTS).exists() and (directory / BIN).exists():
+        raise CheckpointError(_refuse_bin(str(directory), config))
+    with open_weights(directory / WEIGHTS) as weights:
+        try:
+            with torch.device("meta"):
+                model = build(name, **parameters)
+        except PerceiverKitError as error:
+            raise CheckpointError(f"{directory / CONFIG} does not make a model: {error}") from error
+        return fill(model, weights, str(directory / WEIGHTS), tensor_names(CONVERSIONS[name], model)).eval()
+
+
+def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
+    """Write a recipe's model as ``transformers`` loads it: config.json and model.safetensors.
+
+    Raises CheckpointError for a model that no recipe made, that was changed since, or whose parameters Hugging Face
+    has no place for (such as another number of Fourier bands).
+    """
+    note = getattr(model, "recipe", None)
+    if not note or note["name"] not in CONVERSIONS:
+        raise CheckpointError(
+            f"to_huggingface takes the model of a recipe ({', '.join(CONVERSIONS)}), "
+            f"got {note['name'] if note else f'a {type(model).__name__} without a recipe'}"
+        )
+    with torch.device("meta"):
+        rebuilt = build(note["name"], **note["parameters"])
+    if spec(rebuilt)["model"] != spec(model)["model"]:
+        raise CheckpointError(f"to_huggingface: the model is not what {note['name']} makes any more: it was changed")
+    conversion = CONVERSIONS[note["name"]]
+    config = write_config(note["name"], note["parameters"])
+    names = tensor_names(conversion, model)
+    tensors = {names[ours[0]]: tensor.detach().cpu().contiguous() for ours, tensor in shared_tensors(model)}
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
+        write_atomically(directory / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
+    return directory
+
+
+def tensor_names(conversion: Conversion, model: nn.Module) -> dict[str, str]:
+    """Every saved tensor's name here → its name there; a bijection, which a test holds."""
+    layers = len(model.encoder.transformer)  # type: ignore[union-attr, arg-type]
+    table = {
+        ours.replace("{i}", str(i)): theirs.replace("{i}", str(i))
+        for ours, theirs in conversion.names.items()
+        for i in range(layers if "{i}" in ours else 1)
+    }
+    renamed = {}
+    for (name, *_), _ in shared_tensors(model):
+        prefix, _, leaf = name.rpartition(".")
+        renamed[name] = table[name] if name in table else f"{table[prefix]}.{leaf}"
+    return renamed
+
+
+def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any]]:
+    """The recipe's name and parameters that a config.json means."""
+    if config.get("model_type") != "perceiver":
+        raise CheckpointError(f"{source} is of model_type {config.get('model_type')!r}, not 'perceiver'")
+    architecture = (config.get("architectures") or [None])[0]
+    by_class = {conversion.architecture: name for name, conversion in CONVERSIONS.items()}
+    if architecture not in by_class:
+        raise CheckpointError(f"{source} is of architecture {architecture!r}; {nearest(architecture, by_class)}")
+    name = by_class[architecture]
+    conversion = CONVERSIONS[name]
+    gelu = {"gelu_new": "tanh"} | {theirs: ours for ours, theirs in GELU.items()}
+    if (act := config.get("hidden_act", "gelu")) not in gelu:
+        raise CheckpointError(f"{source}: hidden_act {act!r} has no counterpart; {nearest(act, gelu)}")
+    if (side := config.get("cross_attention_shape_for_attention", "kv")) != "kv":
+        raise CheckpointError(f"{source}: cross_attention_shape_for_attention {side!r} is not supported, only 'kv'")
+    parameters = {ours: config.get(theirs, default) for ours, (theirs, default) in conversion.sizes.items()}
+    parameters |= conversion.fixed | {"gelu": gelu[act]}
+    if conversion.labels is not None:
+        # Not stored as such: id2label is left out where there are two.
+        labels = config.get("id2label")
+        parameters["num_labels"] = config.get("num_labels", 2) if labels is None else len(labels)
+    if name == "optical_flow":
+        parameters["image_size"] = tuple(parameters["image_size"])
+        parameters["tile_overlap"] = min(20, min(parameters["image_size"]) // 2)
+    if name == "multimodal_autoencoding":
+        try:
+            parameters |= multimodal_sizes(dict(config))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{source}: {error}") from None
+    return name, parameters
+
+
+def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json that means a recipe with these parameters."""
+    conversion = CONVERSIONS[name]
+    for key, value in conversion.fixed.items():
+        ours = tuple(parameters[key]) if isinstance(parameters[key], list) else parameters[key]
+        if ours != value:
+            raise CheckpointError(f"to_huggingface: {key} is {value!r} in Hugging Face's {name}, got {ours!r}")
+    config = {theirs: parameters[ours] for ours, (theirs, _) in conversion.sizes.items()}
+    config |= {
+        "model_type": "perceiver",
+        "architectures": [conversion.architecture],
+        "hidden_act": GELU[parameters["gelu"]],
+    }
+    try:
+        if name == "image_classification_learned":
+            height, width = height_width(name, parameters["image_size"])
+            if height != width:
+                raise ValueError(f"image_size must be square, got {(height, width)}")
+            config["image_size"] = height
+        elif name == "optical_flow":
+            config["train_size"] = [*height_width(name, parameters["image_size"])]
+        elif name == "multimodal_autoencoding":
+            config |= multimodal_config(dict(parameters))
+    except ValueError as error:
+        raise CheckpointError(f"to_huggingface: {error}") from None
+    if conversion.labels is not None:
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(parameters["num_labels"])}
+        config["label2id"] = {f"LABEL_{i}": i for i in range(parameters["num_labels"])}
+    return config
+
+
+def from_hub(repository: str) -> Path:
+    """The local directory of a hub repository's config.json and model.safetensors: cached, or downloaded.
+
+    Raises CheckpointError when it is not in the cache and cannot be reached, or does not exist.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    def fetch(file: str) -> Path:
+        try:
+            return Path(hf_hub_download(repository, file, local_files_only=True))
+        except LocalEntryNotFoundError:
+            # One question first: a download itself would ask five times more where nobody answers.
+            get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
+            return Path(hf_hub_download(repository, file))
+
+    try:
+        config = fetch(CONFIG)
+        try:
+            fetch(WEIGHTS)
+        except EntryNotFoundError:
+            raise CheckpointError(_refuse_bin(repository, read_json(config))) from None
+    except CheckpointError:
+        raise
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"the hub refuses {repository!r}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of whichever HTTP client the installed huggingface_hub has
+        raise CheckpointError(
+            f"{repository!r} is neither a directory nor in the local cache, and the hub cannot be reached: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    return config.parent
+
+
+def _refuse_bin(source: str, config: Mapping[str, Any]) -> str:
+    architecture = (config.get("architectures") or ["PerceiverModel"])[0]
+    return (
+        f"{source} has only {BIN}, which runs code when it is opened. Where you trust it, convert it with: python -c "
+        f"\"from transformers import {architecture} as M; M.from_pretrained('{source}').save_pretrained('converted')\""
+    )

@@ -1,0 +1,52 @@
+"""``load``: one entrance to the kit's own checkpoints, to Hugging Face's, and to the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+from .checkpoint import CONFIG, WEIGHTS, load_kit, open_weights, read_json
+from .huggingface import from_hub, load_huggingface
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
+    """A model in evaluation mode, with the dtypes that were saved, from one of three places.
+
+    A directory that ``kit.save`` wrote; a directory in Hugging Face's Perceiver format (its config.json says
+    ``"model_type": "perceiver"``); or the hub's id of one, such as ``"deepmind/language-perceiver"``, from the local
+    cache where it is there.
+
+    Strict: raises CheckpointError, naming the file or tensor, for a file that is missing or damaged and for a tensor
+    that is missing, unexpected or of another shape. All is checked before any tensor is read, and nothing is ever
+    unpickled: a ``.bin`` is refused.
+
+    >>> import tempfile
+    >>> directory = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
+    >>> load(directory).training
+    False
+    """
+    directory = Path(source)
+    if not directory.exists() and isinstance(source, str) and _REPOSITORY.fullmatch(source):
+        directory = from_hub(source)
+    if not directory.is_dir():
+        raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")
+    if _is_ours(directory):
+        return load_kit(directory).to(device)
+    config = read_json(directory / CONFIG)
+    if "perceiver_kit" in config:
+        return load_kit(directory).to(device)
+    return load_huggingface(directory, config).to(device)
+
+
+def _is_ours(directory: Path) -> bool:
+    if not (directory / WEIGHTS).is_file():
+        return False
+    with open_weights(directory / WEIGHTS) as weights:
+        return "perceiver_kit" in (weights.metadata() or {})
