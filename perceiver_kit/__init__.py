@@ -3,6 +3,7 @@
 from . import decoder, encoder, inputs, outputs, positions, queries, recipes
 from .attention import Attention, CrossAttend, SelfAttend
 from .building import build, describe
+from .capture import capture_attention, capture_hidden
 from .decoder import CrossAttention, MeanPool
 from .encoder import Encoder
 from .errors import (

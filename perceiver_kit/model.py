@@ -137,7 +137,8 @@ class PerceiverIO(Block):
         result the same within rounding. ``size`` maps an output to a grid in place of its own.
         """
         at, size = self._checked(at, chunk, size)
-        return {name: self._decode(name, encoded, at[name], chunk, size.get(name)) for name in at}
+        wanted = [name for name in self.outputs.blocks if name in at]  # type: ignore[union-attr]
+        return {name: self._decode(name, encoded, at[name], chunk, size.get(name)) for name in wanted}
 
     def _checked(self, at: At | None, chunk: int | None, size: Sizes | None) -> tuple[At, Sizes]:
         if self.outputs is None:

@@ -1,0 +1,134 @@
+"""Look inside a model that runs: attention maps and hidden states by block name, through hooks, at no cost after."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .attention import Attention, CrossAttend, SelfAttend
+from .errors import UnknownName, nearest
+
+Captured = dict[str, list[Tensor]]
+
+
+@contextmanager
+def capture_attention(model: nn.Module, only: str | Sequence[str] | None = None) -> Iterator[Captured]:
+    """Exact attention maps of every block while the context lasts: ``{block name: [(b, heads, m, n), …]}``.
+
+    A block that is called several times, as shared ones are, has a map for each call, in order; all chunks and
+    modalities of one ``decode`` are one map, joined along m. ``only`` picks blocks by name or pattern
+    (``"encoder.cross.*"``): maps are large, the published video's decoder has 804,737 × 784. Masked rows have weight
+    zero; dropout is left out.
+
+    >>> model = build("masked_lm", preset="tiny")
+    >>> with capture_attention(model, only="encoder.*") as maps:
+    ...     _ = model(torch.zeros(2, 10, dtype=torch.int64))
+    >>> maps["encoder.cross.0"][0].shape
+    torch.Size([2, 8, 32, 10])
+    """
+
+    def record(attention: Attention, arguments: dict[str, Any], output: Tensor) -> Tensor:
+        return attention_map(attention, **arguments)
+
+    blocks = {name: block.attention for name, block in _blocks(model, only).items()}
+    with _recording(model, blocks, record, joined_along=2) as maps:
+        yield maps
+
+
+@contextmanager
+def capture_hidden(model: nn.Module, only: str | Sequence[str] | None = None) -> Iterator[Captured]:
+    """What every block gives while the context lasts: ``{block name: [(b, m, d), …]}``, as ``capture_attention``.
+
+    >>> model = build("masked_lm", preset="tiny")
+    >>> with capture_hidden(model) as states:
+    ...     _ = model(torch.zeros(2, 10, dtype=torch.int64))
+    >>> states["encoder.transformer.2"][0].shape
+    torch.Size([2, 32, 128])
+    """
+    with _recording(model, _blocks(model, only), lambda block, arguments, output: output, joined_along=1) as states:
+        yield states
+
+
+def attention_map(
+    attention: Attention,
+    queries: Float[Tensor, "#b m cq"],
+    keys: Float[Tensor, "b n ck"],
+    mask: Bool[Tensor, "b n"] | None = None,
+) -> Float[Tensor, "b heads m n"]:
+    """The weights with which queries read rows, by the plain formula; zeros where nothing may be read."""
+    q, k = (
+        rearrange(rows, "b n (heads c) -> b heads n c", heads=attention.heads)
+        for rows in (attention.query(queries), attention.key(keys))
+    )
+    scores = attention.scale * (q @ k.mT)
+    if mask is None:
+        return scores.softmax(-1)
+    allowed = mask[:, None, None, :]
+    weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
+    return torch.where(allowed, weights, 0)
+
+
+def _blocks(model: nn.Module, only: str | Sequence[str] | None) -> dict[str, Any]:
+    blocks = {name: block for name, block in model.named_modules() if isinstance(block, CrossAttend | SelfAttend)}
+    if only is None:
+        return blocks
+    patterns = [only] if isinstance(only, str) else [*only]
+    for pattern in patterns:
+        if not fnmatch.filter(blocks, pattern):
+            raise UnknownName(f"only names {pattern!r}, which no block is called; {nearest(pattern, blocks)}")
+    return {name: block for name, block in blocks.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+
+
+@contextmanager
+def _recording(
+    model: nn.Module,
+    blocks: dict[str, nn.Module],
+    record: Callable[[Any, dict[str, Any], Tensor], Tensor],
+    *,
+    joined_along: int,
+) -> Iterator[Captured]:
+    captured: Captured = {name: [] for name in blocks}
+    decoding: dict[str, list[Tensor]] | None = None
+
+    def hook(name: str) -> Callable:
+        def keep(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+            arguments = dict(zip(("queries", "keys", "mask"), args, strict=False)) | kwargs
+            with torch.no_grad():
+                value = record(block, arguments, output).detach()
+            (captured[name] if decoding is None else decoding.setdefault(name, [])).append(value)
+
+        return keep
+
+    def joining(*args: Any, **kwargs: Any) -> Any:
+        nonlocal decoding
+        decoding = {}
+        try:
+            result = decode(*args, **kwargs)
+            for name, parts in decoding.items():
+                captured[name].append(torch.cat(parts, dim=joined_along))
+            return result
+        finally:
+            decoding = None
+
+    handles = [block.register_forward_hook(hook(name), with_kwargs=True) for name, block in blocks.items()]
+    decode = getattr(model, "decode", None)
+    outer = model.__dict__.get("decode")  # another capture around this one
+    if decode is not None:
+        model.decode = joining  # type: ignore[assignment]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+        if outer is not None:
+            model.decode = outer
+        elif decode is not None:
+            del model.decode
