@@ -1,0 +1,108 @@
+"""The formulae in plain NumPy, one line after another, without the kit: what its faster code must equal.
+
+Complex numbers are let through, so that derivatives can be had exactly: Im f(x + ih) / h for a tiny h.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor, nn
+
+Array = np.ndarray
+
+
+def arrays(module: nn.Module) -> dict[str, Array]:
+    """Every parameter by name, in float64."""
+    return {name: array(parameter) for name, parameter in module.named_parameters()}
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def boolean(mask: Tensor | None) -> Array | None:
+    return None if mask is None else mask.numpy()
+
+
+def attention(p: dict[str, Array], prefix: str, queries: Array, keys: Array, mask: Array | None, heads: int) -> Array:
+    """Multi-head attention, sample by sample, head by head, query by query."""
+
+    def linear(rows: Array, name: str) -> Array:
+        return rows @ p[f"{prefix}{name}.weight"].T + p[f"{prefix}{name}.bias"]
+
+    samples = []
+    for b in range(len(keys)):
+        q, k, v = linear(queries[b % len(queries)], "query"), linear(keys[b], "key"), linear(keys[b], "value")
+        readable = np.arange(len(k)) if mask is None else np.flatnonzero(mask[b])
+        read = np.zeros((len(q), v.shape[1]), dtype=np.result_type(q, k, v))
+        qk, vs = q.shape[1] // heads, v.shape[1] // heads
+        for head in range(heads):
+            for i in range(len(q)):
+                if len(readable):
+                    of, to = slice(head * qk, (head + 1) * qk), slice(head * vs, (head + 1) * vs)
+                    scores = np.array([(q[i, of] * k[j, of]).sum() for j in readable]) / math.sqrt(qk)
+                    weights = np.exp(scores - scores.real.max())
+                    read[i, to] = (weights / weights.sum()) @ v[readable, to]
+        samples.append(linear(read, "output"))
+    return np.stack(samples)
+
+
+def norm(p: dict[str, Array], prefix: str, rows: Array) -> Array:
+    centred = rows - rows.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return scaled * p[f"{prefix}.weight"] + p[f"{prefix}.bias"]
+
+
+def feed_forward(p: dict[str, Array], prefix: str, rows: Array, gelu: str) -> Array:
+    hidden = rows @ p[f"{prefix}.0.weight"].T + p[f"{prefix}.0.bias"]
+    if gelu == "exact":
+        hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
+    else:
+        hidden = hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3))) / 2
+    return hidden @ p[f"{prefix}.2.weight"].T + p[f"{prefix}.2.bias"]
+
+
+def cross_attend(
+    p: dict[str, Array],
+    prefix: str,
+    queries: Array,
+    keys: Array,
+    mask: Array | None,
+    *,
+    heads: int = 1,
+    residual: bool = True,
+    gelu: str = "exact",
+) -> Array:
+    if mask is not None:
+        keys = np.where(mask[..., None], keys, 0)
+    asked, read = norm(p, f"{prefix}query_norm", queries), norm(p, f"{prefix}key_norm", keys)
+    rows = attention(p, f"{prefix}attention.", asked, read, mask, heads)
+    if residual:
+        rows = queries + rows
+    return rows + feed_forward(p, f"{prefix}feed_forward", norm(p, f"{prefix}feed_forward_norm", rows), gelu)
+
+
+def self_attend(p: dict[str, Array], prefix: str, rows: Array, *, heads: int, gelu: str = "exact") -> Array:
+    normed = norm(p, f"{prefix}norm", rows)
+    rows = rows + attention(p, f"{prefix}attention.", normed, normed, None, heads)
+    return rows + feed_forward(p, f"{prefix}feed_forward", norm(p, f"{prefix}feed_forward_norm", rows), gelu)
+
+
+def fourier(grid: tuple[int, ...], bands: int, resolution: tuple[int, ...], ends: str, coordinates: bool, sine: bool):
+    """Position features place by place: coordinates, then sines, then cosines, each axis by axis."""
+    rows = []
+    for place in np.ndindex(*grid):
+        if ends == "both":  # one point lies at the left end
+            x = [-1 + (2 * i / (n - 1) if n > 1 else 0) for i, n in zip(place, grid, strict=True)]
+        else:
+            x = [-1 + 2 * i / n for i, n in zip(place, grid, strict=True)]
+        waves = [
+            math.pi * x_axis * (1 + (r / 2 - 1) * (band / (bands - 1) if bands > 1 else 0))
+            for x_axis, r in zip(x, resolution, strict=True)
+            for band in range(bands)
+        ]
+        cosines = [] if sine else [math.cos(wave) for wave in waves]
+        rows.append((x if coordinates else []) + [math.sin(wave) for wave in waves] + cosines)
+    return np.array(rows)

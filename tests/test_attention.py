@@ -1,0 +1,246 @@
+"""Attention equals its formula by every path that the code may take, in results and in gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import perceiver_kit as kit
+from perceiver_kit import attention as module
+from perceiver_kit.attention import Attention, CrossAttend, SelfAttend
+
+from . import restated
+from .strategies import assert_close, noisy
+
+# What the decision may come out as, and whether the fused kernel's widths are made equal by padding.
+PATHS = [("both", False), ("both", True), ("queries", False), ("keys", False), ("keys", True), ("queries", True)]
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Attention], None]:
+    """Attention goes this way whatever the sizes, and the way is seen to be gone."""
+    side, padded = request.param
+    seen: list[tuple[int, int, int]] = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+        seen.append((q.shape[-1], v.shape[-1], k.shape[-1]))
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(Attention, "_side", lambda self, m, n: side if self.heads == 1 else "both")
+    monkeypatch.setattr(module, "PAD_ABOVE_SCORES", -1 if padded else 2**62)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+
+    def check(attention: Attention) -> None:
+        ck, cq = attention.key.in_features, attention.query.in_features
+        qk, v = attention.query.out_features // attention.heads, attention.value.out_features // attention.heads
+        column = torch.is_grad_enabled()  # the query bias as a column of keys
+        wanted = {"both": (qk, v), "queries": (ck, ck), "keys": (cq + column, cq + column)}
+        q, v = wanted[side if attention.heads == 1 else "both"]
+        wide = max(q, v)
+        assert seen[-1] == ((wide, wide, wide) if padded else (q, v, q))
+
+    return check
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict:
+    heads = draw(st.sampled_from([1, 1, 2, 3]))
+    width = st.integers(1, 4).map(lambda w: w * heads)
+    return dict(
+        heads=heads,
+        cq=draw(st.integers(1, 6)),
+        ck=draw(st.integers(1, 6).map(lambda w: w * heads)),
+        qk_channels=draw(st.none() | width),
+        v_channels=draw(st.none() | width),
+        b=draw(st.integers(1, 3)),
+        m=draw(st.integers(1, 5)),
+        n=draw(st.integers(1, 7)),
+        shared=draw(st.booleans()),
+        masked=draw(st.sampled_from(["not", "some", "a whole sample"])),
+        dtype=draw(st.sampled_from([torch.float64, torch.float32])),
+    )
+
+
+def make(c: dict) -> tuple[Attention, Tensor, Tensor, Tensor | None]:
+    torch.manual_seed(0)
+    widths = dict(qk_channels=c["qk_channels"], v_channels=c["v_channels"])
+    attention = noisy(Attention(c["cq"], c["ck"], heads=c["heads"], **widths), 0.5).to(c["dtype"])
+    queries = torch.randn(1 if c["shared"] else c["b"], c["m"], c["cq"], dtype=c["dtype"])
+    keys = torch.randn(c["b"], c["n"], c["ck"], dtype=c["dtype"])
+    mask = None
+    if c["masked"] != "not":
+        mask = torch.rand(c["b"], c["n"]) < 0.6
+        mask[-1] = c["masked"] != "a whole sample"
+    return attention, queries, keys, mask
+
+
+@pytest.mark.parametrize("path", PATHS, indirect=True, ids=lambda p: f"{p[0]}{'-padded' if p[1] else ''}")
+@given(c=cases())
+def test_results_equal_the_formula(path: Callable, c: dict) -> None:
+    attention, queries, keys, mask = make(c)
+    p = restated.arrays(attention)
+    wanted = restated.attention(
+        p, "", restated.array(queries), restated.array(keys), restated.boolean(mask), c["heads"]
+    )
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            found = attention(queries, keys, mask)
+            path(attention)
+        assert found.dtype == c["dtype"]
+        assert_close(found.double(), torch.from_numpy(wanted), TOLERANCE[c["dtype"]])
+    if c["masked"] == "a whole sample":  # the weighted sum is zero before the output projection
+        assert_close(found[-1], attention.output.bias.expand_as(found[-1]), TOLERANCE[c["dtype"]])
+
+
+@pytest.mark.parametrize("path", PATHS, indirect=True, ids=lambda p: f"{p[0]}{'-padded' if p[1] else ''}")
+@settings(max_examples=10)
+@given(c=cases())
+def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
+    """Along a random direction of each tensor, against the exact derivative of the formula by a complex step."""
+    attention, queries, keys, mask = make(c)
+    found = attention(queries.requires_grad_(), keys.requires_grad_(), mask)
+    path(attention)
+    weights = torch.randn_like(found)
+    (found * weights).sum().backward()
+    values = restated.arrays(attention) | {"queries": restated.array(queries), "keys": restated.array(keys)}
+    gradients = {name: p.grad for name, p in attention.named_parameters()}
+    gradients |= {"queries": queries.grad, "keys": keys.grad}
+    scale = max(float(g.abs().max()) for g in gradients.values())
+    rng = np.random.default_rng(0)
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        direction = rng.standard_normal(values[name].shape)
+        moved = values | {name: values[name] + 1e-30j * direction}
+        result = restated.attention(moved, "", moved["queries"], moved["keys"], restated.boolean(mask), c["heads"])
+        wanted = ((result * restated.array(weights)).sum()).imag / 1e-30
+        reached = (restated.array(gradient) * direction).sum()
+        assert abs(reached - wanted) <= TOLERANCE[c["dtype"]] * scale * direction.size, name
+    # It adds one number to all scores of a query, which cancels; without any gradient distributed training stops.
+    assert float(attention.key.bias.grad.abs().max()) <= TOLERANCE[c["dtype"]] * scale
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "cq", "ck", "qk", "v", "side"),
+    [
+        (1, 784, 512, 512, 512, 512, "queries"),  # a classifier's decoder
+        (182_528, 2048, 322, 512, 512, 512, "keys"),  # the decoder of optical flow
+        (512, 50_176, 1024, 261, 261, 261, "queries"),  # the encoder of an image
+        (512, 512, 1024, 1024, 1024, 1024, "both"),  # among latents
+    ],
+)
+def test_the_short_side_is_projected(m: int, n: int, cq: int, ck: int, qk: int, v: int, side: str) -> None:
+    with torch.device("meta"):
+        attention = Attention(cq, ck, qk_channels=qk, v_channels=v)
+    assert attention._side(m, n) == side
+    with torch.device("meta"):
+        assert Attention(cq, ck, heads=2, qk_channels=512, v_channels=512)._side(m, n) == "both"
+
+
+def test_unequal_widths_are_padded_only_where_scores_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+    kernel = F.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+        widths.append(q.shape[-1])
+        return kernel(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    attention = Attention(4, 4, heads=2, qk_channels=4, v_channels=8)
+    for limit, wide in ((2 * 3 * 5 * 2, 2), (2 * 3 * 5 * 2 - 1, 4)):  # batch 2, 3 queries, 5 keys, 2 heads
+        monkeypatch.setattr(module, "PAD_ABOVE_SCORES", limit)
+        attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4))
+        assert widths[-1] == wide
+
+
+def test_widths_default_to_those_of_the_keys() -> None:
+    attention = Attention(6, 10)
+    assert (attention.query.out_features, attention.value.out_features, attention.output.out_features) == (10, 10, 6)
+    attention = Attention(6, 10, qk_channels=8)
+    assert (attention.key.out_features, attention.value.out_features) == (8, 8)
+
+
+def test_dropout_falls_in_training_only_and_keeps_the_mean() -> None:
+    attention = noisy(Attention(4, 4, dropout=0.5)).eval()
+    queries, keys = torch.randn(1, 3, 4), torch.randn(1, 20, 4)
+    whole = attention(queries, keys)
+    assert torch.equal(whole, attention(queries, keys))
+    attention.train()
+    drawn = attention(queries, keys.expand(20_000, -1, -1)).detach()
+    assert float(drawn.std(0).min()) > 0.01
+    assert_close(drawn.mean(0, keepdim=True), whole, 0.03)
+
+
+@given(c=cases(), residual=st.booleans(), gelu=st.sampled_from(["exact", "tanh"]), widening=st.integers(1, 3))
+def test_cross_attend_equals_the_formula(c: dict, residual: bool, gelu: str, widening: int) -> None:
+    c |= dict(dtype=torch.float64)
+    _, queries, keys, mask = make(c)
+    widths = dict(heads=c["heads"], qk_channels=c["qk_channels"], v_channels=c["v_channels"])
+    options = dict(widening=widening, query_residual=residual, gelu=gelu)
+    block = noisy(CrossAttend(c["cq"], c["ck"], **widths, **options)).double()
+    assert block.feed_forward[0].out_features == widening * c["cq"]
+    p = restated.arrays(block)
+    arguments = (restated.array(queries), restated.array(keys), restated.boolean(mask))
+    wanted = restated.cross_attend(p, "", *arguments, heads=c["heads"], residual=residual, gelu=gelu)
+    found = block(queries, keys, mask)
+    assert_close(found, torch.from_numpy(wanted), 1e-8)
+    if mask is not None:
+        poisoned = keys.masked_fill(~mask[..., None], float("nan")).requires_grad_()
+        result = block(queries, poisoned, mask)
+        assert torch.equal(result, found)
+        result.sum().backward()
+        assert all(p.grad.isfinite().all() for p in block.parameters())
+        assert poisoned.grad.isfinite().all()
+        assert not poisoned.grad[~mask].any()
+
+
+@given(heads=st.integers(1, 3), gelu=st.sampled_from(["exact", "tanh"]), b=st.integers(1, 3), m=st.integers(1, 5))
+def test_self_attend_equals_the_formula(heads: int, gelu: str, b: int, m: int) -> None:
+    block = noisy(SelfAttend(6, heads=heads, qk_channels=2 * heads, v_channels=3 * heads, gelu=gelu)).double()
+    rows = torch.randn(b, m, 6, dtype=torch.float64)
+    wanted = restated.self_attend(restated.arrays(block), "", restated.array(rows), heads=heads, gelu=gelu)
+    assert_close(block(rows), torch.from_numpy(wanted), 1e-9)
+
+
+def test_residual_dropout_falls_on_both_layers() -> None:
+    block = SelfAttend(4, heads=1, residual_dropout=1.0).train()
+    rows = torch.randn(2, 3, 4)
+    assert torch.equal(block(rows), rows)
+    assert not torch.equal(block.eval()(rows), rows)
+    read = CrossAttend(4, 4, residual_dropout=1.0, query_residual=False).train()
+    assert not read(rows, rows).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(heads=3, qk_channels=8), "qk_channels 8 must be divisible by its 3 heads"),
+        (dict(heads=2, qk_channels=4, v_channels=5), "v_channels 5 must be divisible by its 2 heads"),
+        (dict(heads=0), "heads must be an int of at least 1, got 0"),
+        (dict(v_channels=True), "v_channels must be an int of at least 1, got True"),
+        (dict(dropout=1.5), r"dropout must be a number in \[0, 1\], got 1.5"),
+    ],
+)
+def test_wrong_widths_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        Attention(8, 8, **arguments)
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 3), (3, 0)])
+def test_nothing_to_attend_is_refused(m: int, n: int) -> None:
+    with pytest.raises(kit.InputError, match=f"{m} queries over {n} rows: neither may be empty"):
+        CrossAttend(4, 4)(torch.zeros(1, m, 4), torch.zeros(1, n, 4))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_gelu_is_refused_with_the_nearest() -> None:
+    with pytest.raises(kit.AssemblyError, match=r"gelu is 'tan'; did you mean 'tanh'\? There are: exact, tanh"):
+        CrossAttend(4, 4, gelu="tan")

@@ -1,0 +1,178 @@
+"""Latents read the inputs and then each other, in the order and with the sharing that the arguments say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perceiver_kit as kit
+from perceiver_kit import Encoder, Layout, Tokens
+
+from . import restated
+from .strategies import assert_close, noisy
+
+# Which weights each cross-attend uses, in order, for up to four of them.
+SHARING = {"all": [0, 0, 0, 0], "after_first": [0, 1, 1, 1], "none": [0, 1, 2, 3]}
+
+
+@given(
+    sharing=st.sampled_from(sorted(SHARING)),
+    share_blocks=st.booleans(),
+    cross_attends=st.integers(1, 3),
+    more_blocks=st.integers(0, 2),
+    layers=st.integers(0, 2),
+    masked=st.booleans(),
+    residual=st.booleans(),
+    heads=st.sampled_from([(1, 2), (2, 1)]),
+    gelu=st.sampled_from(["exact", "tanh"]),
+)
+def test_it_equals_its_schedule_written_out(
+    sharing: str,
+    share_blocks: bool,
+    cross_attends: int,
+    more_blocks: int,
+    layers: int,
+    masked: bool,
+    residual: bool,
+    heads: tuple[int, int],
+    gelu: str,
+) -> None:
+    blocks = cross_attends + more_blocks
+    encoder = noisy(
+        Encoder(
+            6,
+            num_latents=3,
+            latent_dim=4,
+            layers=layers,
+            blocks=blocks,
+            share_blocks=share_blocks,
+            cross_attends=cross_attends,
+            share_cross_attends=sharing,
+            cross_heads=heads[0],
+            self_heads=heads[1],
+            cross_widening=2,
+            self_widening=3,
+            query_residual=residual,
+            gelu=gelu,
+        )
+    ).double()
+    rows = torch.randn(2, 5, 6, dtype=torch.float64)
+    mask = torch.tensor([[True, False, True, True, False], [False] * 5]) if masked else None
+
+    p, (keys, keep) = restated.arrays(encoder), (restated.array(rows), restated.boolean(mask))
+    latents = p["latents"][None].repeat(2, axis=0)
+    for block in range(blocks):
+        if block < cross_attends:
+            prefix = f"cross.{SHARING[sharing][block]}."
+            latents = restated.cross_attend(
+                p, prefix, latents, keys, keep, heads=heads[0], residual=residual, gelu=gelu
+            )
+        for layer in range(layers):
+            number = layer if share_blocks else block * layers + layer
+            latents = restated.self_attend(p, f"transformer.{number}.", latents, heads=heads[1], gelu=gelu)
+    assert_close(encoder(rows, mask), torch.from_numpy(latents), 1e-7)
+    tokens = Tokens(rows, Layout((("a", (2,)), ("b", (3,)))), mask)
+    assert torch.equal(encoder(tokens), encoder(rows, mask))
+
+    # And the number of parameters: nothing that is shared is there twice, nothing unused at all.
+    norms = 2 * 4 + 2 * 6 + 2 * 4
+    cross = norms + (4 * 6 + 6) + 2 * (6 * 6 + 6) + (6 * 4 + 4) + (4 * 8 + 8) + (8 * 4 + 4)
+    layer = 4 * 4 + 4 * (4 * 4 + 4) + (4 * 12 + 12) + (12 * 4 + 4)
+    distinct = len(set(SHARING[sharing][:cross_attends]))
+    wanted = 3 * 4 + distinct * cross + layers * (1 if share_blocks else blocks) * layer
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == wanted
+
+
+def test_widths_of_cross_and_self_attention_are_set_apart() -> None:
+    encoder = Encoder(
+        6,
+        num_latents=3,
+        latent_dim=8,
+        layers=1,
+        self_heads=2,
+        cross_qk_channels=10,
+        cross_v_channels=12,
+        self_qk_channels=14,
+        self_v_channels=16,
+    )
+    cross, own = encoder.cross[0].attention, encoder.transformer[0].attention
+    assert [layer.out_features for layer in (cross.query, cross.key, cross.value, cross.output)] == [10, 10, 12, 8]
+    assert [layer.out_features for layer in (own.query, own.key, own.value, own.output)] == [14, 14, 16, 8]
+
+
+def test_dropout_reaches_every_layer() -> None:
+    encoder = Encoder(4, num_latents=2, latent_dim=8, layers=2, dropout=0.25, residual_dropout=0.5)
+    for block in [*encoder.cross, *encoder.transformer]:
+        assert block.attention.dropout == 0.25
+        assert block.dropout.p == 0.5
+
+
+@given(seed=st.integers(0, 2**16), n=st.integers(1, 8))
+def test_the_order_of_the_rows_does_not_matter(seed: int, n: int) -> None:
+    torch.manual_seed(seed)
+    encoder = noisy(Encoder(5, num_latents=3, latent_dim=8, layers=1)).double()
+    rows, mask, order = torch.randn(2, n, 5).double(), torch.rand(2, n) < 0.7, torch.randperm(n)
+    assert_close(encoder(rows[:, order], mask[:, order]), encoder(rows, mask), 1e-9)
+
+
+@given(seed=st.integers(0, 2**16), n=st.integers(2, 8))
+def test_what_masked_rows_hold_never_matters(seed: int, n: int) -> None:
+    torch.manual_seed(seed)
+    encoder = noisy(Encoder(5, num_latents=3, latent_dim=8, layers=1, cross_attends=2, blocks=2)).double()
+    rows, mask = torch.randn(3, n, 5).double(), torch.rand(3, n) < 0.5
+    mask[0], mask[1, 0] = False, True  # nothing at all to read, and something
+    results = []
+    for poison in (0.0, 1e30, float("nan"), float("inf")):
+        encoder.zero_grad()
+        latents = encoder(rows.masked_fill(~mask[..., None], poison), mask)
+        latents.square().sum().backward()
+        results.append([latents.detach(), *(parameter.grad.clone() for parameter in encoder.parameters())])
+    for others in results[1:]:
+        for first, other in zip(results[0], others, strict=True):
+            assert first.isfinite().all()
+            assert torch.equal(first, other)
+    assert_close(encoder(rows[1:2, mask[1]]), results[0][0][1:2], 1e-9)  # as if they were not there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(num_latents=0), "num_latents must be an int of at least 1, got 0"),
+        (dict(layers=-1), "layers must be an int of at least 0, got -1"),
+        (dict(blocks=2, cross_attends=3), "3 cross-attends need as many blocks to precede, got blocks=2"),
+        (dict(self_heads=3), "qk_channels 8 must be divisible by its 3 heads"),
+        (dict(latents=3), "unexpected keyword argument 'latents'; did you mean 'num_latents'"),
+        (dict(residual_dropout=-0.1), r"dropout must be a number in \[0, 1\], got -0.1"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        Encoder(5, **dict(num_latents=3, latent_dim=8, layers=1) | arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("rows", "mask", "message"),
+    [
+        (torch.zeros(2, 7, 4), None, r"inputs must be float \(b, n, 5\), got float32 \(2, 7, 4\)"),
+        (torch.zeros(2, 5), None, r"inputs must be float \(b, n, 5\), got float32 \(2, 5\)"),
+        (torch.zeros(2, 7, 5).long(), None, r"inputs must be float \(b, n, 5\), got int64 \(2, 7, 5\)"),
+        (torch.zeros(0, 7, 5), None, r"inputs has no elements along b: float32 \(0, 7, 5\)"),
+        (torch.zeros(2, 0, 5), None, r"inputs has no elements along n: float32 \(2, 0, 5\)"),
+        (torch.zeros(2, 7, 5), torch.ones(2, 6) > 0, r"mask must be bool \(2, 7\), got bool \(2, 6\)"),
+        (torch.zeros(2, 7, 5), torch.ones(2, 7), r"mask must be bool \(2, 7\), got float32 \(2, 7\)"),
+        (Tokens(torch.zeros(2, 7, 4), Layout((("a", (7,)),))), None, "reads rows of 5 channels, got 4"),
+        ([[0.0]], None, r"inputs must be float \(b, n, 5\), got a list"),
+    ],
+)
+def test_wrong_rows_are_refused(rows: object, mask: torch.Tensor | None, message: str) -> None:
+    with pytest.raises(kit.InputError, match=message):
+        Encoder(5, num_latents=3, latent_dim=8, layers=1)(rows, mask)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_sharing_is_refused_with_the_nearest() -> None:
+    with pytest.raises(kit.AssemblyError, match="share_cross_attends is 'first'; did you mean 'after_first'"):
+        Encoder(5, num_latents=3, latent_dim=8, layers=1, share_cross_attends="first")

@@ -1,0 +1,151 @@
+"""Position features equal their formula, and some of them equal the same rows of all of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perceiver_kit as kit
+from perceiver_kit.positions import Fourier, Learned, Positions, Projected, axis_coordinates, unravel
+
+from . import restated
+from .strategies import assert_close, grids, some_positions
+
+ANY_GRID = st.integers(1, 3).flatmap(lambda axes: grids(axes, most=6))
+
+
+@given(
+    grid=ANY_GRID,
+    bands=st.integers(1, 5),
+    resolution=st.lists(st.integers(1, 12), min_size=3, max_size=3),
+    ends=st.sampled_from(["both", "half_open"]),
+    coordinates=st.booleans(),
+    sine_only=st.booleans(),
+)
+def test_fourier_features_equal_their_formula(
+    grid: tuple, bands: int, resolution: list[int], ends: str, coordinates: bool, sine_only: bool
+) -> None:
+    resolution = tuple(resolution[: len(grid)])
+    options = dict(ends=ends, coordinates=coordinates, sine_only=sine_only)
+    features = Fourier(bands=bands, max_resolution=resolution, **options)
+    wanted = restated.fourier(grid, bands, resolution, ends, coordinates, sine_only)
+    found = features(grid)
+    assert found.dtype == torch.float32
+    assert found.shape == (math.prod(grid), features.channels)
+    assert float((found - torch.from_numpy(wanted)).abs().max()) < 2e-5  # phases up to 6π in float32
+
+
+@given(data=st.data(), grid=ANY_GRID)
+def test_rows_at_indices_are_those_rows_of_all(data: st.DataObject, grid: tuple) -> None:
+    positions = data.draw(some_positions(grid).filter(bool))
+    rows = math.prod(grid)
+    index = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=6, max_size=6)))
+    whole = positions(grid)
+    assert whole.shape == (rows, positions.channels)
+    for some in (index, index.view(2, 3)):  # one for the batch, and one for each sample
+        assert_close(positions(grid, some), whole[some], 1e-6)
+    if not isinstance(positions, Projected):
+        assert torch.equal(positions(grid, index), whole[index])
+
+
+@given(data=st.data(), grid=ANY_GRID)
+def test_flat_indices_are_row_major(data: st.DataObject, grid: tuple) -> None:
+    index = data.draw(st.integers(0, math.prod(grid) - 1))
+    assert [int(place) for place in unravel(torch.tensor(index), grid)] == [*np.unravel_index(index, grid)]
+
+
+def test_coordinates_of_both_end_rules() -> None:
+    assert axis_coordinates(5, "both").tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert axis_coordinates(4, "half_open").tolist() == [-1, -0.5, 0, 0.5]
+    assert axis_coordinates(1, "both").tolist() == axis_coordinates(1, "half_open").tolist() == [-1]
+    # To the last bit as the references compute them: an ulp here is 7e-4 in the high bands of the audio.
+    assert torch.equal(axis_coordinates(30_720, "both"), torch.linspace(-1, 1, 30_720))
+
+
+def test_fourier_features_stay_float32_in_a_bfloat16_model() -> None:
+    positions = Fourier(bands=4, max_resolution=(64,))
+    wanted = positions((64,))
+    assert torch.equal(positions.bfloat16()((64,)), wanted)
+
+
+def test_fourier_features_hold_nothing() -> None:
+    positions = Fourier(bands=64, max_resolution=(224, 224))
+    positions((8, 8))
+    assert not [*positions.parameters(), *positions.buffers()]
+
+
+@given(n=st.integers(1, 9))
+def test_a_shorter_text_takes_the_first_rows(n: int) -> None:
+    positions = Learned((9,), 3)
+    assert torch.equal(positions((n,)), positions.table[:n])
+    assert torch.equal(positions((n,), torch.tensor([n - 1, 0])), positions.table[[n - 1, 0]])
+
+
+@given(old=st.integers(1, 6), new=st.integers(1, 9))
+def test_interpolation_along_one_axis_equals_that_of_numpy(old: int, new: int) -> None:
+    positions = Learned((old,), 2, interpolate=True).double()
+    centres = (np.arange(new) + 0.5) * old / new - 0.5  # of the new rows, in units of the old
+    table = restated.array(positions.table)
+    wanted = np.stack([np.interp(centres, np.arange(old), column) for column in table.T], axis=1)
+    assert_close(positions((new,)), torch.from_numpy(wanted), 1e-9)
+
+
+@given(data=st.data(), axes=st.integers(2, 3))
+def test_interpolation_keeps_the_axes_apart(data: st.DataObject, axes: int) -> None:
+    old, new = data.draw(grids(axes)), data.draw(grids(axes))
+    positions = Learned(old, 1, interpolate=True)
+    assert torch.equal(positions(old), positions.table)
+    for axis in range(axes):  # a ramp along one axis stays one along it, and even along the others
+        shape = [1] * axes
+        shape[axis] = old[axis]
+        ramp = torch.arange(old[axis], dtype=torch.float32).view(shape).expand(old)
+        with torch.no_grad():
+            positions.table.copy_(ramp.reshape(-1, 1))
+            found = positions(new).view(new).movedim(axis, -1).flatten(0, -2)
+        assert_close(found, found[:1].expand_as(found), 1e-5)
+        assert (found.diff(dim=-1) > 0).all() or old[axis] == 1
+
+
+def test_projected_is_a_linear_layer_over_any_positions() -> None:
+    inner = Fourier(bands=2, max_resolution=(4,))
+    positions = Projected(inner, 7).double()
+    wanted = restated.array(inner((5,))) @ restated.array(positions.project.weight).T
+    assert_close(positions((5,)), torch.from_numpy(wanted) + positions.project.bias, 1e-9)
+    assert positions.channels == 7
+
+
+@pytest.mark.parametrize(
+    ("positions", "grid", "message"),
+    [
+        (Fourier(bands=1, max_resolution=(4, 4)), (4,), r"Fourier positions have 2 axes, but the grid is \(4,\)"),
+        (Learned((4,), 2), (5,), r"learned positions are a grid of \(4,\), at most as many; got \(5,\)"),
+        (Learned((4, 4), 2), (4, 3), r"grid of \(4, 4\), just these \(interpolate=True allows any\); got \(4, 3\)"),
+        (Learned((4, 4), 2, interpolate=True), (4, 4, 4), r"grid of \(4, 4\).*; got \(4, 4, 4\)"),
+    ],
+)
+def test_grids_that_do_not_fit_are_refused(positions: Positions, grid: tuple, message: str) -> None:
+    with pytest.raises(kit.InputError, match=message):
+        positions(grid)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Fourier(bands=0, max_resolution=(4,)), "Fourier: bands must be an int of at least 1, got 0"),
+        (lambda: Fourier(bands=1, max_resolution=4), "max_resolution must be a tuple of positive ints.*got 4"),
+        (lambda: Fourier(bands=1, max_resolution=(4, 0)), "max_resolution must be an int of at least 1, got 0"),
+        (lambda: Fourier(bands=1, max_resolution=(4,), ends="half"), "ends is 'half'; did you mean 'half_open'"),
+        (lambda: Learned((), 3), r"Learned: grid must be a tuple of positive ints, one per axis, got \(\)"),
+        (lambda: Learned((4,), 0), "Learned: channels must be an int of at least 1, got 0"),
+        (lambda: Learned((1, 1, 1, 1), 2, interpolate=True), r"up to three axes, got grid \(1, 1, 1, 1\)"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        make()
