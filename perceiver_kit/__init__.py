@@ -4,16 +4,10 @@ from . import decoder, encoder, inputs, outputs, positions, queries, recipes
 from .attention import Attention, CrossAttend, SelfAttend
 from .building import build, describe
 from .capture import capture_attention, capture_hidden
+from .data import ByteTokenizer, ImageProcessor
 from .decoder import CrossAttention, MeanPool
 from .encoder import Encoder
-from .errors import (
-    AssemblyError,
-    CheckpointError,
-    InputError,
-    MissingPackage,
-    PerceiverKitError,
-    UnknownName,
-)
+from .errors import AssemblyError, CheckpointError, InputError, MissingPackage, PerceiverKitError, UnknownName
 from .hub import load, save, to_huggingface
 from .inputs import Inputs
 from .model import PerceiverIO
@@ -22,4 +16,48 @@ from .queries import Queries
 from .registry import Block, register
 from .registry import names as list  # noqa: A004
 from .spec import spec
+from .tiling import Tiled
 from .tokens import Encoded, Layout, Tokens
+
+__all__ = [
+    "AssemblyError",
+    "Attention",
+    "Block",
+    "ByteTokenizer",
+    "CheckpointError",
+    "CrossAttend",
+    "CrossAttention",
+    "Encoded",
+    "Encoder",
+    "ImageProcessor",
+    "InputError",
+    "Inputs",
+    "Layout",
+    "MeanPool",
+    "MissingPackage",
+    "Outputs",
+    "PerceiverIO",
+    "PerceiverKitError",
+    "Queries",
+    "SelfAttend",
+    "Tiled",
+    "Tokens",
+    "UnknownName",
+    "build",
+    "capture_attention",
+    "capture_hidden",
+    "decoder",
+    "describe",
+    "encoder",
+    "inputs",
+    "list",
+    "load",
+    "outputs",
+    "positions",
+    "queries",
+    "recipes",
+    "register",
+    "save",
+    "spec",
+    "to_huggingface",
+]

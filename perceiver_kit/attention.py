@@ -262,5 +262,6 @@ class SelfAttend(nn.Module):
 
 
 def residual_drop(probability: float) -> nn.Module:
+    """Dropout of what a layer adds; nothing at all for a probability of zero."""
     check_probability("residual", dropout=probability)
     return nn.Dropout(probability) if probability else nn.Identity()

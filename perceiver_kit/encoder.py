@@ -25,7 +25,9 @@ class Encoder(Block):
     blocks, with weights that are shared by ``"all"``, by all ``"after_first"`` (as the first Perceiver does), or by
     ``"none"``. Blocks repeat the same layers with the same weights unless ``share_blocks=False``.
 
-    Takes ``Tokens``, or ready-made rows (b, n, c) with a mask (b, n), so it serves without any input block.
+    ``qk_channels`` and ``v_channels`` are the widths of all attention (as ``Attention`` has them by default), unless
+    the cross-attention has its own. Takes ``Tokens``, or ready-made rows (b, n, c) with a mask (b, n), so it serves
+    without any input block.
     Dropout falls on attention weights, ``residual_dropout`` on what each layer adds.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
@@ -48,10 +50,10 @@ class Encoder(Block):
         share_cross_attends: Sharing = "after_first",
         cross_heads: int = 1,
         self_heads: int = 8,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
         cross_qk_channels: int | None = None,
         cross_v_channels: int | None = None,
-        self_qk_channels: int | None = None,
-        self_v_channels: int | None = None,
         cross_widening: int = 1,
         self_widening: int = 1,
         query_residual: bool = True,
@@ -77,8 +79,8 @@ class Encoder(Block):
                 latent_dim,
                 channels,
                 heads=cross_heads,
-                qk_channels=cross_qk_channels,
-                v_channels=cross_v_channels,
+                qk_channels=qk_channels if cross_qk_channels is None else cross_qk_channels,
+                v_channels=v_channels if cross_v_channels is None else cross_v_channels,
                 widening=cross_widening,
                 query_residual=query_residual,
                 dropout=dropout,
@@ -91,8 +93,8 @@ class Encoder(Block):
             SelfAttend(
                 latent_dim,
                 heads=self_heads,
-                qk_channels=self_qk_channels,
-                v_channels=self_v_channels,
+                qk_channels=qk_channels,
+                v_channels=v_channels,
                 widening=self_widening,
                 dropout=dropout,
                 residual_dropout=residual_dropout,

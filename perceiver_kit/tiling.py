@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .checks import check_positive, check_sizes, describe_value
@@ -70,28 +70,22 @@ class Tiled(PerceiverIO):
                 f"at and size are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: decode it whole"
             )
         height, width = raw.shape[-2:]
-        keep = self._mask_grid(mask, name, raw)
+        keep = self._keep(mask, name, raw)
         # A tile's worth at least; what is added is zero, as outside any image, and never read.
         below, right = max(0, self.tile[0] - height), max(0, self.tile[1] - width)
-        raw = F.pad(raw, (0, right, 0, below))
-        if below or right or mask is not None:
-            keep = F.pad(keep, (0, right, 0, below), value=False)
-        else:
-            keep = None
-        weight = self._weight(raw)
-        total: Tensor | None = None
-        weights = weight.new_zeros(raw.shape[-2:])
+        if below or right:
+            keep = raw.new_ones(raw.shape[0], height, width, dtype=torch.bool) if keep is None else keep
+            raw, keep = (F.pad(part, (0, right, 0, below)) for part in (raw, keep))
         output = next(iter(self.outputs.blocks))  # type: ignore[union-attr]
+        weight = self._weight(raw)
+        blended = weights = torch.zeros((), device=raw.device)
         for rows, columns in self._tiles(*raw.shape[-2:]):
-            part = {name: raw[..., rows, columns]}
-            tile_mask = None if keep is None else {name: keep[..., rows, columns]}
-            flow = super().forward(part, mask=tile_mask, chunk=chunk)[output]
+            tile_mask = None if keep is None else {name: keep[:, rows, columns]}
+            part = super().forward({name: raw[..., rows, columns]}, mask=tile_mask, chunk=chunk)[output]
             around = (columns.start, raw.shape[-1] - columns.stop, rows.start, raw.shape[-2] - rows.stop)
-            weighted = F.pad(flow * weight, around)
-            total = weighted if total is None else total + weighted
+            blended = blended + F.pad(part * weight, around)
             weights = weights + F.pad(weight, around)
-        assert total is not None
-        return {output: (total / weights)[..., :height, :width]}
+        return {output: (blended / weights)[..., :height, :width]}
 
     def _tiles(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         starts = [
@@ -109,12 +103,18 @@ class Tiled(PerceiverIO):
             ramps.append(torch.minimum(place + 1, size - place))
         return torch.minimum(ramps[0][:, None], ramps[1][None, :])
 
-    def _mask_grid(self, mask: Raw | None, name: str, raw: Tensor) -> Tensor:
-        height, width = raw.shape[-2:]
+    def _keep(self, mask: Raw | None, name: str, raw: Tensor) -> Bool[Tensor, "b h w"] | None:
         keep = mask.get(name) if isinstance(mask, Mapping) else mask
         if keep is None:
-            return torch.ones(raw.shape[0], height, width, dtype=torch.bool, device=raw.device)
-        shapes = [(raw.shape[0], height * width), (raw.shape[0], height, width)]
-        if not isinstance(keep, Tensor) or keep.dtype != torch.bool or tuple(keep.shape) not in shapes:
-            raise InputError(f"mask of {name!r} must be bool {shapes[0]} or {shapes[1]}, got {describe_value(keep)}")
-        return keep.reshape(shapes[1])
+            return None
+        batch, (height, width) = raw.shape[0], raw.shape[-2:]
+        if (
+            not isinstance(keep, Tensor)
+            or keep.dtype != torch.bool
+            or tuple(keep.shape) not in ((batch, height * width), (batch, height, width))
+        ):
+            raise InputError(
+                f"mask of {name!r} must be bool {(batch, height * width)} or {(batch, height, width)}, True = may be "
+                f"read; got {describe_value(keep)}"
+            )
+        return keep.reshape(batch, height, width)

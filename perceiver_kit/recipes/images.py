@@ -203,41 +203,16 @@ def image_classification_conv(
 def _classifier(
     image: Input,
     *,
-    decoder_residual: bool,
     num_labels: int,
-    num_latents: int,
     latent_dim: int,
-    layers: int,
-    blocks: int,
-    cross_heads: int,
-    self_heads: int,
-    qk_channels: int | None,
-    v_channels: int | None,
-    cross_widening: int,
-    self_widening: int,
-    query_residual: bool,
+    decoder_residual: bool,
     dropout: float,
     gelu: Gelu,
+    **sizes: Any,
 ) -> PerceiverIO:
+    """What the three have in common: everything but how an image becomes rows."""
     inputs = Inputs(image=image)
-    encoder = Encoder(
-        inputs.channels,
-        num_latents=num_latents,
-        latent_dim=latent_dim,
-        layers=layers,
-        blocks=blocks,
-        cross_heads=cross_heads,
-        self_heads=self_heads,
-        cross_qk_channels=qk_channels,
-        cross_v_channels=v_channels,
-        self_qk_channels=qk_channels,
-        self_v_channels=v_channels,
-        cross_widening=cross_widening,
-        self_widening=self_widening,
-        query_residual=query_residual,
-        dropout=dropout,
-        gelu=gelu,
-    )
+    encoder = Encoder(inputs.channels, latent_dim=latent_dim, dropout=dropout, gelu=gelu, **sizes)
     queries = Queries(label=Learned(1, latent_dim))
     decoder = CrossAttention(latent_dim, latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(latent_dim, num_labels)))

@@ -1,0 +1,6 @@
+"""Raw data → what a model reads: text, images, video with sound."""
+
+from .bytes import ByteTokenizer, TextBatch
+from .image_processor import ImageProcessor
+
+__all__ = ["ByteTokenizer", "ImageProcessor", "TextBatch"]
