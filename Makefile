@@ -33,7 +33,7 @@ check: $(DEV)  ## lint, formatting, types
 	$(BIN)/pyright
 
 docs: $(DEV)  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
 bench: $(DEV)  ## measure speed and memory beside Hugging Face
