@@ -70,9 +70,7 @@ class ImageProcessor:
     def __repr__(self) -> str:
         return f"ImageProcessor(size={self.size}, crop={self.crop}, mean={self.mean}, std={self.std})"
 
-    def __call__(
-        self, images: Any, *, channels: Literal["first", "last"] | None = None
-    ) -> Float[Tensor, "b 3 h w"]:
+    def __call__(self, images: Any, *, channels: Literal["first", "last"] | None = None) -> Float[Tensor, "b 3 h w"]:
         """One picture, a list of pictures of one kind (sizes may differ), or an array or tensor of four axes.
 
         Args:
@@ -175,9 +173,7 @@ def _array(image: np.ndarray | Tensor, name: str, channels: str | None) -> np.nd
         raise InputError(f"{name} holds NaN or infinite values; replace them, e.g. by np.nan_to_num")
     low, high = image.min(), image.max()
     if low < 0 or high > 1:
-        raise InputError(
-            f"{name} is float and must lie in [0, 1], got {low:g} to {high:g}; rescale or clip it"
-        )
+        raise InputError(f"{name} is float and must lie in [0, 1], got {low:g} to {high:g}; rescale or clip it")
     return _eight_bits(image)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,7 @@ from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
 
 Image = pytest.importorskip("PIL.Image")
 
-patient = settings(deadline=None, max_examples=40)
+patient = settings(deadline=None, max_examples=max(40, settings().max_examples))
 SIDES = st.integers(2, 60)
 SEEDS = st.integers(0, 1000)
 SMALL = ImageProcessor(size=24)
@@ -49,15 +47,6 @@ def reference() -> Any:
 
     processor = PerceiverImageProcessorPil()
     return lambda images, **options: processor(images, return_tensors="pt", **options).pixel_values
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Our errors, where the type checker of the tests would come first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 # Equality with the reference
