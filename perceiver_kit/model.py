@@ -106,22 +106,26 @@ class PerceiverIO(Block):
         inputs: Raw,
         *,
         mask: Raw | None = None,
+        hidden: Mapping[str, Tensor] | None = None,
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
     ) -> dict[str, Tensor]:
         """Encode and decode. Training goes through here: distributed wrappers hook nothing else."""
         at, size = self._checked(at, chunk, size)
-        return self.decode(self.encode(inputs, mask=mask), at=at, chunk=chunk, size=size)
+        return self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
 
-    def encode(self, inputs: Raw, *, mask: Raw | None = None) -> Encoded:
+    def encode(
+        self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None
+    ) -> Encoded:
         """Latents (b, m, d), and of the inputs only what some query reads.
 
         ``inputs`` maps modality to raw tensor (a tensor alone where there is one modality); ``mask`` maps it to bool
-        (b, rows) or (b, *grid), True where a row may be read. Raises InputError for tensors that do not fit.
+        (b, rows) or (b, *grid), True where a row may be read; ``hidden`` to bool (b,) or (b, rows), True where the
+        mask token stands in, instead of a draw. Raises InputError for tensors that do not fit.
         """
         reading = {what: set() if self.queries is None else self.queries.reading(what) for what in ("rows", "content")}
-        tokens, content = self.inputs(inputs, mask, content=reading["content"])
+        tokens, content = self.inputs(inputs, mask, hidden=hidden, content=reading["content"])
         given = tuple(inputs) if isinstance(inputs, Mapping) else tuple(tokens.layout)
         rows = {name: tokens[name] for name in reading["rows"] if name in given}
         return Encoded(self.encoder(tokens), tokens.layout, given, rows, content)

@@ -56,6 +56,7 @@ class Tiled(PerceiverIO):
         inputs: Raw,
         *,
         mask: Raw | None = None,
+        hidden: Mapping[str, Tensor] | None = None,
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
@@ -64,10 +65,10 @@ class Tiled(PerceiverIO):
         name = next(iter(self.inputs.blocks))
         raw = inputs.get(name) if isinstance(inputs, Mapping) else inputs
         if not isinstance(raw, Tensor) or raw.ndim < 3 or tuple(raw.shape[-2:]) == self.tile or 0 in raw.shape:
-            return super().forward(inputs, mask=mask, at=at, chunk=chunk, size=size)
-        if at is not None or size is not None:
+            return super().forward(inputs, mask=mask, hidden=hidden, at=at, chunk=chunk, size=size)
+        if at is not None or size is not None or hidden is not None:
             raise InputError(
-                f"at and size are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: decode it whole"
+                f"at, size and hidden are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: decode it whole"
             )
         height, width = raw.shape[-2:]
         keep = self._keep(mask, name, raw)

@@ -68,15 +68,18 @@ class Inputs(Block):
         raw: Mapping[str, Tensor] | Tensor,
         mask: Mapping[str, Tensor] | Tensor | None = None,
         *,
+        hidden: Mapping[str, Tensor] | None = None,
         content: Collection[str] = (),
     ) -> tuple[Tokens, dict[str, Tensor]]:
         """Tokens of all modalities, and the rows before positions of those named in ``content``.
 
-        ``mask`` is bool (b, rows) or (b, *grid) by modality, True where a row may be read. Masked content is zeroed
-        before positions join it; hidden content likewise.
+        ``mask`` is bool (b, rows) or (b, *grid) by modality, True where a row may be read. ``hidden`` is bool (b,) or
+        (b, rows), True where the mask token stands in, for modalities whose hiding is not to be drawn. Masked
+        content is zeroed before positions join it; hidden content likewise.
         """
         raw, mask = self._named(raw, "inputs"), self._named({} if mask is None else mask, "mask")
         batch = self._batch(raw, mask)
+        check_names("hidden", hidden or {}, self.hide)
         segments: list[tuple[str, Grid]] = []
         rows: list[Tensor] = []
         masks: list[Tensor | None] = []
@@ -97,10 +100,10 @@ class Inputs(Block):
             if keep is not None:
                 embedded = torch.where(keep[..., None], embedded, 0)
             placed = pad(block.place(embedded, grid), self.padding, name)
-            hidden = self._hidden(name, placed)
-            if hidden is not None:
-                placed = torch.where(hidden, self.mask_tokens[name](placed), placed)
-                embedded = torch.where(hidden, 0, embedded)
+            stand_in = self._hidden(name, placed, (hidden or {}).get(name))
+            if stand_in is not None:
+                placed = torch.where(stand_in, self.mask_tokens[name](placed), placed)
+                embedded = torch.where(stand_in, 0, embedded)
             if name in content:
                 kept[name] = embedded
             rows.append(placed)
@@ -150,8 +153,16 @@ class Inputs(Block):
     def _probability(self, name: str) -> float:
         return self.hide[name][0 if self.training else 1] if name in self.hide else 0.0
 
-    def _hidden(self, name: str, rows: Tensor) -> Bool[Tensor, "b n 1"] | None:
-        """Which rows the mask token stands for, or None for none."""
+    def _hidden(self, name: str, rows: Tensor, given: Tensor | None) -> Bool[Tensor, "b n 1"] | None:
+        """Which rows the mask token stands for, as given or as drawn; None for none."""
+        if given is not None:
+            batch, length = rows.shape[:2]
+            shapes = ((batch,), (batch, length))
+            if not isinstance(given, Tensor) or given.dtype != torch.bool or tuple(given.shape) not in shapes:
+                raise InputError(
+                    f"hidden of {name!r} must be bool {shapes[0]} or {shapes[1]}, got {describe_value(given)}"
+                )
+            return given.reshape(batch, -1, 1).expand(-1, length, -1)
         probability = self._probability(name)
         if probability == 0:
             return None

@@ -27,3 +27,7 @@ class Output(Block):
     def whole(self, rows: Float[Tensor, "b o d"], grid: Grid) -> Tensor:
         """All rows in the output's own form; rows as they are unless a block says otherwise."""
         return rows
+
+    def rows_of(self, whole: Tensor) -> Float[Tensor, "b o d"]:
+        """The inverse of ``whole``, for targets: what the rows would be."""
+        return whole

@@ -60,6 +60,9 @@ class Pixels(Project):
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Tensor:
         return rearrange(rows.unflatten(1, grid), "b ... h w c -> b ... c h w")
 
+    def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
+        return whole.movedim(-3, -1).flatten(1, -2)
+
 
 @register("outputs")
 class Waveform(Project):
@@ -74,6 +77,9 @@ class Waveform(Project):
 
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Float[Tensor, "b samples"]:
         return rows.flatten(1)
+
+    def rows_of(self, whole: Float[Tensor, "b samples"]) -> Float[Tensor, "b o c"]:
+        return whole.unflatten(1, (-1, self.channels))
 
 
 @register("outputs")
@@ -93,3 +99,6 @@ class Classify(Project):
 
     def whole(self, rows: Float[Tensor, "b 1 c"], grid: Grid) -> Float[Tensor, "b c"]:
         return rows[:, 0]
+
+    def rows_of(self, whole: Float[Tensor, "b c"]) -> Float[Tensor, "b 1 c"]:
+        return whole[:, None]
