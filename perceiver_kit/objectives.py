@@ -52,7 +52,7 @@ class Objective(Block):
         return combine(self.terms(outputs, targets))
 
     def meters(self) -> dict[str, Metric]:
-        """torchmetrics' metrics by name, for ``measure`` to update."""
+        """Torchmetrics' metrics by name, for ``measure`` to update."""
         return {}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
@@ -178,9 +178,7 @@ class EndPointError(Objective):
     0.4 after adding 0.01, as flow networks are fine-tuned. Metric: the end-point error itself.
     """
 
-    def __init__(
-        self, output: str = "flow", *, valid: str = "valid", scales: int = 1, robust: bool = False
-    ) -> None:
+    def __init__(self, output: str = "flow", *, valid: str = "valid", scales: int = 1, robust: bool = False) -> None:
         super().__init__()
         check_positive("EndPointError", scales=scales)
         self.output, self.valid, self.scales, self.robust = output, valid, scales, robust
@@ -340,7 +338,9 @@ def _named(values: Outputs, name: str, argument: str) -> Tensor:
 
 def _check_same(name: str, output: Tensor, target: Tensor) -> None:
     if output.shape != target.shape:
-        raise InputError(f"target {name!r} must be like its output, {describe_value(output)}; got {describe_value(target)}")
+        raise InputError(
+            f"target {name!r} must be like its output, {describe_value(output)}; got {describe_value(target)}"
+        )
 
 
 def _torchmetrics() -> Any:

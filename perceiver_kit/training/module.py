@@ -1,0 +1,181 @@
+"""A model and its objective as a Lightning module.
+
+All randomness of a step comes from (seed, step, sample), never from a process's own state: queries, hidden labels and
+augmentation are the same however many processes share a batch, and after a resume.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import pytorch_lightning as lightning
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..attention import CrossAttend, SelfAttend
+from ..checks import check_choice, check_positive
+from ..data.sampling import generator
+from ..modalities import check_names
+from ..model import PerceiverIO
+from ..objectives import Objective, Term, combine
+from ..spec import spec
+from ..tokens import take_rows
+from .optimisation import checkpoint_layers, lamb, parameter_groups, rate_at
+
+Batch = Mapping[str, Any]
+
+
+class Training(lightning.LightningModule):
+    """A model and its objective, as Lightning trains them.
+
+    ``queries`` maps outputs to how many of their rows each sample is asked for in a training step, drawn anew for
+    every sample and step; an output that it does not name is decoded whole. Evaluation decodes everything. Modalities
+    that the model hides with a probability are hidden sample by sample.
+
+    The optimizer is AdamW, or LAMB as the original trains on ImageNet; norms, biases, positions, padding and mask
+    tokens have no weight decay, nor have latents unless ``decay_latents``. The rate warms up over ``warmup`` steps,
+    then follows half a cosine to zero, or stays for half of the steps first.
+
+    Batches are dicts with ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and perhaps ``mask``.
+    """
+
+    def __init__(
+        self,
+        model: PerceiverIO,
+        objective: Objective,
+        *,
+        steps: int,
+        rate: float = 1e-3,
+        weight_decay: float = 0.1,
+        decay_latents: bool = False,
+        optimizer: Literal["adamw", "lamb"] = "adamw",
+        schedule: Literal["cosine", "constant_then_cosine"] = "cosine",
+        warmup: int = 0,
+        queries: Mapping[str, int] | None = None,
+        seed: int = 0,
+        checkpoint_activations: bool = False,
+        compile_model: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive("Training", steps=steps)
+        check_positive("Training", warmup=warmup, least=0)
+        check_choice("Training", "optimizer", optimizer, ("adamw", "lamb"))
+        check_choice("Training", "schedule", schedule, ("cosine", "constant_then_cosine"))
+        check_names("Training: queries", queries or {}, model.outputs.blocks if model.outputs else ())
+        for name, count in (queries or {}).items():
+            check_positive("Training: queries", **{name: count})
+        self.model, self.objective = model, objective
+        self.steps, self.rate, self.weight_decay, self.decay_latents = steps, rate, weight_decay, decay_latents
+        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        self.queries, self.seed = dict(queries or {}), seed
+        self.meters = nn.ModuleDict(objective.meters())
+        self.spec = spec(model)
+        if checkpoint_activations:
+            checkpoint_layers(model)
+        self.run = torch.compile(model) if compile_model else model
+
+    def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
+        return self.run(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
+        at = self._asked(batch, draws)
+        outputs = self(batch, at=at, hidden=self._hidden(draws))
+        targets = self._targets(batch["targets"], at)
+        terms = {name: _over_processes(term) for name, term in self.objective.terms(outputs, targets).items()}
+        loss, parts = combine(terms)
+        # Logged values are means over processes of what each has of the global sum.
+        shown = {f"train/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
+        self.log_dict({"train/loss": loss.detach()} | shown, sync_dist=True)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        outputs, targets = self(batch), batch["targets"]
+        total, parts = combine(self.objective.terms(outputs, targets))
+        size = len(batch["draw"])
+        shown = {f"held_out/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
+        self.log_dict({"held_out/loss": total} | shown, batch_size=size, sync_dist=True)
+        self.objective.measure(self.meters, outputs, targets)  # type: ignore[arg-type]
+        self.log_dict({f"held_out/{name}": meter for name, meter in self.meters.items()}, batch_size=size)
+
+    def configure_model(self) -> None:
+        """Shard under FSDP2: layers one by one; what others read (a tied table) stays with the root."""
+        mesh = self.device_mesh
+        if mesh is None or getattr(self, "_sharded", False):
+            return
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        for layer in self.model.modules():
+            if isinstance(layer, CrossAttend | SelfAttend):
+                fully_shard(layer, mesh=mesh["data_parallel"])
+        fully_shard(self.model, mesh=mesh["data_parallel"])
+        for method in ("encode", "decode"):
+            register_fsdp_forward_method(self.model, method)
+        self._sharded = True
+
+    def configure_optimizers(self) -> Any:
+        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_latents=self.decay_latents)
+        if self.optimizer == "lamb":
+            optimizer = lamb(groups, rate=self.rate)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.95))
+        share = partial(rate_at, steps=self.steps, warmup=self.warmup, schedule=self.schedule)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["perceiver_kit"] = self.spec
+
+    def _asked(self, batch: Batch, draws: list[tuple[int, int]]) -> dict[str, Tensor | None] | None:
+        """Which rows of each output this step asks for: (b, k) flat indices, or None for all."""
+        if not self.queries:
+            return None
+        at: dict[str, Tensor | None] = {}
+        for name in self.model.outputs.blocks:  # type: ignore[union-attr]
+            at[name] = None
+            if name in self.queries:
+                rows = self._rows(name, batch["targets"][name]).shape[1]
+                count = min(self.queries[name], rows)
+                picks = [
+                    torch.randperm(rows, generator=self._generator(draw, name))[:count]
+                    if rows < 8 * count
+                    else torch.randint(rows, (count,), generator=self._generator(draw, name))
+                    for draw in draws
+                ]
+                at[name] = torch.stack(picks).to(self.device)
+        return at
+
+    def _hidden(self, draws: list[tuple[int, int]]) -> dict[str, Tensor] | None:
+        drawn = {name: p for name, (p, _) in self.model.inputs.hide.items() if 0 < p < 1}
+        return {
+            name: torch.tensor(
+                [torch.rand((), generator=self._generator(draw, f"hide {name}")).item() < p for draw in draws],
+                device=self.device,
+            )
+            for name, p in drawn.items()
+        } or None
+
+    def _generator(self, draw: tuple[int, int], name: str) -> torch.Generator:
+        return generator(self.seed, *draw, zlib.crc32(name.encode()))
+
+    def _targets(self, targets: Mapping[str, Tensor], at: Mapping[str, Tensor | None] | None) -> dict[str, Tensor]:
+        asked = {name: index for name, index in (at or {}).items() if index is not None}
+        rows = {name: self._rows(name, targets[name]) for name in asked}
+        return {**targets, **{name: take_rows(rows[name], index) for name, index in asked.items()}}
+
+    def _rows(self, name: str, whole: Tensor) -> Tensor:
+        return self.model.outputs.blocks[name].rows_of(whole)  # type: ignore[union-attr, operator]
+
+
+def _over_processes(term: Term) -> Term:
+    """The same term over the global count, scaled so that the mean of gradients over processes is the global one."""
+    if not dist.is_available() or not dist.is_initialized():
+        return term
+    count = term.count.detach().clone().to(torch.float64)
+    dist.all_reduce(count)
+    return term._replace(total=term.total * dist.get_world_size(), count=count)

@@ -1,0 +1,69 @@
+"""How weights are moved: groups, rates, LAMB, and less memory on the way back."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..attention import CrossAttend, SelfAttend
+from ..errors import MissingPackage
+from ..modalities import LearnedVector
+from ..positions import Learned
+
+
+def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
+    """The share of the full learning rate at a step.
+
+    >>> [round(rate_at(step, steps=8, warmup=2, schedule="cosine"), 2) for step in (0, 1, 2, 5, 8)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    constant = max(warmup, steps // 2) if schedule == "constant_then_cosine" else warmup
+    if step < constant:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - constant) / max(1, steps - constant))))
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, decay_latents: bool = False) -> list[dict[str, Any]]:
+    """Parameters with weight decay and without: norms, biases, whatever is looked up by place, have none."""
+    kept: set[int] = set()
+    for module in model.modules():
+        norm = isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
+        looked_up = isinstance(module, Learned | LearnedVector)
+        for name, parameter in module.named_parameters(recurse=False):
+            latents = name == "latents" and not decay_latents
+            if norm or looked_up or latents or parameter.ndim < 2:
+                kept.add(id(parameter))
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if id(p) not in kept], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in kept], "weight_decay": 0.0},
+    ]
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Recompute every attention block in the backward pass: what it held is the memory of training long inputs."""
+    for layer in model.modules():
+        if isinstance(layer, CrossAttend | SelfAttend):
+            layer.forward = partial(_checkpointed, layer.forward)  # type: ignore[method-assign]
+
+
+def _checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def lamb(groups: list[dict[str, Any]], *, rate: float) -> torch.optim.Optimizer:
+    """LAMB, with which the original trains on ImageNet, as pytorch-optimizer has it."""
+    try:
+        from pytorch_optimizer import Lamb
+    except ImportError as error:
+        raise MissingPackage("LAMB needs pytorch-optimizer: pip install 'perceiver-kit[train]'") from error
+    return Lamb(groups, lr=rate)
