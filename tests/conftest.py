@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# Tensors here are small: threads that wait for each other on a busy machine cost a hundred times what they compute.
+torch.set_num_threads(1)
+
 # No deadline: the machine may be busy. HYPOTHESIS_PROFILE=search looks for new counterexamples, at length.
 slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("ci", max_examples=15, deadline=None, derandomize=True, suppress_health_check=slow)

@@ -52,8 +52,6 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "Pixels": lambda block, b, grid: torch.randn(b, *_frames(block.content_channels, _times(grid, block.stride))),
     "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
 }
-# Blocks that mix neighbouring raw values: a row's content is not the matter of one place only.
-MIXING = {"ConvStem", "Neighbourhoods"}
 
 
 def axes(block: nn.Module) -> int:

@@ -1,0 +1,513 @@
+"""Properties of whole models, held over every recipe at tiny size and over assemblies drawn at random.
+
+All, some, and chunks of the outputs agree; what is masked or not asked for has no part in anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import perceiver_kit as kit
+from perceiver_kit import decoder, inputs, outputs, positions, queries
+
+from .strategies import (
+    RECIPES,
+    Assembly,
+    assemblies,
+    assert_close,
+    composite,
+    distance,
+    raw,
+    raws,
+    rows_of,
+    tiny,
+)
+
+# Each of these may go another way through attention, which rounds differently.
+SINGLE, DOUBLE = 1e-5, 1e-9
+recipes = pytest.mark.parametrize("recipe", RECIPES)
+
+
+def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int, ...]]:
+    return {name: model.queries.grid(name, encoded) for name in model.outputs.blocks}
+
+
+@composite
+def indices(draw: st.DrawFn, rows: int, batch: int) -> Tensor:
+    """Flat indices, repeated and in any order: (k,) for the batch or (b, k) for each sample."""
+    k = draw(st.integers(1, 5))
+    one = st.lists(st.integers(0, rows - 1), min_size=k, max_size=k)
+    if draw(st.booleans()):
+        return torch.tensor(draw(one))
+    return torch.tensor(draw(st.lists(one, min_size=batch, max_size=batch)))
+
+
+def taken(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows (b, k, c) at indices (k,) or (b, k), sample by sample."""
+    each = index.expand(len(rows), -1)
+    return torch.stack([sample[i] for sample, i in zip(rows, each, strict=True)])
+
+
+def holds_for_some_and_chunks(model: nn.Module, tensors: dict, batch: int, data: st.DataObject, within: float) -> None:
+    encoded = model.encode(tensors)
+    assert encoded.latents.shape == (batch, model.encoder.num_latents, model.encoder.latent_dim)
+    whole, sizes = model.decode(encoded), output_grids(model, encoded)
+    assert [*whole] == sorted(whole) == [*model.outputs.blocks]
+    through_forward = model(tensors)
+    for name, result in whole.items():
+        assert torch.equal(through_forward[name], result)
+        rows = rows_of(model.outputs.blocks[name], result)
+        count = math.prod(sizes[name])
+        assert rows.shape[:2] == (batch, count)
+        assert rows.isfinite().all()
+
+        chunk = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk")
+        assert_close(model.decode(encoded, chunk=chunk)[name], result, within)
+        index = data.draw(indices(count, batch), label=f"at of {name}")
+        some = model.decode(encoded, at={name: index})
+        assert [*some] == [name]
+        assert_close(some[name], taken(rows, index), within)
+        assert_close(model(tensors, at={name: index}, chunk=2)[name], some[name], within)
+        assert_close(model.decode(encoded, at={name: None})[name], result, within)
+
+
+@settings(max_examples=40)
+@given(case=assemblies(), data=st.data())
+def test_some_outputs_and_chunks_of_them_are_those_of_the_whole(case: Assembly, data: st.DataObject) -> None:
+    with torch.no_grad():
+        holds_for_some_and_chunks(case.model, case.raw, case.batch, data, DOUBLE)
+
+
+@recipes
+@settings(max_examples=3)
+@given(data=st.data())
+def test_some_outputs_of_a_recipe_are_those_of_the_whole(recipe: str, data: st.DataObject) -> None:
+    with torch.no_grad():
+        holds_for_some_and_chunks(tiny(recipe), raws(tiny(recipe), 2), 2, data, SINGLE)
+
+
+def test_chunks_of_rows_without_gradients_are_bounded_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("multimodal_autoencoding")
+    tensors, calls = raws(model, 1), []
+    model.decoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[0].shape[1]))
+    monkeypatch.setattr(kit.model, "CHUNK", 1000)
+    try:
+        with torch.no_grad():
+            whole = model(tensors, at={"image": None})
+            assert calls == [1000, 1000, 1000, 1000, 96]
+            assert_close(model(tensors, at={"image": None}, chunk=4096)["image"], whole["image"], SINGLE)
+    finally:
+        model.decoder._forward_pre_hooks.clear()
+
+
+@given(case=assemblies(), data=st.data())
+def test_what_is_not_asked_for_costs_nothing(case: Assembly, data: st.DataObject) -> None:
+    names = [*case.model.outputs.blocks]
+    asked = data.draw(st.lists(st.sampled_from(names), unique=True), label="asked")
+    called: set[str] = set()
+    for name in names:
+        for block in (case.model.queries.blocks[name], case.model.outputs.blocks[name]):
+            block.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+    found = case.model(case.raw, at=dict.fromkeys(asked))
+    assert sorted(found) == sorted(called) == sorted(asked)
+
+
+@given(case=assemblies())
+def test_encode_keeps_only_what_some_query_reads(case: Assembly) -> None:
+    encoded = case.model.encode(case.raw)
+    blocks = [case.model.queries.blocks[name] for name in case.model.queries.blocks]
+    assert set(encoded.rows) == {block.follows for block in blocks if isinstance(block, queries.FromInput)}
+    assert set(encoded.content) == {block.follows for block in blocks if isinstance(block, queries.FromContent)}
+
+
+# ---- masks
+
+
+def poisoned_embedding(block: nn.Module, mask: Tensor, poison: float) -> None:
+    """From now on the block's content is poison wherever it is masked, whatever it computes."""
+    embed = type(block).embed
+    block.embed = lambda raw, name: torch.where(
+        mask.view(*(content := embed(block, raw, name)).shape[:-1], 1), content, poison
+    )
+
+
+def loss(model: nn.Module, found: dict[str, Tensor]) -> Tensor:
+    """A number to which each value of each output adds differently."""
+    return sum((value * torch.linspace(-1, 2, value.numel()).view_as(value)).sum() for value in found.values())
+
+
+def holds_whatever_masked_rows_hold(model: nn.Module, tensors: dict, names: list[str], whole_sample: bool) -> None:
+    """Results and gradients stay, to the bit, when masked content becomes NaN; and one unmasked value moves them."""
+    layout = model.inputs(tensors)[0].layout
+    batch = len(next(iter(tensors.values())))
+    masks = {name: torch.rand(batch, *layout.grid(name)) < 0.6 for name in names}
+    for mask in masks.values():
+        mask[-1] = mask[-1] & (not whole_sample)
+    results = []
+    for poison in (0.0, 7.0, float("nan")):
+        poisoned = copy.deepcopy(model).requires_grad_()
+        for name, mask in masks.items():
+            poisoned_embedding(poisoned.inputs.blocks[name], mask, poison)
+        found = poisoned(tensors, mask={name: mask.flatten(1) for name, mask in masks.items()})
+        assert all(value.isfinite().all() for value in found.values())
+        loss(model, found).backward()
+        gradients = {name: p.grad for name, p in poisoned.named_parameters()}
+        results.append(found | {name: gradient for name, gradient in gradients.items() if gradient is not None})
+    for other in results[1:]:
+        assert results[0].keys() == other.keys()
+        for name, value in results[0].items():
+            assert value.isfinite().all(), name
+            assert torch.equal(value, other[name]), name
+    flat = model(tensors, mask={name: mask.flatten(1) for name, mask in masks.items()})
+    on_grid = model(tensors, mask=masks)  # the same masks by place
+    for name, value in flat.items():
+        assert torch.equal(value, on_grid[name])
+
+
+@given(case=assemblies(), whole_sample=st.booleans())
+def test_masked_content_never_matters(case: Assembly, whole_sample: bool) -> None:
+    holds_whatever_masked_rows_hold(case.model, case.raw, [*case.raw], whole_sample)
+
+
+@recipes
+def test_masked_content_never_matters_in_a_recipe(recipe: str) -> None:
+    model = tiny(recipe)
+    tensors = raws(model, 2)
+    holds_whatever_masked_rows_hold(model, tensors, [*tensors][:1], whole_sample=True)
+    everything = {name: torch.ones(2, n, dtype=torch.bool) for name, n in rows_by_name(model, tensors).items()}
+    for name, value in model(tensors, mask=everything).items():
+        assert_close(value, model(tensors)[name], SINGLE)
+
+
+def rows_by_name(model: nn.Module, tensors: dict) -> dict[str, int]:
+    layout = model.inputs(tensors)[0].layout
+    return {name: math.prod(layout.grid(name)) for name in layout}
+
+
+@recipes
+def test_a_mask_moves_the_results_of_a_recipe(recipe: str) -> None:
+    """Else the tests of masks above would hold of a model that does not listen."""
+    model = tiny(recipe)
+    tensors = raws(model, 1)
+    name, rows = max(rows_by_name(model, tensors).items(), key=lambda item: item[1])
+    mask = {name: torch.arange(rows)[None] >= rows // 2}
+    latents = model.encode(tensors).latents
+    assert distance(model.encode(tensors, mask=mask).latents, latents) > 1e-4
+
+
+@given(seed=st.integers(0, 2**16))
+def test_raw_nan_under_a_mask_never_matters(seed: int) -> None:
+    """From the raw values on, for inputs whose rows are cut out of them."""
+    torch.manual_seed(seed)
+    every = inputs.Inputs(
+        audio=inputs.AudioPatches(2, positions=positions.Fourier(bands=1, max_resolution=(4,))),
+        image=inputs.Patches((2, 2), out_channels=3),
+        points=inputs.Features(3),
+    )
+    encoder = kit.Encoder(every.channels, num_latents=2, latent_dim=8, layers=1)
+    tensors = {"audio": torch.randn(2, 8), "image": torch.randn(2, 3, 4, 4), "points": torch.randn(2, 3, 3)}
+    mask = {"audio": torch.rand(2, 4) < 0.5, "image": torch.rand(2, 2, 2) < 0.5, "points": torch.rand(2, 3) < 0.5}
+    wide = {
+        "audio": mask["audio"].repeat_interleave(2, 1),
+        "image": mask["image"].repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None],
+        "points": mask["points"][..., None],
+    }
+    wanted = encoder(every(tensors, mask)[0])
+    poisoned = {name: value.where(wide[name], float("nan")) for name, value in tensors.items()}
+    assert torch.equal(encoder(every(poisoned, mask)[0]), wanted)
+
+
+# ---- samples and rows
+
+
+@given(case=assemblies())
+def test_samples_of_a_batch_are_independent(case: Assembly) -> None:
+    together = case.model(case.raw)
+    for i in range(case.batch):
+        alone = case.model({name: value[i : i + 1] for name, value in case.raw.items()})
+        for name, value in alone.items():
+            assert_close(value, together[name][i : i + 1], DOUBLE)
+
+
+@recipes
+def test_samples_of_a_batch_are_independent_in_a_recipe(recipe: str) -> None:
+    model = tiny(recipe)
+    tensors = raws(model, 2)
+    together = model(tensors)
+    for i in range(2):
+        for name, value in model({key: value[i : i + 1] for key, value in tensors.items()}).items():
+            assert_close(value, together[name][i : i + 1], SINGLE)
+
+
+@given(seed=st.integers(0, 2**16), n=st.integers(1, 9))
+def test_permuting_rows_with_their_positions_changes_nothing(seed: int, n: int) -> None:
+    torch.manual_seed(seed)
+    every = inputs.Inputs(points=inputs.Features(5), other=inputs.Features(3), min_padding=1)
+    encoder = kit.Encoder(every.channels, num_latents=3, latent_dim=8, layers=1).double()
+    tensors = {"points": torch.randn(2, n, 5).double(), "other": torch.randn(2, 4, 3).double()}
+    mask, order = {"points": torch.rand(2, n) < 0.7}, torch.randperm(n)
+    moved = tensors | {"points": tensors["points"][:, order]}
+    wanted = encoder(every(tensors, mask)[0])
+    assert_close(encoder(every(moved, {"points": mask["points"][:, order]})[0]), wanted, DOUBLE)
+
+
+def points_model(**options) -> kit.PerceiverIO:
+    blocks = {
+        "inputs": inputs.Inputs(points=inputs.Features(3)),
+        "encoder": kit.Encoder(3, num_latents=4, latent_dim=16, layers=1),
+        "queries": queries.Queries(label=queries.Learned(1, 8)),
+        "decoder": decoder.CrossAttention(8, 16),
+        "outputs": outputs.Outputs(label=outputs.Classify(8, 10)),
+    }
+    return kit.PerceiverIO(**blocks | options)
+
+
+def test_a_tensor_alone_is_the_only_modality() -> None:
+    model, points = points_model().eval(), torch.randn(2, 7, 3)
+    keep = torch.rand(2, 7) < 0.5
+    assert torch.equal(model(points)["label"], model({"points": points})["label"])
+    assert torch.equal(model(points, mask=keep)["label"], model({"points": points}, mask={"points": keep})["label"])
+
+
+def test_mean_pooling_needs_no_queries() -> None:
+    model = points_model(queries=None, decoder=decoder.MeanPool(16, out_channels=8)).eval()
+    points = torch.randn(2, 7, 3)
+    latents = model.encode(points).latents
+    wanted = model.outputs.blocks["label"].project(model.decoder.project(latents.mean(1)))
+    assert_close(model(points)["label"], wanted, SINGLE)
+    assert model(points, at={"label": torch.tensor([0, 0])})["label"].shape == (2, 2, 10)
+
+
+def test_a_model_may_only_encode() -> None:
+    model = points_model(queries=None, decoder=None, outputs=None)
+    encoded = model.encode(torch.randn(2, 7, 3))
+    assert encoded.latents.shape == (2, 4, 16)
+    for call in (lambda: model(torch.randn(2, 7, 3)), lambda: model.decode(encoded)):
+        with pytest.raises(kit.InputError, match="this model has no decoder: use encode"):
+            call()
+
+
+def test_another_size_is_another_grid_of_the_same_model() -> None:
+    def made(size: tuple[int, int]) -> kit.PerceiverIO:
+        torch.manual_seed(0)
+        query = queries.Positional(positions.Fourier(bands=2, max_resolution=(4, 4)), size=size)
+        return points_model(
+            queries=queries.Queries(image=query),
+            decoder=decoder.CrossAttention(query.channels, 16),
+            outputs=outputs.Outputs(image=outputs.Pixels(query.channels, 3)),
+        ).eval()
+
+    points, small, large = torch.randn(2, 7, 3), made((2, 3)), made((4, 5))
+    assert torch.equal(small(points, size={"image": (4, 5)})["image"], large(points)["image"])
+    index = torch.tensor([19, 0])
+    found = small(points, size={"image": (4, 5)}, at={"image": index})["image"]
+    assert torch.equal(found, large(points, at={"image": index})["image"])
+
+
+@recipes
+def test_copies_and_pickles_give_the_same_results(recipe: str) -> None:
+    model = tiny(recipe)
+    tensors = raws(model, 1)
+    wanted = model(tensors)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for name, value in twin(tensors).items():
+            assert torch.equal(value, wanted[name])
+        assert kit.spec(twin) == kit.spec(model)
+
+
+# ---- wrong assemblies
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(outputs=None), "a decoder needs outputs and outputs need a decoder"),
+        (dict(decoder=None), "a decoder needs outputs and outputs need a decoder"),
+        (dict(decoder=None, outputs=None), "queries need both"),
+        (dict(inputs=inputs.Features(3)), "inputs must be Inputs, got a Features"),
+        (dict(encoder=nn.Linear(3, 3)), "encoder must be Block, got a Linear"),
+        (dict(encoder=None), "encoder must be Block, got a NoneType"),
+        (
+            dict(encoder=kit.Encoder(4, num_latents=4, latent_dim=16, layers=1)),
+            "inputs.channels is 3, but encoder.channels is 4; they must be equal",
+        ),
+        (dict(decoder=decoder.CrossAttention(7, 16)), "queries.channels is 8, but decoder.query_channels is 7"),
+        (dict(decoder=decoder.CrossAttention(8, 15)), "encoder.latent_dim is 16, but decoder.latent_dim is 15"),
+        (
+            dict(outputs=outputs.Outputs(label=outputs.Classify(9, 2))),
+            "decoder.out_channels is 8, but outputs 'label' in_channels is 9",
+        ),
+        (
+            dict(queries=queries.Queries(label=queries.FromInput("points", channels=8))),
+            "rows of input 'points' is 3, but query 'label' is 8",
+        ),
+        (
+            dict(queries=queries.Queries(label=queries.FromContent("points", content_channels=8))),
+            "content of input 'points' is 3, but query 'label' is 8",
+        ),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        points_model(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            dict(outputs=outputs.Outputs(labels=outputs.Classify(8, 2))),
+            "outputs names 'labels'; did you mean 'label'",
+        ),
+        (
+            dict(queries=queries.Queries(label=queries.Learned(1, 8), extra=queries.Learned(1, 8))),
+            "queries names 'extra'; There are: label",
+        ),
+        (
+            dict(queries=queries.Queries(label=queries.FromInput("point", channels=8))),
+            "query 'label' follows names 'point'; did you mean 'points'",
+        ),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(kit.UnknownName, match=message):
+        points_model(**options)
+
+
+# ---- wrong calls
+
+
+@pytest.fixture(scope="module")
+def grid_model() -> kit.PerceiverIO:
+    """Points in, a 2 × 3 image out, the input's own rows, and a label."""
+    every = inputs.Inputs(points=inputs.Features(3), track=inputs.Features(2), hide=dict(track=0.0))
+    asked = queries.Queries(
+        image=queries.Positional(positions.Fourier(bands=2, max_resolution=(4, 4)), size=(2, 3)),
+        label=queries.Learned(1, 4),
+        rows=queries.FromInput("points", channels=3),
+        track=queries.FromInput("track", channels=3),
+    )
+    answers = outputs.Outputs(
+        image=outputs.Pixels(10, 3), label=outputs.Classify(10, 2), rows=outputs.Rows(10), track=outputs.Rows(10)
+    )
+    encoder = kit.Encoder(3, num_latents=4, latent_dim=16, layers=1)
+    return kit.PerceiverIO(every, encoder, asked, decoder.CrossAttention(10, 16), answers).eval()
+
+
+POINTS = {"points": torch.zeros(2, 7, 3)}
+WANTED = r"at of 'image' must be int64 \(k,\) or \(2, k\), flat indices into its grid \(2, 3\)"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(at={"image": torch.tensor([0, 6])}), WANTED + ", 0 to 5; got 0 to 6"),
+        (dict(at={"image": torch.tensor([-1, 3])}), WANTED + ", 0 to 5; got -1 to 3"),
+        (dict(at={"label": torch.tensor([1])}), r"at of 'label' must be .* grid \(1,\), 0 to 0; got 1 to 1"),
+        (dict(at={"image": torch.tensor([0.0])}), WANTED + r"; got float32 \(1,\)"),
+        (dict(at={"image": torch.tensor([0]).int()}), WANTED + r"; got int32 \(1,\)"),
+        (dict(at={"image": torch.tensor(0)}), WANTED + r"; got int64 \(\)"),
+        (dict(at={"image": torch.zeros(3, 2).long()}), WANTED + r"; got int64 \(3, 2\)"),
+        (dict(at={"image": torch.zeros(1, 2).long()}), WANTED + r"; got int64 \(1, 2\)"),
+        (dict(at={"image": torch.zeros(2, 2, 2).long()}), WANTED + r"; got int64 \(2, 2, 2\)"),
+        (dict(at={"image": torch.zeros(0).long()}), WANTED + r"; got int64 \(0,\)"),
+        (dict(at={"image": [0]}), WANTED + "; got a list"),
+        (dict(at={"imgae": None}), "at names 'imgae'; did you mean 'image'"),
+        (dict(at=torch.tensor([0])), r"at must map outputs \(image, label, rows, track\), got int64 \(1,\)"),
+        (dict(chunk=0), "chunk must be a positive number of query rows, got 0"),
+        (dict(chunk=-3), "chunk must be a positive number of query rows, got -3"),
+        (dict(chunk=True), "chunk must be a positive number of query rows, got True"),
+        (dict(chunk=2.0), "chunk must be a positive number of query rows, got 2.0"),
+        (dict(size={"imgae": (1, 1)}), "size names 'imgae'; did you mean 'image'"),
+        (dict(size=(1, 1)), "size must map outputs .* got a tuple"),
+        (dict(size={"image": (2, 2, 2)}), r"size of 'image' must be a grid like its own, \(2, 3\), got \(2, 2, 2\)"),
+        (dict(size={"image": 4}), r"size of 'image' must be a grid like its own, \(2, 3\), got 4"),
+        (dict(size={"image": (0, 3)}), r"size of 'image' must be positive ints, got \(0, 3\)"),
+        (dict(size={"image": (2.0, 3.5)}), r"size of 'image' must be positive ints, got \(2.0, 3.5\)"),
+        (dict(size={"label": (2,)}, at={"label": None}), r"classes from one row, grid \(1,\), got \(2,\)"),
+        (dict(size={"rows": (6,)}), r"its own, \(7,\), got \(6,\); its query reads the rows of input 'points'"),
+        (dict(at={"track": None}), "follows the input 'track', which was left out"),
+    ],
+)
+def test_wrong_questions_are_refused(grid_model: kit.PerceiverIO, options: dict, message: str) -> None:
+    at = dict.fromkeys(["image", "label", "rows"])
+    with pytest.raises((kit.InputError, kit.UnknownName), match=message):
+        grid_model(POINTS, **{"at": at} | options)
+
+
+def test_rows_that_depend_on_each_other_are_not_decoded_in_part() -> None:
+    class Mixing(outputs.Rows):
+        mixes_rows = True
+
+    model = points_model(outputs=outputs.Outputs(label=Mixing(8)))
+    model(torch.zeros(2, 7, 3))
+    with pytest.raises(kit.InputError, match="the rows of output 'label' depend on each other; decode it whole"):
+        model(torch.zeros(2, 7, 3), at={"label": torch.tensor([0])})
+
+
+def test_a_wrong_question_is_refused_before_the_inputs_are_encoded() -> None:
+    model, calls = points_model(), []
+    model.encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(kit.UnknownName):
+        model(torch.zeros(2, 7, 3), at={"lable": None})
+    assert not calls
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_input_of_a_recipe_refuses_the_wrong_kind_and_rank(recipe: str, unchecked: None) -> None:
+    model = tiny(recipe)
+    good = raws(model, 2)
+    for name, value in good.items():
+        other_kind = value.long() if value.is_floating_point() else value.float()
+        wrong = [other_kind, value[0], value[None], value[:0], value.bool(), value.numpy(), [1.0], None]
+        for bad in wrong:
+            with pytest.raises(kit.InputError, match=f"{name}|batch size"):
+                model(good | {name: bad})
+    with pytest.raises(kit.UnknownName, match="inputs names 'nothing'; There are: "):
+        model(good | {"nothing": value})
+    with pytest.raises(kit.InputError, match="inputs is empty; give at least one of "):
+        model({})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_input_of_a_recipe_refuses_masks_that_do_not_fit(recipe: str, unchecked: None) -> None:
+    model = tiny(recipe)
+    good = raws(model, 2)
+    for name, rows in rows_by_name(model, good).items():
+        wrong = [torch.ones(2, rows + 1) > 0, torch.ones(3, rows) > 0, torch.ones(rows) > 0, torch.ones(2, rows), 1]
+        for bad in wrong:
+            with pytest.raises(kit.InputError, match=f"mask of '{name}' must be bool "):
+                model.encode(good, mask={name: bad})
+    with pytest.raises(kit.UnknownName, match="mask names 'nothing'; There are: "):
+        model.encode(good, mask={"nothing": torch.ones(2, 2) > 0})
+
+
+@recipes
+def test_inputs_that_share_no_batch_size_are_refused(recipe: str) -> None:
+    model = tiny(recipe)
+    good = raws(model, 2)
+    if len(good) > 1:
+        first = next(iter(good))
+        with pytest.raises(kit.InputError, match=f"must share one batch size, got .*'{first}': 1"):
+            model(good | {first: good[first][:1]})
+    else:
+        assert raw(model.inputs.blocks[next(iter(good))], 3).shape[0] == 3
+
+
+@given(case=assemblies(hide=False, least=2))
+def test_a_required_modality_that_is_missing_is_named(case: Assembly) -> None:
+    missing = next(iter(case.raw))
+    rest = {name: value for name, value in case.raw.items() if name != missing}
+    with pytest.raises(kit.InputError) as caught:
+        case.model(rest)
+    assert str(caught.value) == f"inputs lacks {missing!r}, which has no mask token (may be left out: none)"
