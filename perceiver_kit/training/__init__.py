@@ -1,15 +1,15 @@
 """Train any model for any objective, on Lightning's engine: the only place that knows Lightning."""
 
+from importlib.util import find_spec
+
 from ..errors import MissingPackage
 
-try:
-    import pytorch_lightning
-except ImportError as error:
-    raise MissingPackage("training needs Lightning: pip install 'perceiver-kit[train]'") from error
+if find_spec("pytorch_lightning") is None or find_spec("torchmetrics") is None:
+    raise MissingPackage("training needs Lightning and torchmetrics: pip install 'perceiver-kit[train]'")
 
 from .data import Data
-from .fit import export, fit
+from .fit import export, fit, load_sharded
 from .module import Training
 from .optimisation import checkpoint_layers, parameter_groups, rate_at
 
-__all__ = ["Data", "Training", "checkpoint_layers", "export", "fit", "parameter_groups", "rate_at"]
+__all__ = ["Data", "Training", "checkpoint_layers", "export", "fit", "load_sharded", "parameter_groups", "rate_at"]

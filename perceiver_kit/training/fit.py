@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
 from ..building import build
 from ..checks import check_positive, check_probability
@@ -108,3 +111,21 @@ def export(training: Training, directory: str | os.PathLike) -> None:
         model = build(training.spec)
         model.load_state_dict(state)
         save(model, directory)
+
+
+def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
+    """The model of a sharded checkpoint, which FSDP2 writes, in this one process; ``kit.save`` then makes it plain.
+
+    For one's own runs only: PyTorch pickles the list of its shards.
+    """
+    import torch.distributed.checkpoint as distributed_checkpoint
+
+    checkpoint = Path(checkpoint)
+    if not (checkpoint / "meta.pt").is_file():
+        raise InputError(f"{checkpoint} is not a sharded checkpoint: it has no meta.pt")
+    model = build(torch.load(checkpoint / "meta.pt", weights_only=True)["perceiver_kit"])
+    state = {"state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant here
+        distributed_checkpoint.load(state, checkpoint_id=checkpoint)
+    return model.eval()
