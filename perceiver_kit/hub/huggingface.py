@@ -17,7 +17,7 @@ from ..errors import CheckpointError, PerceiverKitError, nearest
 from ..recipes.common import height_width
 from ..spec import spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, read_json, shared_tensors, write_atomically
-from .tables import CONVERSIONS, GELU, Conversion, multimodal_config, multimodal_sizes
+from .tables import CONVERSIONS, GELU, Conversion, check_widths, multimodal_config, multimodal_sizes
 
 BIN = "pytorch_model.bin"
 
@@ -130,6 +130,7 @@ def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": GELU[parameters["gelu"]],
     }
     try:
+        check_widths(dict(parameters))
         if name == "image_classification_learned":
             height, width = height_width(name, parameters["image_size"])
             if height != width:
@@ -160,7 +161,7 @@ def from_hub(repository: str) -> Path:
             return Path(hf_hub_download(repository, file, local_files_only=True))
         except LocalEntryNotFoundError:
             # One question first: a download itself would ask five times more where nobody answers.
-            get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
+            get_hf_file_metadata(hf_hub_url(repository, file), timeout=5)
             return Path(hf_hub_download(repository, file))
 
     try:

@@ -170,6 +170,17 @@ CONVERSIONS = {
 }
 
 
+def check_widths(parameters: dict[str, Any]) -> None:
+    """Refuse widths that only the kit can have: there, self-attention's output is as wide as its values."""
+    width = parameters["latent_dim"]
+    values = parameters["v_channels"] or parameters["qk_channels"] or width
+    if values != width:
+        raise ValueError(f"v_channels (by default qk_channels) must be latent_dim, {width}, got {values}")
+    for heads in ("cross_heads", "self_heads"):
+        if width % parameters[heads]:
+            raise ValueError(f"latent_dim {width} must be divisible by {heads}, got {parameters[heads]}")
+
+
 def multimodal_sizes(config: dict[str, Any]) -> dict[str, Any]:
     """Image and audio sizes of a multimodal config.json, where they are products of what it says."""
     frames, height, width = (config.get("output_shape") or (1, 16, 224, 224))[1:]
@@ -191,6 +202,9 @@ def multimodal_config(parameters: dict[str, Any]) -> dict[str, Any]:
     samples = parameters["audio_samples"] or frames * 1920
     if height != width or samples % frames:
         raise ValueError(f"images must be square and audio a whole number of samples a frame, got {parameters}")
+    hidden = parameters["hide_label"]
+    if (hidden[-1] if isinstance(hidden, tuple | list) else hidden) != 1:
+        raise ValueError(f"hide_label must be 1.0 in evaluation, as it always is there, got {hidden!r}")
     return {
         "output_shape": [1, frames, height, width],
         "image_size": height // 4,
