@@ -72,6 +72,13 @@ class PerceiverIO(Block):
         ):
             if not isinstance(block, kind) and (block is not None or name in ("inputs", "encoder")):
                 raise AssemblyError(f"PerceiverIO: {name} must be {kind.__name__}, got a {type(block).__name__}")
+        for name, block, widths in (
+            ("encoder", encoder, ("channels", "latent_dim")),
+            ("decoder", decoder, ("query_channels", "latent_dim", "out_channels")),
+        ):
+            lacking = [w for w in widths if block is not None and not isinstance(getattr(block, w, None), int)]
+            if lacking:
+                raise AssemblyError(f"PerceiverIO: {name} {type(block).__name__} must have {', '.join(lacking)}: int")
         self.inputs, self.encoder, self.queries = inputs, encoder, queries
         self.decoder, self.outputs = decoder, outputs
         self._check_widths()
