@@ -14,6 +14,7 @@ from .checks import check_positive, check_sizes, describe_value
 from .encoder import Encoder
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
+from .modalities import check_names
 from .model import At, PerceiverIO, Raw, Sizes
 from .outputs import Outputs
 from .queries import Queries
@@ -68,7 +69,8 @@ class Tiled(PerceiverIO):
             return super().forward(inputs, mask=mask, hidden=hidden, at=at, chunk=chunk, size=size)
         if at is not None or size is not None or hidden is not None:
             raise InputError(
-                f"at, size and hidden are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: decode it whole"
+                f"at, size and hidden are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: "
+                "decode it whole"
             )
         height, width = raw.shape[-2:]
         keep = self._keep(mask, name, raw)
@@ -105,6 +107,8 @@ class Tiled(PerceiverIO):
         return torch.minimum(ramps[0][:, None], ramps[1][None, :])
 
     def _keep(self, mask: Raw | None, name: str, raw: Tensor) -> Bool[Tensor, "b h w"] | None:
+        if isinstance(mask, Mapping):
+            check_names("mask", mask, self.inputs.blocks)
         keep = mask.get(name) if isinstance(mask, Mapping) else mask
         if keep is None:
             return None
