@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .checks import check_positive, check_probability, describe_value
 from .errors import AssemblyError, InputError, MissingPackage, UnknownName, nearest
-from .modalities import ByModality
+from .modalities import ByModality, check_names
 from .registry import Block, register
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class Objective(Block):
     def forward(self, outputs: Outputs, targets: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and each of its parts by name, unweighted."""
         return combine(self.terms(outputs, targets))
+
+    def applies(self, outputs: Outputs) -> bool:
+        """Whether what it looks at is there: training may ask for some outputs only."""
+        return self.output in outputs
 
     def meters(self) -> dict[str, Metric]:
         """Torchmetrics' metrics by name, for ``measure`` to update."""
@@ -90,8 +94,10 @@ class Classification(Objective):
         self.output, self.label_smoothing = output, label_smoothing
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, int]:
-        if target.dtype != torch.int64 and target.shape != output.shape:
-            raise InputError(f"target {self.output!r} must be int64 (b,) or {describe_value(output)}")
+        probabilities = target.is_floating_point() and target.shape == output.shape
+        if not probabilities and (target.dtype != torch.int64 or target.shape != output.shape[:1]):
+            wanted = f"int64 ({output.shape[0]},) or float {tuple(output.shape)}"
+            raise InputError(f"target {self.output!r} must be {wanted}, got {describe_value(target)}")
         loss = F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing, reduction="sum")
         return loss, target.shape[0]
 
@@ -136,7 +142,8 @@ class MultiLabel(Objective):
         return loss, target.numel()
 
     def meters(self) -> dict[str, Metric]:
-        return {"average_precision": _torchmetrics().AveragePrecision("multilabel", num_labels=self.labels)}
+        one = dict(task="binary") if self.labels == 1 else dict(task="multilabel", num_labels=self.labels)
+        return {"average_precision": _torchmetrics().AveragePrecision(**one)}
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         return output.sigmoid(), target.long()
@@ -185,6 +192,8 @@ class EndPointError(Objective):
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         _check_same(self.output, output, target)
+        if min(output.shape[-2:]) >> (self.scales - 1) == 0:
+            raise InputError(f"{self.scales} scales halve {describe_value(output)} to nothing; take fewer")
         valid = self._weights(target, targets)
         total, count = output.new_zeros((), dtype=torch.float32), valid.sum()
         error, target = output.float(), target.float()
@@ -204,7 +213,10 @@ class EndPointError(Objective):
     def _weights(self, target: Tensor, targets: Outputs) -> Tensor:
         if self.valid not in targets:
             return torch.ones_like(target[:, :1], dtype=torch.float32)
-        return targets[self.valid][:, None].float()
+        valid, wanted = targets[self.valid], (target.shape[0], *target.shape[2:])
+        if tuple(valid.shape) != wanted:
+            raise InputError(f"target {self.valid!r} must be bool {wanted}, got {describe_value(valid)}")
+        return valid[:, None].float()
 
     def meters(self) -> dict[str, Metric]:
         return {"epe": _torchmetrics().MeanMetric()}
@@ -262,22 +274,27 @@ class Weighted(Objective):
         for name, objective in objectives.items():
             if not isinstance(objective, Objective):
                 raise AssemblyError(f"Weighted: {name!r} must be an objective, got a {type(objective).__name__}")
-        unknown = set(weights or {}) - set(objectives)
-        if unknown or not objectives:
-            raise AssemblyError(f"Weighted: weights name {sorted(unknown)}; {nearest('', objectives)}")
+        if not objectives:
+            raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
+        check_names("Weighted: weights", weights or {}, objectives)
         self.objectives = ByModality(objectives)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in objectives}
 
     def arguments(self) -> dict[str, Any]:
         return {"objectives": {name: self.objectives[name] for name in self.objectives}, "weights": self.weights}
 
+    def applies(self, outputs: Outputs) -> bool:
+        return any(self.objectives[name].applies(outputs) for name in self.objectives)  # type: ignore[operator]
+
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         terms = {}
         for name in self.objectives:
             objective: Objective = self.objectives[name]  # type: ignore[assignment]
-            if objective.output in outputs:
+            if objective.applies(outputs):
                 for part, term in objective.terms(outputs, targets).items():
-                    terms[part] = term._replace(weight=term.weight * self.weights[name])
+                    # By its name here: several objectives may look at one output.
+                    own = f"{name}_{part}" if isinstance(objective, Weighted) else name
+                    terms[own] = term._replace(weight=term.weight * self.weights[name])
         if not terms:
             raise InputError(f"Weighted: outputs has none of {', '.join(self.objectives)}, got {[*outputs]}")
         return terms
@@ -292,8 +309,8 @@ class Weighted(Objective):
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         for name in self.objectives:
             objective: Objective = self.objectives[name]  # type: ignore[assignment]
-            own = {key.removeprefix(f"{name}_"): meter for key, meter in meters.items() if key.startswith(f"{name}_")}
-            if objective.output in outputs:
+            if objective.applies(outputs):
+                own = {metric: meters[f"{name}_{metric}"] for metric in objective.meters()}
                 objective.measure(own, outputs, targets)
 
 
