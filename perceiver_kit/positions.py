@@ -57,6 +57,12 @@ class Positions(Block):
         raise NotImplementedError
 
 
+def check_positions(owner: str, positions: object) -> None:
+    """The value is a block of positions; else an AssemblyError that says what came."""
+    if not isinstance(positions, Positions):
+        raise AssemblyError(f"{owner}: positions must be a block of positions, got a {type(positions).__name__}")
+
+
 @register("positions")
 class Fourier(Positions):
     """Sines and cosines of each coordinate at ``bands`` frequencies, from 1 up to half of the resolution.
@@ -165,6 +171,7 @@ class Projected(Positions):
 
     def __init__(self, positions: Positions, channels: int) -> None:
         super().__init__()
+        check_positions("Projected", positions)
         check_positive("Projected", channels=channels)
         self.positions, self.channels = positions, channels
         self.project = linear(positions.channels, channels)

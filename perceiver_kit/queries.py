@@ -13,7 +13,7 @@ from .checks import check_positive, check_sizes
 from .errors import AssemblyError, InputError
 from .modalities import ByModality, check_modalities, common_width, pad
 from .positions import Learned as LearnedPositions
-from .positions import Positions
+from .positions import Positions, check_positions
 from .registry import Block, register
 from .tokens import Encoded, Grid, take_rows
 
@@ -55,6 +55,7 @@ class Positional(Query):
         super().__init__()
         if (size is None) == (follows is None):
             raise AssemblyError(f"Positional: give either size or follows, got size={size!r} and follows={follows!r}")
+        check_positions("Positional", positions)
         self.positions, self.follows, self.channels = positions, follows, positions.channels
         self.size = None if size is None else check_sizes("Positional", "size", size)
 
@@ -112,6 +113,8 @@ class FromContent(Query):
     def __init__(self, follows: str, *, content_channels: int, positions: Positions | None = None) -> None:
         super().__init__()
         check_positive("FromContent", content_channels=content_channels)
+        if positions is not None:
+            check_positions("FromContent", positions)
         self.follows, self.content_channels, self.positions = follows, content_channels, positions
         self.channels = content_channels + (0 if positions is None else positions.channels)
 

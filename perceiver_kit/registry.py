@@ -163,6 +163,11 @@ class Block(nn.Module, metaclass=_Recorded):
         """The arguments that make this block again: as recorded, but children as they are now."""
         live = {}
         for name, value in self.recorded.items():
+            if isinstance(value, nn.Module) and not hasattr(self, name):
+                raise AssemblyError(
+                    f"{type(self).__name__}: its argument {name!r} is a module, so keep it as self.{name}, "
+                    "where the spec reads what is there now"
+                )
             child = getattr(self, name, None)
             live[name] = child if isinstance(value, nn.Module) or isinstance(child, Block) else value
         return live

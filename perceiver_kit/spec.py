@@ -93,12 +93,14 @@ def _decode(value: Any, made: dict[int, Block], where: str) -> Any:
     if keys == {"dict"} and isinstance(value["dict"], Mapping):
         return {str(key): _decode(item, made, f"{where}.{key}") for key, item in value["dict"].items()}
     if keys == {"same_as"}:
-        if value["same_as"] not in made:
+        if not isinstance(value["same_as"], int) or value["same_as"] not in made:
             raise AssemblyError(f"spec: {where} refers to block {value['same_as']!r}, which is not made before it")
         return made[value["same_as"]]
     if keys in ({"block", "arguments"}, {"block", "arguments", "id"}) and isinstance(value["arguments"], Mapping):
         block = _make(value, made, where)
         if "id" in value:
+            if not isinstance(value["id"], int):
+                raise AssemblyError(f"spec: the id of {where} must be an int, got {value['id']!r}")
             made[value["id"]] = block
         return block
     raise AssemblyError(f"spec: {where} has keys {sorted(map(str, keys))}; expected a block, tuple, dict or same_as")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_choice, check_sizes
 from ..errors import AssemblyError
-from ..positions import Positions
+from ..positions import Positions, check_positions
 from ..registry import Block
 from ..tokens import Grid, Layout, Tokens
 
@@ -35,8 +35,8 @@ class Input(Block):
         super().__init__()
         owner = type(self).__name__
         check_choice(owner, "combine", combine, ("concat", "add"))
-        if positions is not None and not isinstance(positions, Positions):
-            raise AssemblyError(f"{owner}: positions must be a block of positions, got {type(positions).__name__}")
+        if positions is not None:
+            check_positions(owner, positions)
         if positions is not None and combine == "add" and positions.channels != content_channels:
             raise AssemblyError(
                 f"{owner}: positions of {positions.channels} channels cannot be added to content of "

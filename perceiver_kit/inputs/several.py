@@ -55,6 +55,8 @@ class Inputs(Block):
         self.blocks = ByModality(merged)
         self.channels, self.padding = common_width(merged, min_padding)
         self.min_padding = min_padding
+        if hide is not None and not isinstance(hide, Mapping):
+            raise AssemblyError(f"Inputs: hide must map modalities to probabilities, got a {type(hide).__name__}")
         self.hide = {name: _probabilities(name, value) for name, value in (hide or {}).items()}
         check_names("Inputs: hide", self.hide, merged)
         self.mask_tokens = ByModality({name: LearnedVector(self.channels) for name in self.hide})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import AssemblyError
 from ..registry import register
 from .linear import Pixels
 
@@ -23,6 +24,8 @@ class Flow(Pixels):
 
     def __init__(self, in_channels: int, *, scale: float = 0.2) -> None:
         super().__init__(in_channels, 2)
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            raise AssemblyError(f"Flow: scale must be a number, got {scale!r}")
         self.scale = float(scale)
         nn.init.zeros_(self.project.weight)
 
