@@ -1,0 +1,271 @@
+"""Names: a user's own blocks and recipes are like the kit's own; what is taken or unknown is refused with a hint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import perceiver_kit as kit
+from perceiver_kit import decoder, inputs, outputs, positions, queries, registry
+
+from .strategies import RECIPES
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_registered() -> Iterator[None]:
+    before = {kind: dict(entries) for kind, entries in registry._entries.items()}
+    yield
+    for kind, entries in registry._entries.items():
+        entries.clear()
+        entries.update(before[kind])
+
+
+def own_block() -> type:
+    """What a user writes in a notebook: a block of spectra, one row a frequency."""
+
+    @kit.register("inputs")
+    class Spectrum(inputs.Input):
+        """Frequencies of a signal (b, samples), each a row of its real and imaginary part."""
+
+        def __init__(self, *, scale: float = 1.0) -> None:
+            super().__init__(2)
+            self.scale = scale
+
+        def embed(self, raw: Tensor, name: str) -> Tensor:
+            return torch.view_as_real(torch.fft.rfft(raw)) * self.scale
+
+    return Spectrum
+
+
+def own_recipe(block: type):
+    @kit.register("recipes", tiny=dict(latent_dim=8), sources=dict(latent_dim="a whim"))
+    def spectra(*, latent_dim: int = 16, labels: int = 3) -> kit.PerceiverIO:
+        """Classes of signals."""
+        every = inputs.Inputs(signal=block(scale=0.5))
+        return kit.PerceiverIO(
+            every,
+            kit.Encoder(every.channels, num_latents=4, latent_dim=latent_dim, layers=1),
+            queries.Queries(label=queries.Learned(1, 8)),
+            decoder.CrossAttention(8, latent_dim),
+            outputs.Outputs(label=outputs.Classify(8, labels)),
+        )
+
+    return spectra
+
+
+def test_a_users_own_block_and_recipe_are_like_the_kits_own(tmp_path: Path) -> None:
+    recipe = own_recipe(own_block())
+    assert "Spectrum" in kit.list("inputs")
+    assert kit.list() == sorted([*RECIPES, "spectra"])
+
+    torch.manual_seed(0)
+    model = kit.build("spectra", preset="tiny", labels=5).eval()
+    assert model.encoder.latent_dim == 8
+    signal = torch.randn(2, 20)
+    assert model(signal)["label"].shape == (2, 5)
+    assert recipe().encoder.latent_dim == 16  # the function stays what it was
+
+    described = kit.describe("spectra", preset="tiny")
+    assert described.splitlines()[:2] == ["spectra (tiny)", "Classes of signals."]
+    assert "latent_dim = 8  a whim" in described
+    assert "Spectrum" in described
+    assert kit.describe("inputs.Spectrum").startswith("Spectrum(self, *, scale")
+
+    spec = kit.spec(model)
+    assert spec["recipe"]["name"] == "spectra"
+    assert kit.spec(kit.build(spec)) == spec
+    loaded = kit.load(kit.save(model, tmp_path))
+    assert torch.equal(loaded(signal)["label"], model(signal)["label"])
+
+
+def test_a_name_of_ones_own_choice() -> None:
+    @kit.register("inputs", "Better")
+    class Block(inputs.Features):
+        pass
+
+    assert registry.find("inputs", "Better") is Block
+    assert registry.name_of(Block) == "inputs.Better"
+
+
+def test_a_taken_name_is_refused() -> None:
+    own_block()
+    with pytest.raises(kit.AssemblyError, match=r"inputs 'Spectrum' is taken by tests\.test_registry\.own_block"):
+        own_block()
+    with pytest.raises(kit.AssemblyError, match="inputs 'Patches' is taken by perceiver_kit.inputs.image.Patches"):
+        kit.register("inputs", "Patches")(inputs.Features)
+    with pytest.raises(kit.AssemblyError, match="recipes 'masked_lm' is taken by perceiver_kit"):
+        kit.register("recipes", "masked_lm")(lambda: None)
+    assert registry.find("inputs", "Patches") is inputs.Patches
+
+
+def cell(source: str, module: str) -> None:
+    exec(source, {"kit": kit, "__name__": module})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass",
+        "@kit.register('recipes')\ndef mine(*, size: int = 1): pass",
+    ],
+)
+def test_a_cell_of_a_notebook_may_be_run_again(source: str) -> None:
+    cell(source, "__main__")
+    cell(source, "__main__")
+    with pytest.raises(kit.AssemblyError, match=r"is taken by __main__\.[Mm]ine"):
+        cell(source, "another_module")
+
+
+def test_a_module_outside_of_main_may_not_be_run_again() -> None:
+    source = "@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass"
+    cell(source, "a_library")
+    with pytest.raises(kit.AssemblyError, match="is taken by a_library.Mine"):
+        cell(source, "a_library")
+    with pytest.raises(kit.AssemblyError, match="is taken by a_library.Mine"):
+        cell(source, "__main__")
+
+
+def test_two_cells_of_a_notebook_do_not_take_each_others_names() -> None:
+    cell("@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass", "__main__")
+    with pytest.raises(kit.AssemblyError, match="is taken by __main__.Mine"):
+        cell("@kit.register('inputs', 'Mine')\nclass Other(kit.inputs.Features): pass", "__main__")
+
+
+@pytest.mark.parametrize(
+    ("register", "message"),
+    [
+        (lambda: kit.register("inputs", tiny={})(own_block()), r"presets and sources are for recipes, got \['tiny'\]"),
+        (lambda: kit.register("inputs")(nn.Linear), "Linear must be a class derived from kit.Block"),
+        (lambda: kit.register("outputs")(lambda: 0), "must be a class derived from kit.Block"),
+        (lambda: kit.register("recipes", "r")(lambda size=1: 0), "'size' must be keyword-only with a default"),
+        (lambda: kit.register("recipes", "r")(lambda *, size: 0), "'size' must be keyword-only with a default"),
+        (lambda: kit.register("recipes", "r")(lambda **sizes: 0), "'sizes' must be keyword-only with a default"),
+        (
+            lambda: kit.register("recipes", "r", tiny=dict(sise=1))(lambda *, size=0: 0),
+            "tiny names 'sise'; did you mean 'size'",
+        ),
+        (
+            lambda: kit.register("recipes", "r", sources=dict(sise=""))(lambda *, size=0: 0),
+            "sources names 'sise'; did you mean 'size'",
+        ),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(register, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        register()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kit.build("optical_flo"), "no recipes 'optical_flo'; did you mean 'optical_flow'"),
+        (lambda: kit.build("zzz"), "no recipes 'zzz'; There are: image_classification_conv, "),
+        (lambda: kit.build("masked_lm", preset="bass"), "masked_lm has no preset 'bass'; did you mean 'base'"),
+        (lambda: kit.build("masked_lm", layer=3), "masked_lm has no parameter 'layer'; did you mean 'layers'"),
+        (lambda: kit.describe("masked_ml"), "no recipes 'masked_ml'; did you mean 'masked_lm'"),
+        (lambda: kit.describe("inputs.Patch"), "no inputs 'Patch'; did you mean 'Patches'"),
+        (lambda: kit.describe("input.Patches"), "no kind 'input'; did you mean 'inputs'"),
+        (lambda: kit.list("recipe"), "no kind 'recipe'; did you mean 'recipes'"),
+        (lambda: kit.register("input"), "no kind 'input'; did you mean 'inputs'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(call, message: str) -> None:
+    with pytest.raises(kit.UnknownName, match=message):
+        call()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("what", [3, None, nn.Linear(2, 2), ["masked_lm"]])
+def test_build_refuses_what_is_neither_a_name_nor_a_spec(what: object) -> None:
+    name = type(what).__name__
+    with pytest.raises(kit.AssemblyError, match=rf"build takes a recipe's name or a spec \(a dict\), got a {name}"):
+        kit.build(what)
+
+
+def test_a_spec_is_complete() -> None:
+    spec = kit.spec(kit.build(RECIPES[0], preset="tiny"))
+    for options in (dict(preset="tiny"), dict(layers=3)):
+        with pytest.raises(kit.AssemblyError, match="takes no preset and no overrides: a spec is complete"):
+            kit.build(spec, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: inputs.OneHot(), "OneHot: missing a required argument: 'classes'; it takes classes"),
+        (lambda: inputs.OneHot(2, 3), "OneHot: too many positional arguments; it takes classes"),
+        (lambda: inputs.OneHot(2, clases=3), "unexpected keyword argument 'clases'; did you mean 'classes'"),
+        (lambda: queries.Nothing(1), "Nothing: too many positional arguments; it takes nothing"),
+    ],
+)
+def test_a_block_refuses_arguments_that_it_does_not_take(make, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        make()
+
+
+def test_a_block_remembers_copies_of_its_arguments() -> None:
+    hide = {"label": 1.0}
+    block = inputs.Inputs(label=inputs.OneHot(3), hide=hide)
+    hide["label"] = 0.0
+    assert block.recorded["hide"] == {"label": 1.0}
+    assert inputs.Patches((2, 2)).arguments()["channels"] == 3  # defaults too: a later version may have others
+
+
+def test_a_block_that_keeps_its_child_under_another_name_is_refused() -> None:
+    """Else the spec would say that there is none, which shows in no parameter where the child has none."""
+
+    class Elsewhere(kit.Block):
+        def __init__(self, positions: positions.Positions) -> None:
+            super().__init__()
+            self.places = positions
+
+    with pytest.raises(kit.AssemblyError, match="Elsewhere: its argument 'positions' is a module, so keep it as self"):
+        Elsewhere(positions.Fourier(bands=1, max_resolution=(4,))).arguments()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("preset", ["base", "tiny"])
+def test_every_recipe_is_described(recipe: str, preset: str) -> None:
+    described = kit.describe(recipe, preset=preset)
+    assert described.startswith(f"{recipe} ({preset})\n")
+    with torch.device("meta"):
+        model = kit.build(recipe, preset=preset)
+    assert described.endswith(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    assert kit.describe(model) in described
+    for name, value in model.recipe["parameters"].items():
+        assert f"{name} = {value}" in described
+    for name in (*model.inputs.blocks, *model.outputs.blocks):
+        assert name in described
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_numbers_of_a_recipe_have_sources(recipe: str) -> None:
+    entry = registry.find("recipes", recipe)
+    parameters = entry.parameters("base", {})
+    assert {name for name in parameters if not entry.sources.get(name)} == set()
+    assert "tiny" in entry.presets
+
+
+KINDS = [kind for kind in registry.KINDS if kind not in ("recipes", "objectives")]
+
+
+@pytest.mark.parametrize("name", [f"{kind}.{name}" for kind in KINDS for name in kit.list(kind)])
+def test_every_block_is_described_and_known_by_its_class(name: str) -> None:
+    kind, _, label = name.partition(".")
+    block = registry.find(kind, label)
+    assert registry.name_of(block) == name
+    assert kit.describe(name).startswith(f"{label}(")
+    assert block.__doc__
+    assert block.__doc__ in kit.describe(name) or block.__doc__.split("\n")[0] in kit.describe(name)
+
+
+def test_a_block_that_is_not_registered_says_how_to() -> None:
+    class Mine(inputs.Features):
+        pass
+
+    with pytest.raises(kit.AssemblyError, match=r'Mine is not registered: put @kit.register\("inputs"\)'):
+        registry.name_of(Mine)

@@ -1,0 +1,298 @@
+"""Module ⇄ plain JSON: any model made of blocks, and nothing that its blocks' arguments do not make."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import perceiver_kit as kit
+from perceiver_kit import decoder, inputs, outputs, positions, queries, registry
+
+from .strategies import RECIPES, Assembly, assemblies
+
+
+def through_json(spec: dict) -> dict:
+    """What is left after a file has held it."""
+    return json.loads(json.dumps(spec, allow_nan=False))
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("preset", ["base", "tiny"])
+def test_a_recipe_is_rebuilt_from_its_spec(recipe: str, preset: str) -> None:
+    with torch.device("meta"):
+        model = kit.build(recipe, preset=preset)
+        spec = kit.spec(model)
+        rebuilt = kit.build(through_json(spec))
+    assert shapes(rebuilt) == shapes(model)
+    assert str(rebuilt) == str(model)  # the whole tree of modules with their settings
+    assert kit.spec(rebuilt) == spec == through_json(spec)
+    assert (
+        rebuilt.recipe == model.recipe == {"name": recipe, "preset": preset, "parameters": model.recipe["parameters"]}
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_tree_is_the_spec_and_the_recipe_only_a_note(recipe: str) -> None:
+    model = kit.build(recipe, preset="tiny")
+    spec = kit.spec(model)
+    spec["recipe"] = kit.spec(kit.build(RECIPES[0], preset="tiny", num_latents=5))["recipe"]
+    assert shapes(kit.build(spec)) == shapes(model)
+    del spec["recipe"]
+    assert shapes(kit.build(spec)) == shapes(model)
+
+
+@settings(max_examples=30)
+@given(case=assemblies())
+def test_any_assembly_is_rebuilt_from_its_spec(case: Assembly) -> None:
+    """Two modalities that no recipe has among them, whatever they are called."""
+    spec = kit.spec(case.model)
+    rebuilt = kit.build(through_json(spec)).double().eval()
+    assert kit.spec(rebuilt) == spec
+    rebuilt.load_state_dict(case.model.state_dict())
+    for name, value in rebuilt(case.raw).items():
+        assert torch.equal(value, case.model(case.raw)[name])
+
+
+def small(**options: Any) -> kit.PerceiverIO:
+    every = options.pop("inputs", None) or inputs.Inputs(points=inputs.Features(3))
+    blocks = dict(
+        inputs=every,
+        encoder=kit.Encoder(every.channels, num_latents=4, latent_dim=8, layers=1),
+        queries=queries.Queries(label=queries.Learned(1, 8)),
+        decoder=decoder.CrossAttention(8, 8),
+        outputs=outputs.Outputs(label=outputs.Classify(8, 10)),
+    )
+    return kit.PerceiverIO(**blocks | options)
+
+
+def nodes(value: Any) -> Iterator[dict]:
+    """Every block of a spec, in order, with references."""
+    if isinstance(value, dict):
+        if "block" in value or "same_as" in value:
+            yield value
+        for item in value.values():
+            yield from nodes(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from nodes(item)
+
+
+def test_a_block_in_two_places_is_written_once_and_stays_one() -> None:
+    shared = positions.Learned((7,), 4)
+    every = inputs.Inputs(
+        left=inputs.Features(3, positions=shared),
+        right=inputs.Features(4, positions=shared, combine="add"),
+        other=inputs.Features(2, positions=positions.Learned((7,), 4)),
+    )
+    model = small(inputs=every)
+    spec = through_json(kit.spec(model))
+    found = [node for node in nodes(spec) if node.get("block") == "positions.Learned"]
+    assert len([node for node in found if "id" in node]) == 1
+    assert [node for node in nodes(spec) if "same_as" in node] == [{"same_as": found[0]["id"]}]
+    blocks = kit.build(spec).inputs.blocks
+    assert blocks["left"].positions is blocks["right"].positions
+    assert blocks["left"].positions is not blocks["other"].positions
+
+
+def test_a_tied_embedding_stays_tied() -> None:
+    model = kit.build(through_json(kit.spec(kit.build("masked_lm", preset="tiny"))))
+    assert model.outputs.blocks["text"].text is model.inputs.blocks["text"]
+    names = [
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter is model.inputs.blocks["text"].embedding.weight
+    ]
+    assert len(names) == 2
+
+
+class Holder(kit.Block):
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(
+            st.text(max_size=3) | st.sampled_from(["tuple", "dict", "block", "same_as"]), inner, max_size=3
+        )
+    ),
+)
+
+
+@settings(max_examples=100)
+@given(value=PLAIN)
+def test_every_plain_argument_survives_with_its_type(value: Any) -> None:
+    registry._entries["inputs"]["Holder"] = Holder
+    try:
+        found = kit.build(through_json(kit.spec(Holder(value)))).recorded["value"]
+    finally:
+        del registry._entries["inputs"]["Holder"]
+    assert repr(found) == repr(value)  # which tells (1,) from [1], 1 from 1.0 and True
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {1: 2}, {1, 2}, b"x", torch.zeros(1), object, nn.Linear(1, 1)])
+def test_an_argument_that_is_not_plain_is_refused(value: Any) -> None:
+    registry._entries["inputs"]["Holder"] = Holder
+    try:
+        with pytest.raises(kit.AssemblyError, match=r"spec: model.value is .* but an argument must be None, bool, int"):
+            kit.spec(Holder(value))
+    finally:
+        del registry._entries["inputs"]["Holder"]
+
+
+def test_a_replaced_child_shows() -> None:
+    model = small()
+    model.decoder = decoder.CrossAttention(8, 8, heads=2)
+    model.outputs = outputs.Outputs(label=outputs.Classify(8, 3))
+    model.inputs.blocks._modules["points"].positions = None
+    rebuilt = kit.build(through_json(kit.spec(model)))
+    assert rebuilt.decoder.cross.attention.heads == 2
+    assert rebuilt.outputs.blocks["label"].channels == 3
+
+
+def test_copies_have_the_same_spec() -> None:
+    model = small()
+    twin = copy.deepcopy(model)
+    assert kit.spec(twin) == kit.spec(model)
+    twin.outputs = outputs.Outputs(label=outputs.Classify(8, 3))
+    assert kit.spec(model) != kit.spec(twin)
+
+
+def changed(change) -> kit.PerceiverIO:
+    model = small()
+    change(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.decoder, "cross", nn.Linear(2, 2)),
+        lambda m: setattr(m.outputs.blocks["label"], "project", nn.Linear(8, 11)),
+        lambda m: setattr(m.outputs.blocks["label"], "project", nn.Linear(8, 10, bias=False)),
+        lambda m: setattr(m.outputs.blocks["label"].project, "bias", m.encoder.cross[0].query_norm.bias),
+        lambda m: setattr(m.encoder.cross[0].query_norm, "weight", m.encoder.cross[0].query_norm.bias),
+        lambda m: m.encoder.transformer.append(nn.Linear(1, 1)),
+        lambda m: m.register_buffer("extra", torch.zeros(1)),
+    ],
+)
+def test_a_model_changed_by_hand_is_refused(change) -> None:
+    with pytest.raises(kit.AssemblyError, match="not what its blocks' arguments make: .* differs in name, shape or"):
+        kit.spec(changed(change))
+
+
+def test_what_is_not_a_registered_block_is_refused() -> None:
+    class Mine(decoder.CrossAttention):
+        pass
+
+    with pytest.raises(kit.AssemblyError, match="Mine is not registered: put @kit.register"):
+        kit.spec(small(decoder=Mine(8, 8)))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_not_a_block_has_no_spec() -> None:
+    with pytest.raises(kit.AssemblyError, match="spec takes a model made of blocks, got a Linear"):
+        kit.spec(nn.Linear(2, 2))
+
+
+def edited(path: str, value: Any) -> dict:
+    """A small model's spec with something else at a path, or with nothing there."""
+    spec = through_json(kit.spec(small()))
+    *parents, last = path.split("/")
+    place = spec
+    for key in parents:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("perceiver_kit", 2, r'a spec is \{"perceiver_kit": 1, "model": …\} as kit.spec writes it, got keys'),
+        ("model", ..., r"as kit.spec writes it, got keys \['perceiver_kit'\]"),
+        ("model", 3, "spec: model must be a block, got a int"),
+        ("model/block", "models.PerceiverOI", "spec: model: no models 'PerceiverOI'; did you mean 'PerceiverIO'"),
+        ("model/block", "model.PerceiverIO", "spec: model: no kind 'model'; did you mean 'models'"),
+        ("model/block", "recipes.masked_lm", "spec: model: recipes.masked_lm is not a block"),
+        ("model/block", "os.system", "spec: model: no kind 'os'"),
+        ("model/block", None, "spec: model: no kind 'None'"),
+        ("model/arguments", [], "spec: model has keys"),
+        ("model/arguments/encoder", ..., "missing a required argument: 'encoder'"),
+        ("model/arguments/coder", None, r"spec: model \(models.PerceiverIO\): .*'coder'; did you mean 'encoder'"),
+        ("model/arguments/encoder/arguments/layers", -1, "spec: model.encoder .* layers must be an int .* got -1"),
+        ("model/arguments/encoder/arguments/layers", "2", "spec: model.encoder .* layers must be an int .* got '2'"),
+        ("model/arguments/encoder/arguments/layers", {"n": 1}, r"spec: model.encoder.layers has keys \['n'\]"),
+        ("model/arguments/encoder/arguments/layers", {"tuple": 1}, r"model.encoder.layers has keys \['tuple'\]"),
+        ("model/arguments/encoder/arguments/layers", {"same_as": 7}, "refers to block 7, which is not made before it"),
+        ("model/arguments/encoder/arguments/layers", math.nan, "spec: model.encoder.layers is nan, but an argument"),
+        ("model/arguments/encoder/arguments/channels", 4, "inputs.channels is 3, but encoder.channels is 4"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_broken_spec_is_refused_where_it_is_broken(path: str, value: Any, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        kit.build(edited(path, value))
+
+
+JUNK = st.sampled_from(
+    [None, True, -1, 0, 3, 1.5, "", "x", [], [1], {}, {"tuple": [1]}, {"tuple": None}, {"dict": {}}, {"dict": 1}]
+    + [{"same_as": 1}, {"same_as": []}, {"block": "inputs.OneHot"}, {"block": 1, "arguments": {}}]
+    + [{"block": "inputs.OneHot", "arguments": {"classes": 3}}, {"block": "inputs.Inputs", "arguments": {}}]
+    + [{"block": "queries.Nothing", "arguments": {}, "id": []}, ...]
+)
+
+
+@functools.cache
+def tiny_spec(recipe: str) -> dict:
+    return kit.spec(kit.build(recipe, preset="tiny", layers=1))
+
+
+def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    if path:
+        yield path
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(item, (*path, key))
+
+
+@pytest.mark.usefixtures("unchecked")
+@settings(max_examples=200)
+@given(recipe=st.sampled_from(RECIPES), data=st.data())
+def test_a_spec_with_junk_anywhere_is_a_model_or_an_error_of_the_kit(recipe: str, data: st.DataObject) -> None:
+    with torch.device("meta"):
+        spec = through_json(tiny_spec(recipe))
+        *parents, last = data.draw(st.sampled_from([*places(spec)]))
+        place: Any = spec
+        for key in parents:
+            place = place[key]
+        junk = data.draw(JUNK)
+        if junk is ...:
+            del place[last]
+        else:
+            place[last] = junk
+        try:
+            kit.build(spec)
+        except kit.PerceiverKitError as error:
+            assert len(str(error)) > 20
