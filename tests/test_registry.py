@@ -95,7 +95,7 @@ def test_a_taken_name_is_refused() -> None:
     own_block()
     with pytest.raises(kit.AssemblyError, match=r"inputs 'Spectrum' is taken by tests\.test_registry\.own_block"):
         own_block()
-    with pytest.raises(kit.AssemblyError, match="inputs 'Patches' is taken by perceiver_kit.inputs.image.Patches"):
+    with pytest.raises(kit.AssemblyError, match=r"inputs 'Patches' is taken by perceiver_kit.inputs.image.Patches"):
         kit.register("inputs", "Patches")(inputs.Features)
     with pytest.raises(kit.AssemblyError, match="recipes 'masked_lm' is taken by perceiver_kit"):
         kit.register("recipes", "masked_lm")(lambda: None)
@@ -123,15 +123,15 @@ def test_a_cell_of_a_notebook_may_be_run_again(source: str) -> None:
 def test_a_module_outside_of_main_may_not_be_run_again() -> None:
     source = "@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass"
     cell(source, "a_library")
-    with pytest.raises(kit.AssemblyError, match="is taken by a_library.Mine"):
+    with pytest.raises(kit.AssemblyError, match=r"is taken by a_library.Mine"):
         cell(source, "a_library")
-    with pytest.raises(kit.AssemblyError, match="is taken by a_library.Mine"):
+    with pytest.raises(kit.AssemblyError, match=r"is taken by a_library.Mine"):
         cell(source, "__main__")
 
 
 def test_two_cells_of_a_notebook_do_not_take_each_others_names() -> None:
     cell("@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass", "__main__")
-    with pytest.raises(kit.AssemblyError, match="is taken by __main__.Mine"):
+    with pytest.raises(kit.AssemblyError, match=r"is taken by __main__.Mine"):
         cell("@kit.register('inputs', 'Mine')\nclass Other(kit.inputs.Features): pass", "__main__")
 
 

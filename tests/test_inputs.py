@@ -1,0 +1,401 @@
+"""Raw modality → rows: in the order that is promised, padded, hidden, masked, or left out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import perceiver_kit as kit
+from perceiver_kit import inputs, positions, registry
+
+from . import restated
+from .strategies import NAMES, RAW, RECIPES, assert_close, axes, grids, input_blocks, noisy, raw, tiny
+
+INPUTS = [name for name in kit.list("inputs") if name != "Inputs"]
+
+
+def test_every_input_block_is_tested() -> None:
+    """A block that is registered later needs a line in RAW, then recipes that use it are tested with it."""
+    assert set(INPUTS) <= set(RAW)
+
+
+# ---- one modality
+
+
+@given(drawn=input_blocks(), batch=st.integers(1, 3))
+def test_rows_are_content_with_its_positions(drawn: tuple[nn.Module, tuple], batch: int) -> None:
+    block, grid = drawn
+    value = raw(block, batch, grid)
+    tokens = block(value, "thing")
+    content = block.embed(value, "thing")
+    assert tokens.layout.segments == (("thing", grid),)
+    assert content.shape == (batch, *grid, block.content_channels)
+    rows = content.flatten(1, -2)
+    if block.positions is not None:
+        places = block.positions(grid)
+        rows = rows + places if block.combine == "add" else torch.cat([rows, places.expand(batch, -1, -1)], -1)
+    assert torch.equal(tokens.rows, rows)
+    assert tokens.rows.shape[-1] == block.channels
+
+
+@settings(max_examples=10)
+@given(grid=grids(3, most=3), size=grids(3, most=3), channels=st.integers(1, 3))
+def test_patches_are_rows_of_frame_y_x_channel(grid: tuple, size: tuple, channels: int) -> None:
+    block = inputs.Patches(size, channels=channels)
+    video = raw(block, 2, grid)
+    found = block.embed(video, "video")
+    for t, y, x in itertools.product(*map(range, grid)):
+        dt, dy, dx = size
+        patch = video[:, t * dt : (t + 1) * dt, :, y * dy : (y + 1) * dy, x * dx : (x + 1) * dx]
+        assert torch.equal(found[:, t, y, x], patch.movedim(2, -1).flatten(1))
+    image = inputs.Patches(size[1:], channels=channels)
+    one = inputs.Patches((1, *size[1:]), channels=channels)
+    assert torch.equal(image.embed(video[:, 0], "image"), one.embed(video[:, :1], "video")[:, 0])
+
+
+def test_projected_patches_are_a_linear_layer_over_patches() -> None:
+    block, plain = inputs.Patches((2, 2), out_channels=5), inputs.Patches((2, 2))
+    image = torch.randn(2, 3, 4, 6)
+    assert_close(block(image).rows, block.project(plain(image).rows), 1e-6)
+
+
+@given(stride=grids(2, most=3), h=st.integers(1, 7), w=st.integers(1, 7))
+def test_pixels_are_every_so_many(stride: tuple, h: int, w: int) -> None:
+    image = torch.randn(2, 3, h, w)
+    block = inputs.Pixels(stride)
+    found = block.embed(image, "image")
+    for y, x in itertools.product(range(0, h, stride[0]), range(0, w, stride[1])):
+        assert torch.equal(found[:, y // stride[0], x // stride[1]], image[:, :, y, x])
+    conv = noisy(inputs.Conv1x1(4, stride=stride))
+    wanted = F.conv2d(image, conv.conv.weight, conv.conv.bias, stride=stride).movedim(1, -1)
+    assert_close(conv.embed(image, "image"), wanted, 1e-5)
+    video = image[:, None].expand(-1, 3, -1, -1, -1)
+    assert torch.equal(inputs.Pixels((2, *stride)).embed(video, "video"), torch.stack([found, found], 1))
+
+
+@settings(max_examples=5)
+@given(h=st.integers(1, 9), w=st.integers(1, 9), norm=st.booleans())
+def test_the_stem_pads_as_same_does(h: int, w: int, norm: bool) -> None:
+    """⌈n / 2⌉ outputs of each layer; what is added is split evenly, the odd one at the end; the pool never sees it."""
+    stem = noisy(inputs.ConvStem(2, batch_norm=norm)).double().eval()
+    image = torch.randn(1, 3, h, w).double()
+
+    def windows(values: np.ndarray, kernel: int):
+        size = [-(-n // 2) for n in values.shape[1:]]
+        before = [max(0, (m - 1) * 2 + kernel - n) // 2 for m, n in zip(size, values.shape[1:], strict=True)]
+        for y, x in np.ndindex(*size):
+            top, left = y * 2 - before[0], x * 2 - before[1]
+            yield (
+                y,
+                x,
+                [
+                    (dy, dx, values[:, top + dy, left + dx])
+                    for dy, dx in np.ndindex(kernel, kernel)
+                    if 0 <= top + dy < values.shape[1] and 0 <= left + dx < values.shape[2]
+                ],
+            )
+
+    values, weight = image[0].numpy(), restated.array(stem.convs[0].weight)
+    out = np.zeros((2, -(-h // 2), -(-w // 2)))
+    for y, x, inside in windows(values, 7):
+        out[:, y, x] = sum(weight[:, :, dy, dx] @ value for dy, dx, value in inside)
+    if norm:
+        p, buffers = restated.arrays(stem.norms[0]), dict(stem.norms[0].named_buffers())
+        mean, variance = buffers["running_mean"].numpy(), buffers["running_var"].numpy()
+        scaled = (out - mean[:, None, None]) / np.sqrt(variance + 1e-5)[:, None, None]
+        out = scaled * p["weight"][:, None, None] + p["bias"][:, None, None]
+    out = np.maximum(out, 0)
+    pooled = np.zeros((2, -(-out.shape[1] // 2), -(-out.shape[2] // 2)))
+    for y, x, inside in windows(out, 3):
+        pooled[:, y, x] = np.max([value for _, _, value in inside], axis=0)
+    assert_close(stem.embed(image, "image")[0], torch.from_numpy(pooled).movedim(0, -1), 1e-9)
+
+
+def test_the_stem_is_of_the_published_size() -> None:
+    with torch.device("meta"):
+        image = torch.empty(1, 3, 224, 224)
+        assert inputs.ConvStem(64).embed(image, "image").shape == (1, 56, 56, 64)
+        assert inputs.ConvStem(64, padding="huggingface").embed(image, "image").shape == (1, 55, 55, 64)
+        assert inputs.ConvStem(64, layers=2).embed(image, "image").shape == (1, 14, 14, 64)
+    video = torch.randn(2, 3, 3, 8, 8)
+    stem = inputs.ConvStem(4, axes=3).eval()
+    frames = inputs.ConvStem(4).eval()
+    frames.load_state_dict(stem.state_dict())
+    for t in range(3):
+        assert_close(stem.embed(video, "video")[:, t], frames.embed(video[:, t], "image"), 1e-5)
+
+
+@settings(max_examples=5)
+@given(h=st.integers(1, 5), w=st.integers(1, 5), frames=st.integers(1, 3), size=st.sampled_from([1, 3, 5]))
+def test_neighbourhoods_are_rows_of_frame_y_x_channel(h: int, w: int, frames: int, size: int) -> None:
+    block = noisy(inputs.Neighbourhoods(4, size=size, frames=frames, channels=2)).double()
+    pair = torch.randn(2, frames, 2, h, w).double()
+    found = block.embed(pair, "frames")
+    for y, x in np.ndindex(h, w):
+        values = torch.zeros(2, frames, size, size, 2).double()
+        for t, dy, dx in np.ndindex(frames, size, size):
+            v, u = y + dy - size // 2, x + dx - size // 2
+            if 0 <= v < h and 0 <= u < w:
+                values[:, t, dy, dx] = pair[:, t, :, v, u]
+        assert_close(found[:, y, x], block.project(values.flatten(1)), 1e-9)
+
+
+def test_text_is_looked_up_and_audio_cut() -> None:
+    text = inputs.TextTokens(11, 4)
+    ids = torch.tensor([[0, 10, 3]])
+    assert torch.equal(text(ids).rows[0], text.embedding.weight[[0, 10, 3]])
+    audio = torch.arange(6.0)[None]
+    assert inputs.AudioPatches(2)(audio).rows.tolist() == [[[0, 1], [2, 3], [4, 5]]]
+    label = torch.eye(3)
+    assert torch.equal(inputs.OneHot(3)(label).rows[:, 0], label)
+
+
+# ---- several
+
+
+@given(data=st.data(), batch=st.integers(1, 3), padding=st.integers(0, 2))
+def test_several_are_padded_and_joined_in_alphabetical_order(data: st.DataObject, batch: int, padding: int) -> None:
+    names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
+    drawn = {name: data.draw(input_blocks()) for name in names}
+    blocks = {name: block for name, (block, _) in drawn.items()}
+    every = inputs.Inputs(blocks, min_padding=padding)
+    value = {name: raw(block, batch, grid) for name, (block, grid) in drawn.items()}
+    tokens, content = every(value)
+    assert content == {}
+    assert tokens.mask is None
+    assert tokens.layout.segments == tuple((name, drawn[name][1]) for name in sorted(names))
+    assert every.channels == max(block.channels for block in blocks.values()) + padding
+    for name, block in blocks.items():
+        rows, width = tokens[name], block.channels
+        assert torch.equal(rows[..., :width].double(), block(value[name]).rows.double())
+        if width < every.channels:
+            vector = every.padding[name].vector.view(-1)
+            assert torch.equal(rows[..., width:], vector.expand_as(rows[..., width:]))
+        else:
+            assert name not in every.padding
+    again, kept = every(value, content=names)
+    assert torch.equal(again.rows, tokens.rows)
+    for name, block in blocks.items():
+        assert torch.equal(kept[name], block.embed(value[name], name).flatten(1, -2))
+
+
+def pair(**options) -> inputs.Inputs:
+    """Two modalities, one with a declared grid."""
+    return inputs.Inputs(
+        image=inputs.Patches((1, 1), grid=(2, 3), positions=positions.Fourier(bands=1, max_resolution=(2, 3))),
+        points=inputs.Features(2),
+        **options,
+    )
+
+
+VALUE = {"image": torch.ones(2, 3, 2, 3), "points": torch.ones(2, 4, 2)}
+
+
+def token_of(every: inputs.Inputs, name: str) -> Tensor:
+    return every.mask_tokens[name].vector.view(-1)
+
+
+def test_what_is_left_out_becomes_mask_tokens_on_its_declared_grid() -> None:
+    every = pair(hide=dict(image=0.0, points=0.0), min_padding=1)
+    tokens, _ = every({"points": VALUE["points"]})
+    assert tokens.layout.segments == (("image", (2, 3)), ("points", (4,)))
+    assert torch.equal(tokens["image"], token_of(every, "image").expand(2, 6, -1))
+    tokens, _ = every({"image": VALUE["image"]})
+    assert tokens.layout.segments == (("image", (2, 3)),)  # no grid is declared for the points: no rows
+    tokens, _ = every({"points": VALUE["points"]}, {"points": torch.ones(2, 4) > 0})
+    assert tokens.mask.all()
+    assert tokens.mask.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("hide", "hidden"),
+    [(0.0, False), (0.5, False), (1.0, True), ((1.0, 0.0), False), ((0.0, 1.0), True), ((0.5, 1.0), True)],
+)
+def test_evaluation_hides_all_or_nothing(hide: object, hidden: bool) -> None:
+    every = pair(hide=dict(image=hide)).eval()
+    tokens, content = every(VALUE, content=["image"])
+    is_token = (tokens["image"] == token_of(every, "image")).all(-1)
+    assert is_token.all() if hidden else not is_token.any()
+    assert content["image"].any() != hidden  # what is hidden is hidden from content queries too
+    assert (every(VALUE)[0].rows == tokens.rows).all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_training_hides_rows_with_the_probability_given(probability: float) -> None:
+    every = pair(hide=dict(points=(probability, 0.0))).train()
+    tokens, content = every({"image": torch.ones(1, 3, 2, 3), "points": torch.ones(1, 20_000, 2)}, content=["points"])
+    hidden = (tokens["points"] == token_of(every, "points")).all(-1)
+    assert abs(hidden.double().mean() - probability) < 0.02
+    assert torch.equal(content["points"][..., 0], 1.0 - hidden.float())
+    assert not (tokens["image"] == token_of(every, "points")).all(-1).any()
+
+
+@given(seed=st.integers(0, 2**16))
+def test_masked_content_is_zero_and_its_positions_stay(seed: int) -> None:
+    """A masked row is still a query: it must have its place and nothing of what was masked."""
+    torch.manual_seed(seed)
+    every, image = pair(min_padding=1), torch.randn(2, 3, 2, 3)
+    mask = torch.rand(2, 2, 3) < 0.5
+    value = VALUE | {"image": image.masked_fill(~mask[:, None], float("nan"))}
+    tokens, content = every(value, {"image": mask}, content=["image"])
+    assert torch.equal(tokens.mask, torch.cat([mask.flatten(1), torch.ones(2, 4) > 0], 1))
+    wanted, _ = every(VALUE | {"image": image * mask[:, None]})
+    assert torch.equal(tokens.rows, wanted.rows)
+    assert torch.equal(content["image"], (image * mask[:, None]).flatten(2).mT)
+
+
+@given(names=st.lists(st.text(min_size=1, max_size=6) | st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
+def test_a_modality_may_have_any_name(names: list[str]) -> None:
+    every = inputs.Inputs({name: inputs.Features(2) for name in names}, hide=dict.fromkeys(names, 0.0), min_padding=1)
+    tokens, _ = every({name: torch.full((1, 2, 2), float(i)) for i, name in enumerate(names)})
+    assert [*tokens.layout] == sorted(names)
+    for i, name in enumerate(names):
+        assert (tokens[name][..., :2] == i).all()
+    assert len(every.state_dict()) == 2 * len(names)  # a padding and a mask token each: no two share a key
+    assert kit.spec(kit.build(kit.spec(every))) == kit.spec(every)
+
+
+def test_names_that_are_legal_are_not_touched_in_parameters() -> None:
+    every = inputs.Inputs({"image": inputs.Features(2), "a.b": inputs.Features(2)}, min_padding=1)
+    assert sorted(every.state_dict()) == ["padding.a%2Eb.vector", "padding.image.vector"]
+
+
+# ---- what is refused
+
+
+BAD = [
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 5, 4), r"thing is \(2, 3, 5, 4\) but patches of \(2, 2\) need height"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 5), "need height and width divisible by them: crop or pad"),
+    (inputs.Patches((2, 2, 2)), torch.zeros(2, 3, 3, 4, 4), "need frames, height and width divisible by them"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 1, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(2, 1, 4, 4\)"),
+    (inputs.Patches((2, 2)), torch.zeros(3, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(3, 4, 4\)"),
+    (
+        inputs.Patches((1, 2, 2)),
+        torch.zeros(2, 3, 4, 4),
+        r"must be float \(b, t, 3, h, w\), got float32 \(2, 3, 4, 4\)",
+    ),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 4).long(), r"must be float .* got int64 \(2, 3, 4, 4\)"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 4).byte(), r"must be float .* got uint8 \(2, 3, 4, 4\)"),
+    (inputs.Patches((2, 2)), torch.zeros(0, 3, 4, 4), r"thing has no elements along b: float32 \(0, 3, 4, 4\)"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 0, 4), r"thing has no elements along h: float32 \(2, 3, 0, 4\)"),
+    (inputs.Patches((2, 2)), np.zeros((2, 3, 4, 4)), "got a ndarray"),
+    (inputs.Pixels((1, 1)), torch.zeros(2, 4, 4, 3), r"must be float \(b, 3, h, w\), got float32 \(2, 4, 4, 3\)"),
+    (inputs.Conv1x1(4), torch.zeros(2, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(2, 4, 4\)"),
+    (inputs.ConvStem(4), torch.zeros(2, 1, 8, 8), r"must be float \(b, 3, h, w\), got float32 \(2, 1, 8, 8\)"),
+    (inputs.ConvStem(4, padding="huggingface"), torch.zeros(2, 3, 2, 8), "too small for this stem"),
+    (inputs.Neighbourhoods(4), torch.zeros(2, 3, 3, 8, 8), r"must be float \(b, 2, 3, h, w\), got float32 \(2, 3, 3"),
+    (inputs.AudioPatches(4), torch.zeros(2, 6), r"thing is \(2, 6\) but patches need .* divisible by 4: crop or pad"),
+    (inputs.AudioPatches(4), torch.zeros(2, 1, 8), r"must be float \(b, samples\), got .*; mono, without a channel"),
+    (inputs.OneHot(3), torch.zeros(2, 4), r"must be float \(b, 3\), got float32 \(2, 4\); one-hot labels"),
+    (inputs.OneHot(3), torch.zeros(2).long(), r"must be float \(b, 3\), got int64 \(2,\); one-hot labels"),
+    (inputs.Features(3), torch.zeros(2, 0, 3), r"thing has no elements along n: float32 \(2, 0, 3\)"),
+    (inputs.Features(3), torch.zeros(2, 4, 5, 3), r"must be float \(b, n, 3\), got float32 \(2, 4, 5, 3\)"),
+    (inputs.Features(3, axes=2), torch.zeros(2, 4, 3), r"must be float \(b, n1, n2, 3\), got float32 \(2, 4, 3\)"),
+    (inputs.TextTokens(11, 4), torch.zeros(2, 3), r"must be int64 \(b, n\), got float32 \(2, 3\); token ids"),
+    (inputs.TextTokens(11, 4), torch.zeros(2, 3).int(), r"must be int64 \(b, n\), got int32 \(2, 3\)"),
+    (inputs.TextTokens(11, 4), torch.tensor([[0, 11]]), "thing must be ids from 0 to 10, got 0 to 11"),
+    (inputs.TextTokens(11, 4), torch.tensor([[-1, 3]]), "thing must be ids from 0 to 10, got -1 to 3"),
+    (inputs.TextTokens(11, 4), torch.zeros(2, 0).long(), r"thing has no elements along n: int64 \(2, 0\)"),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("block", "value", "message"), BAD)
+def test_a_raw_tensor_that_does_not_fit_is_refused(block: nn.Module, value: object, message: str) -> None:
+    for call in (lambda: block(value, "thing"), lambda: inputs.Inputs(thing=block)({"thing": value})):
+        with pytest.raises(kit.InputError, match=f"{message}|thing must be a tensor with a batch axis, {message}"):
+            call()
+
+
+def test_every_input_block_has_something_that_it_refuses() -> None:
+    assert {type(block).__name__ for block, _, _ in BAD} == set(INPUTS)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("value", "mask", "message"),
+    [
+        ({"image": VALUE["image"]}, None, r"inputs lacks 'points', .* \(may be left out: none\)"),
+        ({}, None, "inputs is empty; give at least one of image, points"),
+        (VALUE | {"point": 1}, None, "inputs names 'point'; did you mean 'points'"),
+        (VALUE | {"points": torch.ones(3, 4, 2)}, None, r"share one batch size, got \{'image': 2, 'points': 3\}"),
+        (VALUE | {"points": None}, None, "points must be a tensor with a batch axis, got a NoneType"),
+        (VALUE | {"points": torch.tensor(0.0)}, None, r"points must be a tensor with a batch axis, got float32 \(\)"),
+        (VALUE["image"], None, "inputs must be a mapping with image, points, got a Tensor"),
+        ([VALUE["image"]], None, "inputs must be a mapping with image, points, got a list"),
+        (VALUE, torch.ones(2, 6) > 0, "mask must be a mapping with image, points, got a Tensor"),
+        (VALUE, {"imgae": torch.ones(2, 6) > 0}, "mask names 'imgae'; did you mean 'image'"),
+        (
+            VALUE,
+            {"image": torch.ones(2, 6)},
+            r"mask of 'image' must be bool \(2, 6\) or \(2, 2, 3\).*got float32 \(2, 6\)",
+        ),
+        (VALUE, {"image": torch.ones(2, 3, 2) > 0}, r"must be bool \(2, 6\) or \(2, 2, 3\).* got bool \(2, 3, 2\)"),
+        (VALUE, {"image": torch.ones(6) > 0}, r"must be bool \(2, 6\) or \(2, 2, 3\).* got bool \(6,\)"),
+        (VALUE, {"points": torch.ones(1, 4) > 0}, r"mask of 'points' must be bool \(2, 4\), .* got bool \(1, 4\)"),
+        (VALUE, {"points": None}, r"mask of 'points' must be bool \(2, 4\), .* got a NoneType"),
+    ],
+)
+def test_wrong_calls_are_refused(value: object, mask: object, message: str) -> None:
+    with pytest.raises((kit.InputError, kit.UnknownName), match=message):
+        pair()(value, mask)
+
+
+def test_a_mask_of_what_was_left_out_is_refused() -> None:
+    with pytest.raises(kit.InputError, match="mask names 'image', but inputs has no 'image'"):
+        pair(hide=dict(image=0.0))({"points": VALUE["points"]}, {"image": torch.ones(2, 6) > 0})
+
+
+FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: inputs.Inputs(), r"Inputs: each modality needs one block, got \[\]"),
+        (lambda: inputs.Inputs([inputs.OneHot(2)]), r"give blocks by name, such as Inputs\(image=…\), got a list"),
+        (lambda: inputs.Inputs({"a": inputs.OneHot(2)}, a=inputs.OneHot(2)), r"needs one block, got \['a', 'a'\]"),
+        (lambda: inputs.Inputs({"": inputs.OneHot(2)}), "a modality's name must be a non-empty str, got ''"),
+        (lambda: inputs.Inputs({3: inputs.OneHot(2)}), "a modality's name must be a non-empty str, got 3"),
+        (lambda: inputs.Inputs(a=FOURIER), r"'a' must be a block for inputs \(Input\), got Fourier"),
+        (lambda: inputs.Inputs(a=inputs.OneHot(2), min_padding=-1), "min_padding must be an int of at least 0, got -1"),
+        (lambda: pair(hide=dict(imgae=0.5)), "Inputs: hide names 'imgae'; did you mean 'image'"),
+        (lambda: pair(hide=dict(image=1.5)), r"Inputs: hide: image must be a number in \[0, 1\], got 1.5"),
+        (lambda: pair(hide=dict(image="all")), r"Inputs: hide: image must be a number in \[0, 1\], got 'all'"),
+        (lambda: pair(hide=dict(image=(0.5, 0.5))), "image in evaluation is all or nothing, 0.0 or 1.0, got 0.5"),
+        (lambda: pair(hide=True), "hide must map modalities to probabilities, got a bool"),
+        (lambda: inputs.Features(0), "Features: channels must be an int of at least 1, got 0"),
+        (lambda: inputs.Features(2, grid=(2, 2)), r"a grid of 1 axes is declared as \(2, 2\)"),
+        (lambda: inputs.Features(2, positions=3), "positions must be a block of positions, got a int"),
+        (lambda: inputs.Features(2, combine="sum"), "combine is 'sum'; There are: add, concat"),
+        (
+            lambda: inputs.Features(2, positions=FOURIER, combine="add"),
+            r"positions of 3 channels cannot be added to content of 2; use Projected\(positions, 2\)",
+        ),
+        (lambda: inputs.Patches((4,)), r"size is \(height, width\) or \(frames, height, width\), got \(4,\)"),
+        (lambda: inputs.Patches(4), "size must be a tuple of positive ints, one per axis, got 4"),
+        (lambda: inputs.Patches((2, 2), out_channels=0), "out_channels must be an int of at least 1, got 0"),
+        (lambda: inputs.ConvStem(4, axes=1), "axes is 2 for images or 3 for video, got 1"),
+        (lambda: inputs.ConvStem(4, padding="hugging"), "padding is 'hugging'; did you mean 'huggingface'"),
+        (lambda: inputs.Neighbourhoods(4, size=2), "size must be odd, for a pixel in the middle, got 2"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message: str) -> None:
+    with pytest.raises((kit.AssemblyError, kit.UnknownName), match=message):
+        make()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_inputs_of_a_recipe_are_registered_blocks_with_as_many_axes_as_they_say(recipe: str) -> None:
+    blocks = tiny(recipe).inputs.blocks
+    for name in blocks:
+        assert registry.name_of(type(blocks[name])).startswith("inputs.")
+        assert blocks[name].grid is None or len(blocks[name].grid) == axes(blocks[name])
