@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ class Images(Samples):
     border is repeated where it left. With ``flip`` it is also mirrored, left and right, half of the time.
 
     Args:
-        pixels: one channel is grey and is repeated.
+        pixels: uint8 (c, h, w) each, in a tensor, or a sequence that reads them when asked; one channel is grey and
+            is repeated.
         labels: from 0.
 
     Raises InputError where there are no pictures, or not as many labels.
@@ -42,7 +44,7 @@ class Images(Samples):
 
     def __init__(
         self,
-        pixels: UInt8[Tensor, "n c h w"],
+        pixels: Sequence[Tensor] | UInt8[Tensor, "n c h w"],
         labels: Int64[Tensor, "n"],
         *,
         seed: int = 0,
@@ -50,9 +52,9 @@ class Images(Samples):
         flip: bool = False,
     ) -> None:
         check_positive("Images", least=0, shift=shift)
-        if not len(pixels) or len(pixels) != len(labels) or pixels.shape[1] not in (1, 3):
-            came = f"pixels {tuple(pixels.shape)} and labels {tuple(labels.shape)}"
-            raise InputError(f"Images needs pixels (n, 1 or 3, h, w) and a label for each, got {came}")
+        if not len(pixels) or len(pixels) != len(labels) or pixels[0].shape[0] not in (1, 3):
+            came = f"{len(pixels)} pictures and {len(labels)} labels"
+            raise InputError(f"Images needs pictures (1 or 3, h, w) and a label for each, got {came}")
         self.pixels, self.labels, self.seed = pixels, labels, seed
         self.shift, self.flip = shift, flip
 
@@ -70,7 +72,7 @@ class Images(Samples):
         return {"inputs": {"image": image.expand(3, -1, -1).contiguous()}, "targets": {"label": self.labels[index]}}
 
 
-def to_unit(pixels: UInt8[Tensor, "*shape"]) -> Tensor:
+def to_unit(pixels: Tensor) -> Tensor:
     """0 to 255 as float32 in [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1)
 

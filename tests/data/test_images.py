@@ -96,7 +96,7 @@ def test_draws_follow_seed_step_and_index() -> None:
 
 def test_wrong_tensors_are_refused(unchecked: None) -> None:
     for pixels, labels in [((0, 1, 4, 4), 0), ((3, 1, 4, 4), 2), ((3, 2, 4, 4), 3)]:
-        with pytest.raises(InputError, match=r"pixels \(n, 1 or 3, h, w\) and a label for each"):
+        with pytest.raises(InputError, match=r"pictures \(1 or 3, h, w\) and a label for each"):
             Images(torch.zeros(pixels, dtype=torch.uint8), torch.zeros(labels, dtype=torch.int64))
 
 
