@@ -335,7 +335,7 @@ def test_every_input_block_has_something_that_it_refuses() -> None:
         (
             VALUE,
             {"image": torch.ones(2, 6)},
-            r"mask of 'image' must be bool \(2, 6\) or \(2, 2, 3\).*got float32 \(2, 6\)",
+            r"mask of 'image' must be bool \(2, 6\) or \(2, 2, 3\).*got float32",
         ),
         (VALUE, {"image": torch.ones(2, 3, 2) > 0}, r"must be bool \(2, 6\) or \(2, 2, 3\).* got bool \(2, 3, 2\)"),
         (VALUE, {"image": torch.ones(6) > 0}, r"must be bool \(2, 6\) or \(2, 2, 3\).* got bool \(6,\)"),

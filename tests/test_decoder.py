@@ -1,0 +1,71 @@
+"""Each query reads the latents by itself; queries that are the same for all samples are given once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perceiver_kit as kit
+from perceiver_kit.decoder import CrossAttention, MeanPool
+
+from . import restated
+from .strategies import assert_close, noisy
+
+
+@given(
+    out=st.sampled_from([None, 5]),
+    residual=st.booleans(),
+    widening=st.integers(1, 2),
+    gelu=st.sampled_from(["exact", "tanh"]),
+    heads=st.sampled_from([1, 2]),
+    b=st.integers(1, 3),
+    o=st.integers(1, 9),
+    shared=st.booleans(),
+)
+def test_it_equals_the_formula(
+    out: int | None, residual: bool, widening: int, gelu: str, heads: int, b: int, o: int, shared: bool
+) -> None:
+    options = dict(heads=heads, qk_channels=6, v_channels=4, query_residual=residual, widening=widening, gelu=gelu)
+    decoder = noisy(CrossAttention(3, 8, out_channels=out, **options)).double()
+    queries, latents = torch.randn(1 if shared else b, o, 3).double(), torch.randn(b, 4, 8).double()
+    p = restated.arrays(decoder)
+    arguments = (restated.array(queries), restated.array(latents), None)
+    wanted = restated.cross_attend(p, "cross.", *arguments, heads=heads, residual=residual, gelu=gelu)
+    if out is not None:
+        wanted = wanted @ p["project.weight"].T + p["project.bias"]
+    found = decoder(queries, latents)
+    assert found.shape == (b, o, decoder.out_channels)
+    assert_close(found, torch.from_numpy(wanted), 1e-8)
+    assert_close(decoder(queries.expand(b, -1, -1), latents), found, 1e-9)
+    index = torch.randint(o, (3,))  # rows depend on no other
+    assert_close(decoder(queries[:, index], latents), found[:, index], 1e-8)
+
+
+def test_the_output_may_be_absent() -> None:
+    assert CrossAttention(3, 8).project is None
+    assert CrossAttention(3, 8).out_channels == 3
+
+
+@given(b=st.integers(1, 3), o=st.integers(1, 4))
+def test_mean_pooling_asks_nothing(b: int, o: int) -> None:
+    decoder, latents = MeanPool(8, out_channels=5), torch.randn(b, 4, 8)
+    found = decoder(torch.zeros(1, o, 0), latents)
+    wanted = decoder.project(sum(latents[:, i] for i in range(4)) / 4)
+    assert_close(found, wanted[:, None].expand(-1, o, -1), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CrossAttention(0, 8), "CrossAttention: query_channels must be an int of at least 1, got 0"),
+        (lambda: CrossAttention(3, 0), "CrossAttention: latent_dim must be an int of at least 1, got 0"),
+        (lambda: CrossAttention(3, 8, out_channels=0), "out_channels must be an int of at least 1, got 0"),
+        (lambda: CrossAttention(3, 8, heads=3), "qk_channels 8 must be divisible by its 3 heads"),
+        (lambda: MeanPool(8, out_channels=0), "MeanPool: out_channels must be an int of at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        make()

@@ -1,0 +1,118 @@
+"""Decoded rows → values row by row → the whole in its own form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import perceiver_kit as kit
+from perceiver_kit import inputs, outputs
+
+from .strategies import ROWS, assert_close, grids, noisy, rows_of
+
+MAKE = {
+    "Classify": lambda: outputs.Classify(6, 4),
+    "Flow": lambda: outputs.Flow(6),
+    "Pixels": lambda: outputs.Pixels(6, 3),
+    "Project": lambda: outputs.Project(6, 4),
+    "Rows": lambda: outputs.Rows(6),
+    "TiedText": lambda: outputs.TiedText(inputs.TextTokens(11, 6)),
+    "Waveform": lambda: outputs.Waveform(6, 5),
+}
+every_output = pytest.mark.parametrize("name", [name for name in kit.list("outputs") if name != "Outputs"])
+
+
+def make(name: str) -> nn.Module:
+    assert name in MAKE, f"tests/test_outputs.py: MAKE needs a line for the output block {name}"
+    return noisy(MAKE[name]())
+
+
+@every_output
+@given(b=st.integers(1, 3), k=st.integers(1, 6))
+def test_rows_are_worked_on_one_by_one(name: str, b: int, k: int) -> None:
+    block, rows = make(name), torch.randn(b, k, 6)
+    assert block.in_channels == 6
+    found = block(rows)
+    assert found.shape[:2] == (b, k)
+    assert not block.mixes_rows
+    for i in range(k):
+        assert_close(block(rows[:, i : i + 1]), found[:, i : i + 1], 1e-5)
+
+
+@every_output
+@given(data=st.data(), b=st.integers(1, 3))
+def test_the_whole_is_all_rows_in_another_form(name: str, data: st.DataObject, b: int) -> None:
+    block = make(name)
+    axes = {"Classify": [0], "Flow": [2], "Pixels": [2, 3], "Waveform": [1]}.get(name, [1, 2, 3])
+    grid = data.draw(st.sampled_from(axes).flatmap(grids)) or (1,)
+    block.check_grid("it", grid)
+    rows = block(torch.randn(b, torch.Size(grid).numel(), 6))
+    whole = block.whole(rows, grid)
+    assert torch.equal(rows_of(block, whole), rows)
+    assert name in ROWS or name == "Waveform" or whole is rows
+
+
+@given(grid=grids(3), b=st.integers(1, 2))
+def test_pixels_are_channels_first_at_their_place(grid: tuple, b: int) -> None:
+    rows = torch.randn(b, int(np.prod(grid)), 3)
+    video = outputs.Pixels(6, 3).whole(rows, grid)
+    assert video.shape == (b, grid[0], 3, *grid[1:])
+    for flat, (t, y, x) in enumerate(np.ndindex(*grid)):
+        assert torch.equal(video[:, t, :, y, x], rows[:, flat])
+
+
+def test_a_waveform_is_its_patches_end_to_end() -> None:
+    rows = torch.arange(12.0).view(1, 3, 4)
+    assert torch.equal(outputs.Waveform(6, 4).whole(rows, (3,)), torch.arange(12.0)[None])
+
+
+def test_flow_starts_at_no_motion_and_is_scaled() -> None:
+    block, rows = outputs.Flow(6), torch.randn(2, 5, 6)
+    assert not block(rows).any()
+    assert_close(noisy(block)(rows), block.project(rows) * 0.2, 1e-6)
+    block = noisy(outputs.Flow(6, scale=3.0))
+    assert_close(block(rows), block.project(rows) * 3, 1e-6)
+
+
+def test_tied_text_looks_up_backwards_in_the_inputs_own_table() -> None:
+    text = inputs.TextTokens(11, 6)
+    block, rows = noisy(outputs.TiedText(text)), torch.randn(2, 5, 6)
+    assert block.text is text
+    assert_close(block(rows), rows @ text.embedding.weight.T + block.bias, 1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("block", "grid", "message"),
+    [
+        (outputs.Pixels(6, 3), (4,), r"output 'it' has pixels on a grid \(h, w\) or \(t, h, w\), got \(4,\)"),
+        (outputs.Pixels(6, 3), (1, 1, 1, 1), r"on a grid \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
+        (outputs.Classify(6, 3), (2,), r"output 'it' has classes from one row, grid \(1,\), got \(2,\)"),
+    ],
+)
+def test_a_grid_without_a_form_is_refused(block: nn.Module, grid: tuple, message: str) -> None:
+    with pytest.raises(kit.InputError, match=message):
+        block.check_grid("it", grid)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: outputs.Rows(0), "Rows: in_channels must be an int of at least 1, got 0"),
+        (lambda: outputs.Project(3, 0), "Project: channels must be an int of at least 1, got 0"),
+        (lambda: outputs.Pixels(3, -1), "Pixels: channels must be an int of at least 1, got -1"),
+        (lambda: outputs.Classify(3, 0), "Classify: channels must be an int of at least 1, got 0"),
+        (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a number, got '1'"),
+        (lambda: outputs.TiedText(inputs.OneHot(3)), "TiedText: text must be .* TextTokens block, got a OneHot"),
+        (lambda: outputs.Outputs(), r"Outputs: each modality needs one block, got \[\]"),
+        (lambda: outputs.Outputs(a=inputs.OneHot(3)), r"'a' must be a block for outputs \(Output\), got OneHot"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        make()

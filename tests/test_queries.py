@@ -1,0 +1,141 @@
+"""What is asked: rows for a grid, or the input's own rows, at one width; some of them are those rows of all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perceiver_kit as kit
+from perceiver_kit import inputs, positions, queries
+from perceiver_kit.tokens import Encoded, Layout, take_rows
+
+from .strategies import NAMES, assert_close, query_blocks
+
+FOURIER = positions.Fourier(bands=2, max_resolution=(4,))
+
+
+def encoded(batch: int = 2, **rows: torch.Tensor) -> Encoded:
+    layout = Layout((("points", (4,)), ("image", (2, 3))))
+    return Encoded(torch.zeros(batch, 3, 8), layout, ("points",), rows, rows)
+
+
+@given(data=st.data(), padding=st.integers(0, 2), batch=st.integers(1, 3))
+def test_queries_at_indices_are_those_of_all_at_the_common_width(data: st.DataObject, padding: int, batch: int) -> None:
+    every = inputs.Inputs(points=inputs.Features(3, positions=FOURIER), other=inputs.Features(2))
+    value = {"points": torch.randn(batch, 4, 3), "other": torch.randn(batch, 2, 2)}
+    tokens, content = every(value, content=[*value])
+    rows = {name: tokens[name] for name in value}
+    seen = Encoded(torch.zeros(batch, 3, 8), tokens.layout, tuple(value), rows, content)
+    names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
+    drawn = {name: data.draw(query_blocks(every, {"points": (4,), "other": (2,)})) for name in names}
+    asked = queries.Queries({name: block for name, (block, _) in drawn.items()}, min_padding=padding)
+    assert asked.channels == max(block.channels for block, _ in drawn.values()) + padding
+    for name, (block, grid) in drawn.items():
+        assert asked.grid(name, seen) == grid
+        count = torch.Size(grid).numel()
+        whole = asked(name, grid, None, seen)
+        assert whole.shape[1:] == (count, asked.channels)
+        assert whole.shape[0] in (1, batch)  # those that depend on no sample are made once
+        index = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=3, max_size=3)))
+        assert_close(asked(name, grid, index, seen), whole[:, index], 1e-6)
+        each = torch.stack([index.roll(shift) for shift in range(batch)])
+        wanted = torch.stack([whole[b % len(whole), i] for b, i in enumerate(each)])
+        assert_close(asked(name, grid, each, seen), wanted, 1e-6)
+        if block.channels < asked.channels:
+            vector = asked.padding[name].vector.view(-1)
+            assert torch.equal(whole[..., block.channels :], vector.expand_as(whole[..., block.channels :]))
+
+
+def test_content_queries_are_content_then_positions() -> None:
+    query = queries.FromContent("points", content_channels=3, positions=FOURIER)
+    content = torch.randn(2, 4, 3)
+    found = query((4,), None, encoded(points=content))
+    assert torch.equal(found, torch.cat([content, FOURIER((4,)).expand(2, -1, -1)], -1))
+    assert query.channels == 3 + FOURIER.channels
+    plain = queries.FromContent("points", content_channels=3)
+    assert plain((4,), None, encoded(points=content)) is content
+
+
+def test_input_queries_are_the_encoders_rows() -> None:
+    """After padding and hiding, and zero where masked, as the encoder itself sees them."""
+    every = inputs.Inputs(
+        points=inputs.Features(3, positions=FOURIER), hidden=inputs.Features(2), hide=dict(hidden=1.0), min_padding=1
+    )
+    model = kit.PerceiverIO(
+        every,
+        kit.Encoder(every.channels, num_latents=2, latent_dim=8, layers=0),
+        queries.Queries({name: queries.FromInput(name, channels=every.channels) for name in ("points", "hidden")}),
+        kit.CrossAttention(every.channels, 8),
+        kit.Outputs({name: kit.outputs.Rows(every.channels) for name in ("points", "hidden")}),
+    ).eval()
+    value = {"points": torch.randn(2, 4, 3), "hidden": torch.randn(2, 5, 2)}
+    mask = {"points": torch.rand(2, 4) < 0.5}
+    tokens, _ = every(value, mask)
+    seen = model.encode(value, mask=mask)
+    for name in value:
+        found = model.queries(name, model.queries.grid(name, seen), None, seen)
+        assert torch.equal(found, tokens[name])
+    assert (seen.rows["hidden"] == every.mask_tokens["hidden"].vector).all()
+    assert not (seen.rows["points"][..., :3][~mask["points"]]).any()
+    assert seen.rows["points"][..., 3:].any(-1).all()
+
+
+def test_learned_queries_are_their_table_and_nothing_asks_nothing() -> None:
+    learned = queries.Learned(3, 5)
+    assert torch.equal(learned((3,), None, encoded())[0], learned.positions.table)
+    nothing = queries.Nothing()
+    assert nothing((1,), None, encoded()).shape == (1, 1, 0)
+    assert nothing((1,), torch.tensor([0, 0]), encoded()).shape == (1, 2, 0)
+    assert nothing((1,), torch.tensor([[0, 0], [0, 0]]), encoded()).shape == (2, 2, 0)
+
+
+def test_a_query_follows_the_grid_of_its_input() -> None:
+    query = queries.Positional(FOURIER, follows="points")
+    assert query.grid(encoded()) == (4,)
+    assert queries.Positional(FOURIER, size=(9,)).grid(encoded()) == (9,)
+    with pytest.raises(kit.InputError, match="follows the input 'image', which was left out"):
+        queries.Positional(FOURIER, follows="image").grid(encoded())
+
+
+@given(batch=st.integers(1, 3), n=st.integers(1, 5), data=st.data())
+def test_rows_are_taken_sample_by_sample(batch: int, n: int, data: st.DataObject) -> None:
+    rows = torch.randn(batch, n, 2)
+    index = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=4, max_size=4)))
+    assert take_rows(rows, None) is rows
+    assert torch.equal(take_rows(rows, index), torch.stack([sample[index] for sample in rows]))
+    each = torch.stack([index.roll(b) for b in range(batch)])
+    assert torch.equal(take_rows(rows, each), torch.stack([s[i] for s, i in zip(rows, each, strict=True)]))
+
+
+def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
+    query = queries.FromInput("points", channels=3)
+    with pytest.raises(kit.InputError, match=r"reads input 'points' on its grid \(4,\), got \(5,\)"):
+        query((5,), None, encoded(points=torch.zeros(2, 4, 3)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: queries.Positional(FOURIER), "give either size or follows, got size=None and follows=None"),
+        (
+            lambda: queries.Positional(FOURIER, size=(2,), follows="a"),
+            r"either size or follows, got size=\(2,\) and follows='a'",
+        ),
+        (lambda: queries.Positional(FOURIER, size=(0,)), "Positional: size must be an int of at least 1, got 0"),
+        (lambda: queries.Positional(3, size=(2,)), "positions must be a block of positions, got a int"),
+        (lambda: queries.FromContent("a", content_channels=2, positions=3), "a block of positions, got a int"),
+        (lambda: queries.FromContent("a", content_channels=0), "content_channels must be an int of at least 1, got 0"),
+        (lambda: queries.FromInput("a", channels=-1), "FromInput: channels must be an int of at least 1, got -1"),
+        (lambda: queries.Learned(0, 3), "Learned: rows must be an int of at least 1, got 0"),
+        (lambda: queries.Queries(), r"Queries: each modality needs one block, got \[\]"),
+        (lambda: queries.Queries(a=FOURIER), r"'a' must be a block for queries \(Query\), got Fourier"),
+        (lambda: queries.Queries(a=queries.Learned(1, 2), min_padding=-1), "min_padding must be an int of at least 0"),
+        (lambda: positions.Projected(3, 4), "Projected: positions must be a block of positions, got a int"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        make()
