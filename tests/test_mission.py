@@ -1,0 +1,424 @@
+"""The table of the mission, row by row: each documented system and what the kit has for it, at work.
+
+A row here is short and sees the whole; the other tests hold every row to its details. Row 28, the task guides, are
+the tutorials; rows 30 and 31 come later.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel, replicate
+
+import perceiver_kit as kit
+from perceiver_kit import inputs, outputs, positions, queries
+
+from .hub.reference import randomised, relative
+from .strategies import raws, tiny
+
+ROWS: dict[int, tuple[str, Callable[[], None]]] = {}
+
+
+def row(number: int, system: str) -> Callable:
+    def add(check: Callable[[], None]) -> Callable[[], None]:
+        assert number not in ROWS
+        ROWS[number] = (system, check)
+        return check
+
+    return add
+
+
+def learns(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], *args: object, **options: object) -> None:
+    """A few steps lower the loss, and every parameter takes part in them."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(6):
+        optimiser.zero_grad()
+        losses.append(loss(model(*args, **options)))
+        losses[-1].backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+        optimiser.step()
+    assert losses[-1] < 0.95 * losses[0], [loss.item() for loss in losses]
+
+
+@row(1, "PerceiverModel")
+def _() -> None:
+    model, raw = tiny("image_classification_fourier"), torch.randn(2, 3, 9, 11)
+    encoded = model.encode(raw)
+    assert encoded.latents.shape == (2, 32, 128)
+    assert torch.equal(model.decode(encoded)["label"], model(raw)["label"])
+    alone = kit.Encoder(5, num_latents=4, latent_dim=16, layers=2)
+    rows, keep = torch.randn(2, 30, 5), torch.rand(2, 30) < 0.5
+    assert alone(rows, keep).shape == (2, 4, 16)
+    without_decoder = kit.PerceiverIO(kit.Inputs(rows=inputs.Features(5)), alone)
+    assert torch.equal(without_decoder.encode(rows, mask=keep).latents, alone(rows, keep))
+
+
+@row(2, "PerceiverConfig")
+def _() -> None:
+    model = kit.build("masked_lm", preset="tiny", num_latents=7, self_widening=2, gelu="tanh")
+    assert model.encoder.num_latents == 7
+    by_hand = kit.PerceiverIO(
+        kit.Inputs(rows=inputs.Features(5)), kit.Encoder(5, num_latents=3, latent_dim=8, layers=1)
+    )
+    for made in (model, by_hand):
+        again = kit.build(json.loads(json.dumps(kit.spec(made))))
+        assert [(n, p.shape) for n, p in again.named_parameters()] == [(n, p.shape) for n, p in made.named_parameters()]
+    for recipe in kit.list():
+        assert "parameters" in kit.describe(recipe)
+
+
+@row(3, "PerceiverTokenizer")
+def _() -> None:
+    ours, theirs = kit.ByteTokenizer(), transformers.PerceiverTokenizer()
+    assert ours.vocab_size == len(theirs) == 262
+    assert [ours.pad_id, ours.bos_id, ours.eos_id, ours.mask_id, ours.cls_id, ours.sep_id] == [0, 1, 2, 3, 4, 5]
+    texts = ["Perceiver IO", "naïve café – 日本語", "[MASK] it"]
+    for text in texts:
+        assert ours.encode(text) == theirs(text)["input_ids"]
+        assert ours.decode(ours.encode(text), skip_special=True) == text.replace("[MASK]", "")
+    batch = ours(texts)
+    wanted = theirs(texts, padding=True, return_tensors="np")
+    assert np.array_equal(batch.ids, wanted["input_ids"])
+    assert np.array_equal(batch.keep, wanted["attention_mask"].astype(bool))
+    assert ours.encode("a question", "an answer") == theirs("a question", "an answer")["input_ids"]
+
+
+@row(4, "PerceiverFeatureExtractor and PerceiverImageProcessor")
+def _() -> None:
+    from PIL import Image
+    from transformers.models.perceiver.image_processing_pil_perceiver import PerceiverImageProcessorPil
+
+    picture = (np.random.default_rng(0).random((70, 51, 3)) * 255).astype(np.uint8)
+    wanted = PerceiverImageProcessorPil()(picture, return_tensors="pt")["pixel_values"]
+    for images in (picture, [Image.fromarray(picture)], torch.from_numpy(picture).permute(2, 0, 1)[None]):
+        assert relative(kit.ImageProcessor()(images), wanted) < 1e-5
+
+
+@row(5, "PerceiverTextPreprocessor")
+def _() -> None:
+    block = inputs.TextTokens(262, 8, positions=positions.Learned((20,), 8))
+    tokens = block(torch.randint(262, (2, 7)), "text")
+    assert tokens.rows.shape == (2, 7, 8) and tokens.layout.grid("text") == (7,)
+
+
+@row(6, "PerceiverImagePreprocessor")
+def _() -> None:
+    image, video, plane, space = torch.randn(2, 3, 12, 8), torch.randn(2, 4, 3, 12, 8), (64, 64), (8, 64, 64)
+    for raw, axes, resolution in ((image, 2, plane), (video, 3, space)):
+        one, two = (1,) * axes, (2,) * axes
+        fourier = positions.Fourier(bands=3, max_resolution=resolution)
+        for block, grid in (
+            (inputs.Pixels(two, positions=fourier), (2, 6, 4)),
+            (inputs.Conv1x1(7, stride=two, positions=positions.Projected(fourier, 7), combine="add"), (2, 6, 4)),
+            (inputs.ConvStem(7, axes=axes, positions=fourier), (4, 3, 2)),
+            (inputs.Patches(two, positions=positions.Learned((2, 6, 4)[-axes:], 5)), (2, 6, 4)),
+            (inputs.Patches(one, out_channels=7, positions=fourier), (4, 12, 8)),
+        ):
+            tokens = block(raw, "raw")
+            assert tokens.layout.grid("raw") == grid[-axes:] and tokens.rows.shape[2] == block.channels
+
+
+@row(7, "PerceiverOneHotPreprocessor")
+def _() -> None:
+    label = F.one_hot(torch.tensor([3, 0]), 5).float()
+    assert torch.equal(inputs.OneHot(5)(label).rows, label[:, None])
+
+
+@row(8, "PerceiverAudioPreprocessor")
+def _() -> None:
+    block = inputs.AudioPatches(16, positions=positions.Fourier(bands=4, max_resolution=(480,)))
+    sound = torch.randn(2, 480)
+    assert torch.equal(block(sound).rows[..., :16], sound.view(2, 30, 16))
+
+
+@row(9, "PerceiverMultimodalPreprocessor")
+def _() -> None:
+    blocks = {name: inputs.Features(width) for name, width in (("a", 3), ("b", 5), ("c", 4), ("d", 2))}
+    every = kit.Inputs(blocks, hide={"a": (0.5, 1.0), "d": 0.0}, min_padding=2)
+    raw = {name: torch.randn(2, 6, block.channels) for name, block in blocks.items()}
+    tokens, _ = every(raw, {"b": torch.rand(2, 6) < 0.5})
+    assert tokens.rows.shape == (2, 24, 7) and [*tokens.layout] == ["a", "b", "c", "d"]
+    token = every.mask_tokens["a"].vector
+    hidden = (tokens["a"] == token).all(-1)
+    assert 0 < hidden.sum() < hidden.numel(), "about half in training"
+    every.eval()
+    assert torch.equal(every(raw)[0]["a"], token.expand(2, 6, -1)), "all in evaluation"
+
+
+@row(10, "PerceiverProjectionDecoder")
+def _() -> None:
+    model = _points(None, kit.MeanPool(16, out_channels=7), outputs.Classify(7, 3))
+    assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
+
+
+@row(11, "PerceiverBasicDecoder")
+def _() -> None:
+    grid, fourier = (9,), positions.Fourier(bands=2, max_resolution=(9,))
+    for query in (
+        queries.Learned(9, 6),
+        queries.Positional(fourier, size=grid),
+        queries.FromInput("points", channels=4),
+        queries.FromContent("points", content_channels=4, positions=fourier),
+        queries.FromContent("points", content_channels=4),
+    ):
+        for width, residual in ((None, True), (5, False)):
+            decoder = kit.CrossAttention(query.channels, 16, out_channels=width, query_residual=residual)
+            model = _points(query, decoder, outputs.Rows(decoder.out_channels))
+            assert model(torch.randn(2, 9, 4))["out"].shape == (2, 9, decoder.out_channels)
+
+
+@row(12, "PerceiverClassificationDecoder")
+def _() -> None:
+    model = _points(queries.Learned(1, 6), kit.CrossAttention(6, 16, query_residual=True), outputs.Classify(6, 3))
+    assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
+
+
+@row(13, "PerceiverOpticalFlowDecoder")
+def _() -> None:
+    model = tiny("optical_flow")
+    rows = model.encode(raws(model, 2)).rows
+    assert [*rows] == ["frames"] and rows["frames"].shape == (2, 32 * 48, model.inputs.channels)
+    flow, doubled = (outputs.Flow(6, scale=scale) for scale in (0.2, 0.4))
+    randomised(flow)
+    doubled.load_state_dict(flow.state_dict())
+    decoded = torch.randn(2, 12, 6)
+    assert relative(doubled(decoded), 2 * flow(decoded)) < 1e-6
+    assert flow.whole(flow(decoded), (3, 4)).shape == (2, 2, 3, 4)
+
+
+@row(14, "PerceiverBasicVideoAutoencodingDecoder")
+def _() -> None:
+    query = queries.Positional(positions.Fourier(bands=2, max_resolution=(4, 8, 8)), size=(2, 3, 4))
+    model = _points(query, kit.CrossAttention(query.channels, 16, out_channels=8), outputs.Pixels(8, 3))
+    assert model(torch.randn(2, 9, 4))["out"].shape == (2, 2, 3, 3, 4)
+
+
+@row(15, "PerceiverMultimodalDecoder")
+def _() -> None:
+    model = tiny("multimodal_autoencoding")
+    encoded = model.encode(raws(model, 2))
+    whole = model.decode(encoded)
+    index = torch.randint(4 * 32 * 32, (2, 50))
+    some = model.decode(encoded, at={"image": index, "label": None})
+    pixels = whole["image"].movedim(2, -1).flatten(1, 3)
+    assert some.keys() == {"image", "label"}
+    assert relative(some["image"], torch.stack([p[i] for p, i in zip(pixels, index, strict=True)])) < 1e-5
+    assert relative(model.decode(encoded, chunk=999), whole) < 1e-5
+
+
+@row(16, "PerceiverProjectionPostprocessor")
+def _() -> None:
+    assert outputs.Project(8, 3)(torch.randn(2, 5, 8)).shape == (2, 5, 3)
+
+
+@row(17, "PerceiverAudioPostprocessor")
+def _() -> None:
+    block, rows = outputs.Waveform(8, 16), torch.randn(2, 30, 8)
+    assert torch.equal(block.whole(block(rows), (30,)).view(2, 30, 16), block(rows))
+
+
+@row(18, "PerceiverClassificationPostprocessor")
+def _() -> None:
+    block, rows = outputs.Classify(8, 3), torch.randn(2, 1, 8)
+    assert torch.equal(block.whole(block(rows), (1,)), block(rows)[:, 0])
+
+
+@row(19, "PerceiverMultimodalPostprocessor")
+def _() -> None:
+    found = tiny("multimodal_autoencoding")(raws(tiny("multimodal_autoencoding"), 2))
+    shapes = {"audio": (2, 4 * 1920), "image": (2, 4, 3, 32, 32), "label": (2, 4)}
+    assert {name: tuple(value.shape) for name, value in found.items()} == shapes
+
+
+@row(20, "PerceiverModelOutput and the other outputs")
+def _() -> None:
+    model, ids = tiny("masked_lm"), torch.randint(262, (2, 9))
+    with kit.capture_attention(model) as maps, kit.capture_hidden(model) as states:
+        encoded = model.encode(ids)
+        found = model.decode(encoded)
+    assert found["text"].shape == (2, 9, 262) and encoded.latents.shape == (2, 32, 128)
+    assert maps["encoder.cross.0"][0].shape == (2, 8, 32, 9) and maps["decoder.cross"][0].shape == (2, 8, 9, 32)
+    assert torch.equal(states["encoder.transformer.2"][-1], encoded.latents)
+    assert {"Classification", "MaskedTokens", "EndPointError", "Reconstruction"} <= {*kit.list("objectives")}
+    objective = kit.objectives.Classification("label")
+    loss, parts = objective({"label": torch.zeros(2, 3)}, {"label": torch.tensor([0, 2])})
+    torch.testing.assert_close(loss, torch.tensor(3.0).log())
+    assert [*parts] == ["label"]
+
+
+@row(21, "PerceiverForMaskedLM")
+def _() -> None:
+    model, ids = kit.build("masked_lm", preset="tiny"), torch.randint(6, 262, (2, 30))
+    hidden = torch.where(torch.rand(2, 30) < 0.3, 3, ids)
+    keep = torch.arange(30) < torch.tensor([[30], [20]])
+    learns(model, lambda out: F.cross_entropy(out["text"][keep], ids[keep]), hidden, mask={"text": keep})
+
+
+@row(22, "PerceiverForSequenceClassification")
+def _() -> None:
+    ids, values = torch.randint(6, 262, (4, 12)), torch.randn(4, 3)
+    for loss in (
+        lambda out: F.cross_entropy(out["label"], torch.tensor([0, 1, 2, 0])),
+        lambda out: F.mse_loss(out["label"], values),
+        lambda out: F.binary_cross_entropy_with_logits(out["label"], (values > 0).float()),
+    ):
+        learns(kit.build("sequence_classification", preset="tiny", num_labels=3), loss, ids)
+
+
+def _classifies(recipe: str, *sizes: tuple[int, int]) -> None:
+    model, labels = kit.build(recipe, preset="tiny"), torch.tensor([7, 1])
+    learns(model, lambda out: F.cross_entropy(out["label"], labels), torch.randn(2, 3, *sizes[0]))
+    for size in sizes:
+        assert model.eval()(torch.randn(2, 3, *size))["label"].shape == (2, 10)
+
+
+@row(23, "PerceiverForImageClassificationLearned")
+def _() -> None:
+    _classifies("image_classification_learned", (28, 28), (28, 20), (35, 40), (9, 9))
+
+
+@row(24, "PerceiverForImageClassificationFourier")
+def _() -> None:
+    _classifies("image_classification_fourier", (28, 28), (17, 30))
+
+
+@row(25, "PerceiverForImageClassificationConvProcessing")
+def _() -> None:
+    _classifies("image_classification_conv", (28, 28), (31, 44))
+
+
+@row(26, "PerceiverForOpticalFlow")
+def _() -> None:
+    frames, flow = torch.rand(1, 2, 3, 32, 48) * 2 - 1, torch.randn(1, 2, 32, 48) + 3
+    model = kit.build("optical_flow", preset="tiny")
+    learns(model, lambda out: (out["flow"] - flow).norm(dim=1).mean(), frames)
+    for size in [(32, 48), (20, 30), (40, 60), (64, 33)]:
+        with torch.no_grad():
+            assert model(torch.randn(1, 2, 3, *size))["flow"].shape == (1, 2, *size)
+
+
+@row(27, "PerceiverForMultimodalAutoencoding")
+def _() -> None:
+    model = kit.build("multimodal_autoencoding", preset="tiny")
+    raw, classes = raws(model, 2), torch.tensor([0, 3])
+    raw["label"] = F.one_hot(classes, 4).float()
+    index = {"image": torch.randint(4096, (2, 64)), "audio": torch.randint(480, (2, 32)), "label": None}
+    pixels, patches = raw["image"].movedim(2, -1).flatten(1, 3), raw["audio"].unflatten(1, (-1, 16))
+    wanted = {"image": pixels, "audio": patches}
+    wanted = {name: torch.stack([r[i] for r, i in zip(wanted[name], index[name], strict=True)]) for name in wanted}
+
+    def loss(out: dict[str, Tensor]) -> Tensor:
+        parts = [F.l1_loss(out[name], wanted[name]) for name in wanted]
+        return sum(parts) + F.cross_entropy(out["label"], classes)
+
+    learns(model, loss, raw, at=index)
+    model.eval()
+    with torch.no_grad():  # a classifier of video: the label is hidden whether it is there or not
+        without = {name: raw[name] for name in ("image", "audio")}
+        assert torch.equal(model(raw, at={"label": None})["label"], model(without, at={"label": None})["label"])
+
+
+@row(29, "DataParallel, DDP and FSDP2, without any GPU")
+def _() -> None:
+    """No GPU was used. On CPU DataParallel calls the module itself, so replicas are built as it builds them, by its
+    own code, but for the copying from device to device; DDP and FSDP2 run in one process on gloo.
+    """
+    for recipe in kit.list():
+        _data_parallel(recipe)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        _distributed()
+    finally:
+        dist.destroy_process_group()
+
+
+def _data_parallel(recipe: str) -> None:
+    model, raw = kit.build(recipe, preset="tiny").eval(), None
+    randomised(model)
+    raw = raws(model, 4)
+    layout = model.encode(raw).layout
+    mask = {name: torch.rand(4, layout.slice(name).stop - layout.slice(name).start) < 0.7 for name in layout}
+    encoded = model.encode(raw)
+    grids = {name: model.queries.grid(name, encoded) for name in model.queries.blocks}
+    at = {name: torch.randint(torch.Size(grid).numel(), (4, 3)) for name, grid in grids.items()}
+    wanted = model(raw, mask=mask, at=at)
+
+    module, devices = sys.modules["torch.nn.parallel.replicate"], [0, 1]
+    copied = module._broadcast_coalesced_reshape
+    module._broadcast_coalesced_reshape = lambda tensors, devices, detach=False: [
+        [tensor.detach().clone() if detach else tensor.clone() for tensor in tensors] for _ in devices
+    ]
+    try:
+        replicas = replicate(model, devices)
+    finally:
+        module._broadcast_coalesced_reshape = copied
+    parts = []
+    for i, replica in enumerate(replicas):
+        assert next(replica.parameters(), None) is None, "as under DataParallel: a forward that asked would find none"
+        scattered = [{name: tensor.chunk(2)[i] for name, tensor in given.items()} for given in (raw, mask, at)]
+        parts.append(replica(scattered[0], mask=scattered[1], at=scattered[2]))
+    gathered = {name: torch.cat([part[name] for part in parts]) for name in wanted}
+    assert relative(gathered, wanted) < 1e-5, recipe
+    sum(value.square().mean() for value in gathered.values()).backward()
+    assert all(p.grad is not None for p in model.parameters()), "gradients arrive at the model"
+
+
+def _distributed() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    for shard in (False, True):
+        model = randomised(kit.build("multimodal_autoencoding", preset="tiny")).eval()
+        raw = raws(model, 2)
+        at = {"image": torch.randint(4096, (2, 9)), "audio": torch.randint(480, (2, 5)), "label": None}
+        wanted = model(raw, at=at)
+        if shard:
+            mesh = init_device_mesh("cpu", (1,))
+            for layer in model.encoder.transformer:
+                fully_shard(layer, mesh=mesh)
+            wrapped = fully_shard(model, mesh=mesh)
+        else:
+            wrapped = DistributedDataParallel(model)
+        with warnings.catch_warnings():
+            # FSDP2's: outputs are views, which nobody here changes in place. DDP's: the gradient of a table of one
+            # row, a slice of a wider one, has another stride along its one row.
+            warnings.filterwarnings("ignore", message=".*returned a view tensor")
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+            for _ in range(2):  # DDP complains of parameters without gradients in the second step
+                found = wrapped(raw, at=at)
+                assert relative(found, wanted) < 1e-5
+                sum(value.square().mean() for value in found.values()).backward()
+        assert all(p.grad is not None for p in wrapped.parameters())
+
+
+def _points(query: queries.Query | None, decoder: nn.Module, output: outputs.Output) -> kit.PerceiverIO:
+    """Nine points to whatever is asked for."""
+    return kit.PerceiverIO(
+        kit.Inputs(points=inputs.Features(4)),
+        kit.Encoder(4, num_latents=5, latent_dim=16, layers=1),
+        None if query is None else kit.Queries(out=query),
+        decoder,
+        kit.Outputs(out=output),
+    )
+
+
+@pytest.mark.parametrize(
+    "number", sorted(ROWS), ids=lambda n: f"row{n:02}-{ROWS[n][0].replace(', ', '+').replace(' ', '-')}"
+)
+def test_mission(number: int) -> None:
+    ROWS[number][1]()
+
+
+def test_mission_has_every_row_that_is_code() -> None:
+    assert sorted(ROWS) == [*range(1, 28), 29]
