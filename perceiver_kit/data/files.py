@@ -88,7 +88,7 @@ def divided_by_class(folder: str | Path, suffixes: Sequence[str], readable: Read
     beside = loose(root, suffixes)
     if beside:
         raise InputError(f"{root} must hold one sub-folder for each class, but has files beside: {named(beside, root)}")
-    classes = tuple(sorted({path.relative_to(root).parts[0] for path in paths}))
+    classes = sorted({path.relative_to(root).parts[0] for path in paths})
     if len(classes) < 2:
         raise InputError(f"{root} must hold one sub-folder for each class, at least two, got only {classes[0]!r}")
     good = all_readable(paths, readable, root)
@@ -98,7 +98,7 @@ def divided_by_class(folder: str | Path, suffixes: Sequence[str], readable: Read
         for part, chosen in zip(parts, _held_out(members, root, f"class {name!r} of {root}"), strict=True):
             part += [(path, label) for path in chosen]
     (train, held_out), (labels, held_out_labels) = ([[row[i] for row in part] for part in parts] for i in (0, 1))
-    return Divided(train, held_out, labels, held_out_labels, classes)  # type: ignore[arg-type]
+    return Divided(train, held_out, labels, held_out_labels, tuple(classes))  # type: ignore[arg-type]
 
 
 def _held_out(paths: list[Path], root: Path, what: str) -> tuple[list[Path], list[Path]]:

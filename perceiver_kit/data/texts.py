@@ -40,7 +40,7 @@ class Texts(Samples):
         self.ids = np.zeros((len(texts), length), np.int16)
         self.lengths = np.zeros(len(texts), np.int64)
         for row, text in enumerate(texts):
-            ids = tokenizer.encode(text)
+            ids = tokenizer.encode(text[:length])  # the rest cannot matter, for a character is at least a byte
             self.ids[row, : len(ids)], self.lengths[row] = ids, len(ids)
         self.labels, self.length, self.seed = torch.tensor(labels), length, seed
 

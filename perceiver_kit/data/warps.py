@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_positive, check_sizes
+from ..checks import check_positive
 from ..errors import InputError
+from ..recipes.common import height_width
 from .files import read_picture
 from .images import to_unit
 from .packages import packaged
@@ -75,8 +76,8 @@ class Warps(Samples):
         reach: float = 0.15,
         seed: int = 0,
     ) -> None:
-        self.size = h, w = check_sizes("Warps", "size", size)  # type: ignore[assignment]
-        check_positive("Warps", items=items, h=h, w=w)
+        self.size = height_width("Warps", size)
+        check_positive("Warps", items=items)
         if not len(photos):
             raise InputError("Warps needs at least one photo")
         if not 0 < reach <= 0.25:

