@@ -15,7 +15,7 @@ DEV  := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity clean
+.PHONY: help demo test check docs bench parity results clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ docs: $(DEV)  ## build the documentation into site/
 
 bench: $(DEV)  ## measure speed and memory beside Hugging Face
 	$(BIN)/python benchmarks/bench.py
+
+results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (about an hour)
+	$(BIN)/python benchmarks/results.py $(RUNS)
 
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 	$(BIN)/python benchmarks/parity.py

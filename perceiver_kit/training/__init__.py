@@ -11,5 +11,16 @@ from .data import Data
 from .fit import export, fit, load_sharded
 from .module import Training
 from .optimisation import checkpoint_layers, parameter_groups, rate_at
+from .recipe import train_recipe
 
-__all__ = ["Data", "Training", "checkpoint_layers", "export", "fit", "load_sharded", "parameter_groups", "rate_at"]
+__all__ = [
+    "Data",
+    "Training",
+    "checkpoint_layers",
+    "export",
+    "fit",
+    "load_sharded",
+    "parameter_groups",
+    "rate_at",
+    "train_recipe",
+]
