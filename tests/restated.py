@@ -90,10 +90,19 @@ def self_attend(p: dict[str, Array], prefix: str, rows: Array, *, heads: int, ge
     return rows + feed_forward(p, f"{prefix}feed_forward", norm(p, f"{prefix}feed_forward_norm", rows), gelu)
 
 
-def fourier(grid: tuple[int, ...], bands: int, resolution: tuple[int, ...], ends: str, coordinates: bool, sine: bool):
+def fourier(
+    grid: tuple[int, ...],
+    bands: int,
+    resolution: tuple[int, ...],
+    ends: str,
+    coordinates: bool,
+    sine: bool,
+    some: list[int] | None = None,
+) -> Array:
     """Position features place by place: coordinates, then sines, then cosines, each axis by axis."""
     rows = []
-    for place in np.ndindex(*grid):
+    for flat in range(math.prod(grid)) if some is None else some:
+        place = np.unravel_index(flat, grid)
         if ends == "both":  # one point lies at the left end
             x = [-1 + (2 * i / (n - 1) if n > 1 else 0) for i, n in zip(place, grid, strict=True)]
         else:
