@@ -62,6 +62,7 @@ def test_order_is_by_seed_and_epoch_and_the_buffer_mixes() -> None:
     mixed = different[0]
     assert sum(b == a + 1 for a, b in pairwise(mixed)) < 20
     assert order(shuffle=1) == plain
+    assert len({tuple(order(seed=seed, epoch=epoch)) for seed in range(2) for epoch in range(2)}) == 4
 
 
 def test_the_buffer_is_bounded() -> None:
