@@ -142,6 +142,8 @@ def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "turned.png", (30, 30)).equal(read_picture(path, (30, 30)).rot90(-1, (1, 2)))
     wide = picture(tmp_path / "wide.png", size=(20, 60))
     assert read_picture(wide, (10, 10), cover=2.0).shape == (3, 20, 60)
+    centre = np.asarray(Image.open(wide))[:, 20:40]  # cut out, not squeezed
+    assert read_picture(wide, (20, 20)).permute(1, 2, 0).numpy().tolist() == centre.tolist()
     deep = np.linspace(0, 60_000, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     assert (
