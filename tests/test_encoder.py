@@ -85,21 +85,17 @@ def test_it_equals_its_schedule_written_out(
     assert sum(parameter.numel() for parameter in encoder.parameters()) == wanted
 
 
-def test_widths_of_cross_and_self_attention_are_set_apart() -> None:
-    encoder = Encoder(
-        6,
-        num_latents=3,
-        latent_dim=8,
-        layers=1,
-        self_heads=2,
-        cross_qk_channels=10,
-        cross_v_channels=12,
-        self_qk_channels=14,
-        self_v_channels=16,
-    )
-    cross, own = encoder.cross[0].attention, encoder.transformer[0].attention
-    assert [layer.out_features for layer in (cross.query, cross.key, cross.value, cross.output)] == [10, 10, 12, 8]
-    assert [layer.out_features for layer in (own.query, own.key, own.value, own.output)] == [14, 14, 16, 8]
+def test_widths_are_those_of_all_attention_unless_cross_attention_has_its_own() -> None:
+    def widths(**options: int) -> list[list[int]]:
+        encoder = Encoder(6, num_latents=3, latent_dim=8, layers=1, self_heads=2, **options)
+        blocks = encoder.cross[0].attention, encoder.transformer[0].attention
+        return [[layer.out_features for layer in (a.query, a.key, a.value, a.output)] for a in blocks]
+
+    assert widths() == [[6, 6, 6, 8], [8, 8, 8, 8]]
+    assert widths(qk_channels=14, v_channels=16) == [[14, 14, 16, 8], [14, 14, 16, 8]]
+    own = dict(cross_qk_channels=10, cross_v_channels=12)
+    assert widths(qk_channels=14, v_channels=16, **own) == [[10, 10, 12, 8], [14, 14, 16, 8]]
+    assert widths(**own) == [[10, 10, 12, 8], [8, 8, 8, 8]]
 
 
 def test_dropout_reaches_every_layer() -> None:

@@ -53,6 +53,7 @@ def test_the_whole_is_all_rows_in_another_form(name: str, data: st.DataObject, b
     rows = block(torch.randn(b, torch.Size(grid).numel(), 6))
     whole = block.whole(rows, grid)
     assert torch.equal(rows_of(block, whole), rows)
+    assert torch.equal(block.rows_of(whole), rows)  # as targets take it
     assert name in ROWS or name == "Waveform" or whole is rows
 
 

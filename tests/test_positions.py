@@ -73,6 +73,18 @@ def test_fourier_features_stay_float32_in_a_bfloat16_model() -> None:
     assert torch.equal(positions.bfloat16()((64,)), wanted)
 
 
+@pytest.mark.parametrize("ends", ["both", "half_open"])
+def test_fourier_features_stay_float32_whatever_the_default_is(ends: str) -> None:
+    positions = Fourier(bands=4, max_resolution=(64,), ends=ends)
+    wanted = positions((64,))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(positions((64,)), wanted)
+        assert torch.equal(positions((64,), torch.arange(64)), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_fourier_features_hold_nothing() -> None:
     positions = Fourier(bands=64, max_resolution=(224, 224))
     positions((8, 8))
