@@ -1,0 +1,149 @@
+"""``perceiver-kit``: list, describe, demo, train, convert."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, PerceiverKitError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake that the kit reports is one line on stderr and exit code 2.
+
+    >>> main(["list"])
+    image_classification_conv
+    image_classification_fourier
+    image_classification_learned
+    masked_lm
+    multimodal_autoencoding
+    optical_flow
+    sequence_classification
+    0
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except PerceiverKitError as error:
+        print(f"perceiver-kit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("perceiver-kit: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="perceiver-kit", description="A composable Perceiver IO research kit.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    added = command("list", _list, "name the recipes, or the blocks of a kind")
+    added.add_argument("kind", nargs="?", default="recipes", help="recipes, inputs, positions, queries, outputs, …")
+
+    added = command("describe", _describe, "show a recipe stage by stage, with the source of each number")
+    added.add_argument("name", help="a recipe, or a block such as inputs.Patches")
+    added.add_argument("--preset", help="base (published size, the default) or tiny")
+
+    added = command("demo", _demo, "train a small model on a clip of video and sound, and show what it learned")
+    added.add_argument("--seconds", type=float, default=60.0, help="how long to train (60)")
+    added.add_argument("--out", type=Path, default=Path("demo"), help="where the picture goes (./demo)")
+    added.add_argument("--clip", type=Path, help="a video of your own instead of the sample clip")
+    added.add_argument("--seed", type=int, default=0)
+
+    added = command("train", _train, "train a recipe on real data")
+    added.add_argument("recipe")
+    names = "mnist, reviews, bible, flow, clip, or a path"
+    added.add_argument("--data", required=True, metavar="NAME|PATH", help=names)
+    added.add_argument("--preset", default="tiny", help="tiny (the default) or base")
+    added.add_argument("--out", type=Path, help="directory of the run (./runs/RECIPE)")
+    added.add_argument("--steps", type=int, default=1000)
+    added.add_argument("--batch", type=int, default=32, help="samples of a step, over all processes")
+    added.add_argument("--rate", type=float, default=1e-3, help="learning rate at its highest")
+    added.add_argument("--optimizer", default="adamw", choices=("adamw", "lamb"))
+    added.add_argument("--schedule", default="cosine", choices=("cosine", "constant_then_cosine"))
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--workers", type=int, default=0, help="processes that read data")
+    added.add_argument("--precision", default="32-true", help="Lightning's: 32-true, bf16-mixed, bf16-true")
+    added.add_argument("--accumulate", type=int, default=1, help="batches whose gradients are added up")
+    added.add_argument("--ema", type=float, help="keep an average of the weights with this decay")
+    added.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
+    added.add_argument("--validate-every", type=int, help="steps between looks at held-out data (only at the end)")
+    added.add_argument("--checkpoint-activations", action="store_true", help="less memory, more time")
+    added.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+
+    added = command("convert", _convert, "turn a checkpoint into the other format: Hugging Face's or the kit's")
+    added.add_argument("source", help="a directory, or the hub's id of a Perceiver")
+    added.add_argument("destination", type=Path, help="a directory")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> None:
+    from .registry import names
+
+    print("\n".join(names(options.kind)))
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from .building import describe
+
+    print(describe(options.name, preset=options.preset))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from .demo import demo
+
+    demo(clip=options.clip, directory=options.out, seconds=options.seconds, seed=options.seed)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .training import train_recipe
+
+    directory = options.out or Path("runs") / options.recipe
+    metrics = train_recipe(
+        options.recipe,
+        options.data,
+        directory,
+        preset=options.preset,
+        steps=options.steps,
+        batch=options.batch,
+        rate=options.rate,
+        optimizer=options.optimizer,
+        schedule=options.schedule,
+        seed=options.seed,
+        workers=options.workers,
+        checkpoint_activations=options.checkpoint_activations,
+        precision=options.precision,
+        accumulate=options.accumulate,
+        ema=options.ema,
+        save_every=options.save_every,
+        validate_every=options.validate_every,
+        resume=options.resume,
+    )
+    width = max(len(name) for name in metrics)
+    print("\nheld out")
+    for name, value in metrics.items():
+        print(f"  {name:<{width}}  {value:.4f}")
+    print(f"model, metrics.csv and curves.png are in {directory}; kit.load({str(directory)!r}) opens the model")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from .hub import load, save, to_huggingface
+
+    if options.destination.exists() and any(options.destination.iterdir()):
+        raise InputError(f"{options.destination} is not empty: choose another destination")
+    model = load(options.source)
+    ours = Path(options.source).is_dir() and '"perceiver_kit"' in (Path(options.source) / "config.json").read_text()
+    written = (to_huggingface if ours else save)(model, options.destination)
+    print(f"{written} is in {'Hugging Face' if ours else 'the kit'}'s format")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
