@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import Encoder, Layout, Tokens
@@ -96,6 +97,19 @@ def test_widths_are_those_of_all_attention_unless_cross_attention_has_its_own() 
     own = dict(cross_qk_channels=10, cross_v_channels=12)
     assert widths(qk_channels=14, v_channels=16, **own) == [[10, 10, 12, 8], [14, 14, 16, 8]]
     assert widths(**own) == [[10, 10, 12, 8], [8, 8, 8, 8]]
+
+
+def test_what_is_not_said_is_the_papers() -> None:
+    """One cross-attend of one head, self-attends of eight, widening 1, queries added, no dropout."""
+    encoder = Encoder(6, num_latents=3, latent_dim=8, layers=2)
+    assert (len(encoder.cross), len(encoder.transformer)) == (1, 2)
+    cross = encoder.cross[0]
+    assert (cross.attention.heads, cross.query_residual, cross.feed_forward[1].approximate) == (1, True, "none")
+    assert {block.attention.heads for block in encoder.transformer} == {8}
+    for block in [cross, *encoder.transformer]:
+        assert block.feed_forward[0].out_features == 8
+        assert block.attention.dropout == 0
+        assert isinstance(block.dropout, nn.Identity)
 
 
 def test_dropout_reaches_every_layer() -> None:
