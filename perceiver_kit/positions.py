@@ -30,7 +30,7 @@ def axis_coordinates(size: int, ends: Ends, device: torch.device | None = None) 
     tensor([-1.0000, -0.5000,  0.0000,  0.5000])
     """
     if ends == "both":
-        return torch.linspace(-1, 1, size, device=device)
+        return torch.linspace(-1, 1, size, dtype=torch.float32, device=device)
     return -1 + 2 * torch.arange(size, dtype=torch.float32, device=device) / size
 
 
@@ -98,8 +98,9 @@ class Fourier(Positions):
             raise InputError(f"Fourier positions have {len(self.max_resolution)} axes, but the grid is {grid}")
         device = index.device if index is not None else device
         axes = [axis_coordinates(size, self.ends, device) for size in grid]
+        single = dict(dtype=torch.float32, device=device)  # "bf16-true" training changes the default
         phases = [
-            math.pi * (axis[:, None] * torch.linspace(1.0, resolution / 2, self.bands, device=device))
+            math.pi * (axis[:, None] * torch.linspace(1.0, resolution / 2, self.bands, **single))
             for axis, resolution in zip(axes, self.max_resolution, strict=True)
         ]
         tables = [[axis[:, None] for axis in axes]] if self.coordinates else []
