@@ -192,6 +192,8 @@ class EndPointError(Objective):
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         _check_same(self.output, output, target)
+        if output.ndim != 4 or output.shape[1] != 2:
+            raise InputError(f"output {self.output!r} must be whole, (b, 2, h, w), got {describe_value(output)}")
         if min(output.shape[-2:]) >> (self.scales - 1) == 0:
             raise InputError(f"{self.scales} scales halve {describe_value(output)} to nothing; take fewer")
         valid = self._weights(target, targets)
@@ -247,9 +249,9 @@ class Reconstruction(Objective):
         return (output.float() - target).abs().sum(), target.numel()
 
     def meters(self) -> dict[str, Metric]:
+        _torchmetrics()
         from torchmetrics.image import PeakSignalNoiseRatio
 
-        _torchmetrics()
         return {"psnr": PeakSignalNoiseRatio(data_range=2.0)}
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
