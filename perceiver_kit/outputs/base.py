@@ -28,6 +28,6 @@ class Output(Block):
         """All rows in the output's own form; rows as they are unless a block says otherwise."""
         return rows
 
-    def rows_of(self, whole: Tensor) -> Float[Tensor, "b o d"]:
-        """The inverse of ``whole``, for targets: what the rows would be."""
+    def rows_of(self, whole: Tensor) -> Tensor:
+        """The inverse of ``whole``, for targets: what the rows (b, o, …) would be; of text (b, o) ids."""
         return whole

@@ -14,16 +14,15 @@ from typing import Any, Literal
 import pytorch_lightning as lightning
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attention import CrossAttend, SelfAttend
 from ..checks import check_choice, check_positive
 from ..data.sampling import generator
-from ..modalities import check_names
+from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..objectives import Objective, Term, combine
 from ..spec import spec
-from ..tokens import take_rows
 from .optimisation import checkpoint_layers, lamb, parameter_groups, rate_at
 
 Batch = Mapping[str, Any]
@@ -72,14 +71,15 @@ class Training(lightning.LightningModule):
         self.steps, self.rate, self.weight_decay, self.decay_latents = steps, rate, weight_decay, decay_latents
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.queries, self.seed = dict(queries or {}), seed
-        self.meters = nn.ModuleDict(objective.meters())
+        self.meters = ByModality(objective.meters())  # names in them are the user's
         self.spec = spec(model)
         if checkpoint_activations:
             checkpoint_layers(model)
-        self.run = torch.compile(model) if compile_model else model
+        if compile_model:
+            model.compile()  # in place: names stay as they are
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
-        return self.run(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
+        return self.model(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
@@ -100,8 +100,13 @@ class Training(lightning.LightningModule):
         size = len(batch["draw"])
         shown = {f"held_out/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
         self.log_dict({"held_out/loss": total} | shown, batch_size=size, sync_dist=True)
-        self.objective.measure(self.meters, outputs, targets)  # type: ignore[arg-type]
-        self.log_dict({f"held_out/{name}": meter for name, meter in self.meters.items()}, batch_size=size)
+        meters: Any = {name: self.meters[name] for name in self.meters}
+        self.objective.measure(meters, outputs, targets)
+        self.log_dict({f"held_out/{name}": meter for name, meter in meters.items()}, batch_size=size)
+
+    def on_validation_start(self) -> None:
+        for name in self.meters:  # sums in bfloat16, which "bf16-true" makes of them, stop growing at 256
+            self.meters[name].set_dtype(torch.float32)  # type: ignore[operator]
 
     def configure_model(self) -> None:
         """Shard under FSDP2: layers one by one; what others read (a tied table) stays with the root."""
@@ -153,12 +158,12 @@ class Training(lightning.LightningModule):
     def _hidden(self, draws: list[tuple[int, int]]) -> dict[str, Tensor] | None:
         drawn = {name: p for name, (p, _) in self.model.inputs.hide.items() if 0 < p < 1}
         return {
-            name: torch.tensor(
-                [torch.rand((), generator=self._generator(draw, f"hide {name}")).item() < p for draw in draws],
-                device=self.device,
-            )
+            name: torch.tensor([self._chance(draw, f"hide {name}") < p for draw in draws], device=self.device)
             for name, p in drawn.items()
         } or None
+
+    def _chance(self, draw: tuple[int, int], name: str) -> float:
+        return torch.rand((), generator=self._generator(draw, name), dtype=torch.float32).item()
 
     def _generator(self, draw: tuple[int, int], name: str) -> torch.Generator:
         return generator(self.seed, *draw, zlib.crc32(name.encode()))
@@ -166,7 +171,8 @@ class Training(lightning.LightningModule):
     def _targets(self, targets: Mapping[str, Tensor], at: Mapping[str, Tensor | None] | None) -> dict[str, Tensor]:
         asked = {name: index for name, index in (at or {}).items() if index is not None}
         rows = {name: self._rows(name, targets[name]) for name in asked}
-        return {**targets, **{name: take_rows(rows[name], index) for name, index in asked.items()}}
+        samples = torch.arange(len(next(iter(asked.values()))), device=self.device)[:, None] if asked else None
+        return {**targets, **{name: rows[name][samples, index] for name, index in asked.items()}}
 
     def _rows(self, name: str, whole: Tensor) -> Tensor:
         return self.model.outputs.blocks[name].rows_of(whole)  # type: ignore[union-attr, operator]
