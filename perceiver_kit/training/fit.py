@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Checkpoint, EMAWeightAveraging, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
 from ..building import build
@@ -49,26 +52,23 @@ def fit(
     run, or none to resume.
     """
     directory = Path(directory)
-    last = directory / "checkpoints" / "last.ckpt"
-    if resume and not last.exists():
-        raise InputError(f"there is nothing to resume in {directory}: {last} does not exist")
-    if not resume and last.exists():
+    saving = _Saving(directory / "checkpoints" / "last.ckpt", save_every)
+    found = saving.found()
+    if resume and found is None:
+        raise InputError(f"there is nothing to resume in {directory}: {saving.last} does not exist")
+    if not resume and found is not None:
         raise InputError(f"{directory} holds a run already: resume it, or choose another directory")
     check_positive("fit", accumulate=accumulate, save_every=save_every)
+    if data.steps != training.steps:
+        raise InputError(f"the data has {data.steps} steps, but the training {training.steps}; they must be equal")
     if ema is not None:
         check_probability("fit", ema=ema)
+        if isinstance(strategy, ModelParallelStrategy):
+            raise InputError("ema keeps a copy of all weights, which a strategy that shards them does not have")
     directory.mkdir(parents=True, exist_ok=True)
-    callbacks: list[Any] = [
-        ModelCheckpoint(
-            directory / "checkpoints",
-            filename="last",
-            every_n_train_steps=save_every,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-    ]
+    average = _Average(decay=ema) if ema is not None else None
+    callbacks: list[Any] = [saving] if average is None else [average, saving]
     callbacks += [TQDMProgressBar(refresh_rate=10)] if progress else []
-    callbacks += [EMAWeightAveraging(decay=ema)] if ema is not None else []
     trainer = lightning.Trainer(
         max_steps=training.steps,
         max_epochs=-1,
@@ -77,7 +77,7 @@ def fit(
         gradient_clip_val=clip,
         callbacks=callbacks,
         logger=[
-            CSVLogger(directory, name="", version="", prefix=""),
+            _metrics(directory, found),
             TensorBoardLogger(directory, name="tensorboard", version=""),
         ],
         val_check_interval=None if validate_every is None else validate_every * accumulate,
@@ -85,20 +85,79 @@ def fit(
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        limit_val_batches=None if data.held_out is not None else 0,
+        log_every_n_steps=min(10, training.steps),
         use_distributed_sampler=False,
         strategy=strategy,
         devices=devices,
         num_nodes=nodes,
         accelerator="auto",
     )
-    trainer.fit(training, data, ckpt_path=last if resume else None, weights_only=True)
-    trainer.save_checkpoint(last)
+    trainer.fit(training, data, ckpt_path=found, weights_only=True)
+    if average is not None:
+        average.on_train_end(trainer, training)  # a run that had ended when it was resumed has not come to this
     export(training, directory)
     if trainer.is_global_zero:
         curves(directory / "metrics.csv", directory / "curves.png")
     results = trainer.validate(training, data, verbose=False) if data.held_out is not None else [{}]
     return {name.removeprefix("held_out/"): float(value) for name, value in results[0].items()}
+
+
+class _Saving(Checkpoint):
+    """Keeps the last checkpoint, whole wherever a process is killed: written beside, then renamed."""
+
+    def __init__(self, last: Path, every: int) -> None:
+        self.last, self.every = last, every
+        self.new, self.old = last.with_name("new.ckpt"), last.with_name("old.ckpt")
+        self.saved = 0
+
+    def found(self) -> Path | None:
+        """The last one that is whole."""
+        return next((path for path in (self.last, self.old) if path.exists()), None)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.saved or (step % self.every and step != trainer.max_steps):
+            return
+        self.saved = step
+        for logger in trainer.loggers:
+            logger.save()  # so that a run resumed from here knows its past
+        trainer.save_checkpoint(self.new)
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            if self.last.is_dir():  # sharded: a directory with files cannot be replaced in one step
+                shutil.rmtree(self.old, ignore_errors=True)
+                self.last.rename(self.old)
+            self.new.replace(self.last)
+            shutil.rmtree(self.old, ignore_errors=True)
+        trainer.strategy.barrier()
+
+
+class _Average(EMAWeightAveraging):
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You're using the WeightAveraging")  # about sharding: see fit
+            super().setup(*args, **kwargs)
+
+
+def _metrics(directory: Path, checkpoint: Path | None) -> CSVLogger:
+    """Lightning's, which would delete what a run wrote before it was resumed: what came before the checkpoint stays."""
+    path, earlier = directory / "metrics.csv", []
+    if checkpoint is not None and path.exists():
+        state = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
+        step = torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+        earlier = [row for row in rows if int(row["step"]) < step]
+    logger = CSVLogger(directory, name="", version="", prefix="")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory")
+        logger.experiment.metrics = earlier
+    logger.save()
+    return logger
 
 
 def export(training: Training, directory: str | os.PathLike) -> None:
