@@ -1,0 +1,52 @@
+"""Trainings in processes of their own, and without what Lightning says in passing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import perceiver_kit as kit
+
+# Nothing here can be imported without the extra "train".
+collect_ignore_glob = [] if find_spec("pytorch_lightning") and find_spec("torchmetrics") else ["test_*.py"]
+
+HERE = Path(__file__).parent
+PATHS = [str(Path(kit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
+
+Train = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
+    """Train as ``toys.run`` is told, in a process that may be killed; returns how it ended (0, or minus the signal)."""
+    said = tmp_path_factory.mktemp("worker") / "stderr"
+    with (
+        open(said, "w") as errors,
+        subprocess.Popen(
+            [sys.executable, HERE / "worker.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=ENVIRONMENT,
+        ) as worker,
+    ):
+
+        def call(directory: Path, recipe: str, *, ends: int | None = 0, **config: Any) -> int:
+            print(json.dumps(dict(directory=str(directory), recipe=recipe) | config), file=worker.stdin, flush=True)
+            ended = worker.stdout.readline()
+            assert ended, said.read_text()[-3000:]
+            assert ends is None or int(ended) == ends, said.read_text()[-3000:]
+            return int(ended)
+
+        yield call
+        worker.stdin.close()

@@ -1,0 +1,116 @@
+"""Two processes on one machine compute what one does: data parallel, and with weights sharded (FSDP2)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed, nn
+
+import perceiver_kit as kit
+from perceiver_kit.training import load_sharded
+
+from .conftest import ENVIRONMENT, Train
+from .toys import QUIET, losses
+
+pytestmark = [*QUIET, pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")]
+HERE = Path(__file__).parent
+
+# Half of the texts have 2 % of their bytes masked and half 70 %: what is a mean over both processes is not a mean of
+# their means.
+CASES: dict[str, dict[str, Any]] = {
+    "multimodal": dict(recipe="multimodal_autoencoding", queries=dict(image=9, audio=3), validate_every=2),
+    "text": dict(recipe="masked_lm", weight_decay=0.3),
+}
+STEPS = dict(steps=4, save_every=2, rate=1e-3, batch=6)
+
+
+@pytest.fixture(scope="module")
+def runs(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each case as one process, data parallel and sharded; and sharded, killed and started again."""
+    root = tmp_path_factory.mktemp("runs")
+    lines = []
+    for case, config in CASES.items():
+        train(root / f"{case}-auto", **config, **STEPS)
+        for strategy in ("ddp", "fsdp"):
+            lines.append(
+                config | STEPS | dict(strategy=strategy, devices=2, directory=str(root / f"{case}-{strategy}"))
+            )
+    lines.append(lines[-1] | dict(directory=str(root / "text-broken"), kill_at=3))
+    (root / "lines").write_text("\n".join(json.dumps(line) for line in lines))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
+    where = [f"--master-port={port}", "--master-addr=127.0.0.1"]
+    done = subprocess.run(
+        [*torchrun, *where, HERE / "worker.py", root / "lines"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return root
+
+
+def steps(directory: Path) -> list[float]:
+    return [loss for _, loss in sorted(losses(directory).items())]
+
+
+def furthest(one: nn.Module, other: nn.Module, *, without: str = " ") -> float:
+    state = {name: value for name, value in other.state_dict().items() if without not in name}
+    return max(
+        (value.double() - state[name].double()).abs().max().item()
+        for name, value in one.state_dict().items()
+        if name in state
+    )
+
+
+@pytest.mark.parametrize("case", [f"{case}-{strategy}" for case in CASES for strategy in ("ddp", "fsdp")])
+def test_two_processes_have_the_losses_and_weights_of_one(case: str, runs: Path) -> None:
+    alone = runs / f"{case.split('-')[0]}-auto"
+    assert len(steps(alone)) == 4
+    assert steps(runs / case) == pytest.approx(steps(alone), rel=2e-6)
+    # Softmax does not see the keys' bias: its gradient is rounding, which AdamW makes as large as any.
+    assert furthest(kit.load(runs / case), kit.load(alone), without="key.bias") < 1e-4
+    before, _ = kit.load(alone), torch.manual_seed(0)
+    assert furthest(before, kit.build(kit.spec(before))) > 1e-3, "they have moved"
+    for name in ("metrics.csv", "curves.png"):
+        assert (runs / case / name).is_file()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sharded_checkpoint_loads_into_one_process(case: str, runs: Path) -> None:
+    directory = runs / f"{case}-fsdp"
+    checkpoint = directory / "checkpoints" / "last.ckpt"
+    assert checkpoint.is_dir()
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
+    model, exported = load_sharded(checkpoint), kit.load(directory)
+    assert not model.training
+    assert kit.spec(model) == kit.spec(exported)
+    assert furthest(model, exported) == 0
+    kit.save(model, directory / "again")
+    assert (
+        load_file(directory / "again" / "model.safetensors").keys() == load_file(directory / "model.safetensors").keys()
+    )
+    assert furthest(kit.load(directory / "again"), exported) == 0
+
+
+def test_shards_killed_and_started_again_go_on_exactly(runs: Path) -> None:
+    whole, broken = runs / "text-fsdp", runs / "text-broken"
+    again = [int(line.split()[0]) for line in broken.with_suffix(".losses").read_text().splitlines()]
+    assert again in ([0, 1, 2, 3, 2, 3], [0, 1, 2, 2, 3]), "from step 2, which was the last one saved"
+    assert losses(broken) == losses(whole)
+    assert furthest(kit.load(broken), kit.load(whole)) == 0
+
+
+def test_what_is_no_sharded_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(kit.InputError, match=r"has no meta\.pt"):
+        load_sharded(tmp_path)
+    torch.save({}, tmp_path / "last.ckpt")
+    with pytest.raises(kit.InputError, match=r"has no meta\.pt"):
+        load_sharded(tmp_path / "last.ckpt")

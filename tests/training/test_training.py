@@ -1,0 +1,449 @@
+"""Training in one process: what a step asks for, hides and counts, how weights move, and what ``fit`` leaves."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import default_collate
+
+import perceiver_kit as kit
+from perceiver_kit.objectives import MaskedTokens, Reconstruction, Regression, Weighted, objective_for
+from perceiver_kit.positions import Fourier
+from perceiver_kit.training import Data, Training, fit
+
+from .toys import QUIET, RECIPES, Told, Toys, losses, prepared, run, small
+
+pytestmark = QUIET
+FEW = dict(image=9, audio=3)  # of 128 pixels and 10 patches
+
+
+def batch(recipe: str, keys: list[tuple[int, int]]) -> dict[str, Any]:
+    """The batch of keys (index, step)."""
+    return default_collate([Toys(recipe)[key] for key in keys])
+
+
+def alone(recipe: str, **training: Any) -> Training:
+    """A training without a trainer: it logs nothing."""
+    told, _ = prepared(recipe, **training)
+    told.log = told.log_dict = lambda *_, **__: None
+    return told.train()
+
+
+def asked(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
+    """What a step of this batch asks the model for, what it hides, and its loss."""
+    seen: dict[str, Any] = {}
+    hook = training.model.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
+    loss = training.training_step(batch(training.recipe, keys), 0)
+    hook.remove()
+    return seen["at"], seen["hidden"], loss
+
+
+def multimodal(**training: Any) -> Training:
+    training_ = alone("multimodal_autoencoding", **training)
+    training_.recipe = "multimodal_autoencoding"
+    return training_
+
+
+# ---- what a step asks for and hides
+
+
+@given(
+    keys=st.lists(st.tuples(st.integers(0, 23), st.integers(0, 10**6)), min_size=1, max_size=5, unique=True),
+    seed=st.integers(0, 3),
+    data=st.data(),
+)
+def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data: st.DataObject) -> None:
+    """In whatever batch a sample stands, with whatever others, in whatever place."""
+    training = multimodal(queries=FEW, seed=seed)
+    at, hidden, _ = asked(training, keys)
+    assert {name: index.shape for name, index in at.items() if index is not None} == {
+        name: (len(keys), count) for name, count in FEW.items()
+    }
+    assert at["label"] is None, "an output without a number is asked for whole"
+    for name, rows in (("image", 128), ("audio", 10)):
+        assert at[name].dtype == torch.int64
+        assert 0 <= at[name].min() <= at[name].max() < rows
+        if rows < 8 * FEW[name]:
+            assert all(len({*row.tolist()}) == FEW[name] for row in at[name]), "few rows are asked for once each"
+
+    torch.manual_seed(99)  # the process's own state has no part in it
+    order = data.draw(st.permutations(range(len(keys))))
+    again, hidden_again, _ = asked(training, [keys[i] for i in order])
+    for name in FEW:
+        assert torch.equal(again[name], at[name][[*order]])
+    assert torch.equal(hidden_again["label"], hidden["label"][[*order]])
+
+
+def test_another_seed_step_or_sample_draws_anew() -> None:
+    def image(seed: int, index: int, step: int) -> list[int]:
+        return asked(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
+
+    draws = [image(0, 0, 0), image(1, 0, 0), image(0, 1, 0), image(0, 0, 1)]
+    assert len({tuple(draw) for draw in draws}) == 4
+    both = asked(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
+    assert sorted(both["image"][0].tolist()) == [*range(128)]
+    assert sorted(both["audio"][0].tolist()) == [*range(10)], "more than there are is all there are"
+
+
+def test_every_row_is_asked_for_as_often() -> None:
+    training = multimodal(queries=dict(image=40))
+    rows = torch.cat([asked(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)])
+    counts = rows.bincount(minlength=128).double()
+    mean = 24 * 8 * 40 / 128
+    assert counts.min() > mean - 5 * math.sqrt(mean)
+    assert counts.max() < mean + 5 * math.sqrt(mean)
+
+
+def test_loss_is_on_what_was_asked_for_and_on_nothing_else() -> None:
+    training = multimodal(queries=FEW)
+    keys = [(3, 0), (5, 0)]
+    at, hidden, loss = asked(training, keys)
+    given = batch("multimodal_autoencoding", keys)
+
+    # The same from everything decoded, rows picked afterwards.
+    whole = training.model(given["inputs"], hidden=hidden)
+    pixels = {
+        name: x.movedim(-3, -1).flatten(1, -2) for name, x in (("a", whole["image"]), ("b", given["targets"]["image"]))
+    }
+    patches = {name: x.unflatten(1, (-1, 16)) for name, x in (("a", whole["audio"]), ("b", given["targets"]["audio"]))}
+    pick = lambda rows, index: torch.stack([sample[i] for sample, i in zip(rows, index, strict=True)])  # noqa: E731
+    wanted = 0.03 * (pick(pixels["a"], at["image"]) - pick(pixels["b"], at["image"])).abs().mean()
+    wanted += 1.0 * (pick(patches["a"], at["audio"]) - pick(patches["b"], at["audio"])).abs().mean()
+    wanted += 1e-4 * torch.nn.functional.cross_entropy(whole["label"], given["targets"]["label"])
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+    # Targets elsewhere may be anything, here NaN; where it was asked they count.
+    frames, rows = given["targets"]["image"], at["image"]
+    elsewhere = torch.ones(2, 128, dtype=torch.bool).scatter(1, rows, False)
+    frames.movedim(-3, -1).flatten(1, -2)
+    t, y, x = rows // 64, rows // 8 % 8, rows % 8
+    poisoned = torch.full_like(frames, torch.nan)
+    for b in range(2):
+        poisoned[b, t[b], :, y[b], x[b]] = frames[b, t[b], :, y[b], x[b]]
+    assert poisoned.isnan().sum() == 3 * elsewhere.sum()
+    given["targets"]["image"] = poisoned
+    assert training.training_step(given, 0).item() == loss.item()
+    poisoned[1, t[1, 0], :, y[1, 0], x[1, 0]] += 1
+    assert training.training_step(given, 0).item() != loss.item()
+
+
+def test_labels_are_hidden_sample_by_sample_at_their_rate_and_always_in_evaluation() -> None:
+    training = multimodal()
+    hidden = torch.cat([asked(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
+    assert hidden.dtype == torch.bool
+    assert abs(hidden.double().mean() - 0.5) < 4 * 0.5 / math.sqrt(len(hidden))
+    assert {*hidden.view(20, 24).sum(1).tolist()} - {0, 24}, "not the whole batch at once"
+
+    keys = [(i, 0) for i in range(6)]
+    _, hides, _ = asked(training, keys)
+    given = batch("multimodal_autoencoding", keys)
+    other = given["inputs"] | {"label": given["inputs"]["label"].roll(1, 1)}
+    moved = (
+        training.model(other, hidden=hides)["image"] - training.model(given["inputs"], hidden=hides)["image"]
+    ).abs()
+    assert ((moved.flatten(1).amax(1) == 0) == hides["label"]).all(), "only a hidden label is not seen"
+    assert 0 < hides["label"].sum() < 6
+
+    training.eval()
+    with torch.no_grad():
+        a, b = (training(given | {"inputs": inputs})["label"] for inputs in (given["inputs"], other))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_what_is_always_or_never_hidden_is_not_drawn(rate: float) -> None:
+    training = multimodal(model=dict(hide_label=(rate, 1.0)))
+    assert asked(training, [(0, 0)])[1] is None
+
+
+# ---- how weights move
+
+
+def weights(directory: Path) -> dict[str, Tensor]:
+    return load_file(directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("recipe", ["image_classification_fourier", "multimodal_autoencoding"])
+def test_the_loss_falls(recipe: str, tmp_path: Path) -> None:
+    few = dict(queries=dict(image=32)) if recipe.startswith("multimodal") else {}
+    config = dict(recipe=recipe, directory=tmp_path / "run", steps=60, batch=8, rate=0.01, warmup=5, **few)
+    found = run(config)
+    steps = losses(tmp_path / "run")
+    assert sorted(steps) == [*range(60)]
+    each = [steps[i] for i in range(60)]
+    assert sum(each[-5:]) < 0.5 * sum(each[:5])
+    assert found["loss"] < 0.6 * each[0]
+    if "accuracy" in found:
+        assert found["accuracy"] == 1
+
+
+def test_accumulating_is_a_larger_batch(tmp_path: Path) -> None:
+    """The same mean gradient: the same weights after three steps of AdamW, which divides gradients by themselves."""
+    for name, size, micro in (("once", 8, 1), ("twice", 4, 2), ("fourfold", 2, 4)):
+        run(dict(recipe="sequence_classification", directory=tmp_path / name, batch=size, accumulate=micro, rate=1e-3))
+        assert sorted(losses(tmp_path / name)) == [*range(3 * micro)]
+    before = small("sequence_classification").state_dict()
+    wanted = weights(tmp_path / "once")
+    assert max((wanted[name] - before[name]).abs().max() for name in wanted) > 1e-3
+    for other in ("twice", "fourfold"):
+        for name, value in weights(tmp_path / other).items():
+            if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding
+                torch.testing.assert_close(value, wanted[name], rtol=0, atol=5e-5, msg=f"{other} {name}")
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_gradients_are_clipped_by_their_common_norm(clip: float | None, tmp_path: Path) -> None:
+    norms = []
+
+    class Watched(Training):
+        def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
+            norms.append(torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None]).norm().item())
+
+    watched = Watched(small("sequence_classification"), objective_for("sequence_classification"), steps=2)
+    fit(watched, Data(Toys("sequence_classification"), None, batch=4, steps=2), tmp_path, clip=clip, progress=False)
+    assert len(norms) == 2
+    assert (max(norms) <= 1e-3 * 1.001) if clip else (min(norms) > 0.01)
+
+
+def test_the_average_of_weights_is_what_is_kept_and_evaluated(tmp_path: Path) -> None:
+    history: list[dict[str, Tensor]] = []
+
+    class Watched(Told):
+        def on_before_zero_grad(self, optimizer: Any) -> None:
+            history.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+
+    watched = Watched(small("image_classification_fourier"), objective_for("image_classification_fourier"), steps=6)
+    toys = Toys("image_classification_fourier", 6, seed=1)
+    data = Data(Toys("image_classification_fourier"), toys, batch=4, steps=6)
+    found = fit(watched, data, tmp_path, ema=0.7, validate_every=2, save_every=4, progress=False)
+    # Gradients are zeroed before a step: what was seen are the weights after the step before, and the first ones.
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    history = [*history[1:], {name: checkpoint["current_model_state"][f"model.{name}"] for name in history[0]}]
+    assert len(history) == 6
+    average = dict(history[0])
+    for step in history[1:]:
+        average = {name: 0.7 * average[name] + 0.3 * step[name] for name in average}
+    kept = kit.load(tmp_path)
+    for name, parameter in kept.named_parameters():
+        torch.testing.assert_close(parameter.detach(), average[name], rtol=1e-5, atol=1e-6)
+    assert max((average[name] - history[-1][name]).abs().max() for name in average) > 1e-4
+    whole = default_collate([toys[i] for i in range(6)])
+    with torch.no_grad():
+        loss, _ = watched.objective(kept(whole["inputs"]), whole["targets"])
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_lamb_trains(tmp_path: Path) -> None:
+    recipe = "image_classification_fourier"
+    run(dict(recipe=recipe, directory=tmp_path / "run", steps=40, batch=8, rate=0.03, optimizer="lamb"))
+    each = [*losses(tmp_path / "run").values()]
+    assert sum(each[-5:]) < 0.7 * sum(each[:5])
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains_in_half_the_bits(recipe: str, precision: str, tmp_path: Path) -> None:
+    found = run(dict(recipe=recipe, directory=tmp_path / "run", precision=precision, rate=0.01, validate_every=2))
+    assert all(math.isfinite(value) for value in found.values())
+    before = small(recipe).state_dict()
+    kept = kit.load(tmp_path / "run")
+    state = kept.state_dict()
+    assert all(value.isfinite().all() for value in state.values())
+    assert all(value.dtype == before[name].dtype for name, value in state.items())
+    changed = sum(not torch.equal(value, before[name]) for name, value in state.items())
+    assert changed > 0.9 * len(state)
+    with torch.no_grad():
+        assert all(value.isfinite().all() for value in kept(default_collate([Toys(recipe)[0]])["inputs"]).values())
+
+
+def test_positions_keep_their_precision_when_everything_else_is_bfloat16() -> None:
+    """ "bf16-true" makes bfloat16 the default type while a step runs: coordinates of it would merge neighbours."""
+    positions = {ends: Fourier(bands=64, max_resolution=(1000,), ends=ends) for ends in ("both", "half_open")}
+    wanted = {ends: block((1000,)) for ends, block in positions.items()}
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = {ends: block((1000,)) for ends, block in positions.items()}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ends in positions:
+        assert torch.equal(found[ends], wanted[ends])
+
+
+def test_metrics_count_in_single_precision_whatever_the_model_has() -> None:
+    """256 + 1 is 256 in bfloat16."""
+    training = alone("optical_flow").to(torch.bfloat16)
+    training.on_validation_start()
+    meter = training.meters["epe"]
+    for _ in range(300):
+        meter.update(torch.ones(1))
+    meter.update(torch.zeros(100))
+    assert float(meter.compute()) == pytest.approx(0.75)
+
+
+# ---- what fit leaves
+
+
+def test_fit_leaves_a_model_metrics_and_their_picture(tmp_path: Path) -> None:
+    recipe, directory = "multimodal_autoencoding", tmp_path / "run"
+    told, data = prepared(recipe, steps=20, queries=FEW)
+    found = fit(told, data, directory, validate_every=5, save_every=7, progress=False)
+    left = {path.name for path in directory.iterdir()}
+    assert left == {"checkpoints", "config.json", "curves.png", "metrics.csv", "model.safetensors", "tensorboard"}
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["last.ckpt"]
+
+    kept = kit.load(directory)
+    assert kit.spec(kept) == kit.spec(told.model)
+    assert all(torch.equal(value, told.model.state_dict()[name]) for name, value in kept.state_dict().items())
+
+    # Held-out metrics are those of all six held-out samples, evaluated four and two at a time.
+    whole = default_collate([data.held_out[i] for i in range(6)])
+    with torch.no_grad():
+        outputs = kept(whole["inputs"])
+    loss, parts = told.objective(outputs, whole["targets"])
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    for name, value in parts.items():
+        assert found[name] == pytest.approx(value.item(), rel=1e-5)
+    error = (outputs["image"] - whole["targets"]["image"]).square().mean().item()
+    assert found["image_psnr"] == pytest.approx(10 * math.log10(4 / error), rel=1e-5)
+    accuracy = (outputs["label"].argmax(-1) == whole["targets"]["label"]).double().mean().item()
+    assert found["label_accuracy"] == pytest.approx(accuracy)
+
+    with open(directory / "metrics.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [9, 19]
+    assert {4, 9, 14, 19} <= {int(row["step"]) for row in rows if row["held_out/loss"]}
+    every = losses(directory) if told.losses else None
+    assert every is None
+    assert float(rows[-1]["held_out/loss"]) == pytest.approx(found["loss"])
+
+
+def test_modalities_of_any_name_can_be_measured(tmp_path: Path) -> None:
+    """Metrics are modules, and PyTorch refuses dots in the names of those."""
+    model = kit.PerceiverIO(
+        kit.Inputs({"a.b": kit.inputs.Features(3)}),
+        kit.Encoder(3, num_latents=2, latent_dim=8, layers=1),
+        kit.Queries({"a.b": kit.queries.Positional(Fourier(bands=1, max_resolution=(4,)), size=(4,))}),
+        kit.CrossAttention(3, 8),
+        kit.Outputs({"a.b": kit.outputs.Project(3, 3)}),
+    )
+
+    class Rows(Toys):
+        def sample(self, index: int, random: torch.Generator, training: bool) -> dict[str, Any]:
+            rows = torch.full((4, 3), index / 10)
+            return dict(inputs={"a.b": rows}, targets={"a.b": rows})
+
+    objective = Weighted({"a.b": Regression("a.b"), "%": Reconstruction("a.b")})
+    rows = Rows("", 4)
+    found = fit(Training(model, objective, steps=1), Data(rows, rows, batch=2, steps=1), tmp_path, progress=False)
+    assert {*found} == {"loss", "a.b", "%", "a.b_mse", "a.b_mae", "%_psnr"}
+
+
+def test_training_without_held_out_data_returns_nothing(tmp_path: Path) -> None:
+    assert run(dict(recipe="masked_lm", directory=tmp_path / "run", steps=1, held_out=False)) == {}
+    kit.load(tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # PyTorch's, about its own imports
+def test_a_compiled_model_keeps_its_names_and_spec() -> None:
+    """So that its checkpoints are those of the plain one. (Compiling itself takes minutes: it is not done here.)"""
+    plain, compiled = alone("sequence_classification"), alone("sequence_classification", compile_model=True)
+    assert compiled.model._compiled_call_impl is not None
+    assert [*compiled.state_dict()] == [*plain.state_dict()]
+    assert kit.spec(compiled.model) == kit.spec(plain.model)
+
+
+# ---- refused before anything starts
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_arguments_of_a_training_are_refused() -> None:
+    for wrong, said in (
+        (dict(queries=dict(imgae=3)), "did you mean 'image'"),
+        (dict(queries=dict(image=0)), "image must be an int of at least 1"),
+        (dict(steps=0), "steps must be"),
+        (dict(warmup=-1), "warmup must be"),
+        (dict(optimizer="adam"), "did you mean 'adamw'"),
+        (dict(schedule="cosin"), "did you mean 'cosine'"),
+    ):
+        with pytest.raises(kit.errors.PerceiverKitError, match=said):
+            Training(
+                small("multimodal_autoencoding"),
+                objective_for("multimodal_autoencoding"),
+                **(dict(steps=1) | wrong),
+            )
+    for wrong in (dict(batch=0), dict(steps=0), dict(workers=-1)):
+        with pytest.raises(kit.AssemblyError, match=next(iter(wrong))):
+            Data(Toys("masked_lm"), None, **(dict(batch=1, steps=1) | wrong))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (dict(resume=True), "nothing to resume"),
+        (dict(accumulate=0), "accumulate must be"),
+        (dict(save_every=0), "save_every must be"),
+        (dict(ema=1.5), "ema must be"),
+    ],
+)
+def test_wrong_arguments_of_fit_are_refused_and_leave_nothing(given: dict, said: str, tmp_path: Path) -> None:
+    told, data = prepared("masked_lm", steps=1)
+    with pytest.raises(kit.errors.PerceiverKitError, match=said):
+        fit(told, data, tmp_path / "run", progress=False, **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_length_is_refused(tmp_path: Path) -> None:
+    """Data that ends before the training would make it wait for ever."""
+    told, _ = prepared("masked_lm", steps=3)
+    with pytest.raises(kit.InputError, match="data has 2 steps, but the training 3"):
+        fit(told, Data(Toys("masked_lm"), None, batch=2, steps=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_average_of_sharded_weights_is_refused(tmp_path: Path) -> None:
+    config = dict(recipe="masked_lm", directory=tmp_path / "run", strategy="fsdp", devices=2, ema=0.9)
+    with pytest.raises(kit.InputError, match="ema keeps a copy of all weights"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = dict(recipe="masked_lm", directory=tmp_path / "run", steps=1, held_out=False)
+    run(config)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(kit.InputError, match="holds a run already: resume it, or choose another"):
+        run(config | dict(model=dict(num_latents=4)))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_flow_is_trained_whole() -> None:
+    """A distance in pixels needs both components of a pixel, which rows of ``queries`` have in another place."""
+    training = alone("optical_flow", queries=dict(flow=5))
+    given = batch("optical_flow", [(0, 0)])
+    del given["targets"]["valid"]
+    with pytest.raises(kit.InputError, match=r"flow.*must be whole"):
+        training.training_step(given, 0)
+
+
+def test_bytes_can_be_asked_for_by_number() -> None:
+    training = alone("masked_lm", queries=dict(text=6))
+    given = batch("masked_lm", [(1, 0), (3, 0)])
+    loss = training.training_step(given, 0)
+    at = training._asked(given, [(0, 1), (0, 3)])["text"]
+    whole = training.model(given["inputs"])["text"]
+    rows = torch.arange(2)[:, None]
+    wanted, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -1,0 +1,143 @@
+"""Small models of every recipe, random data for them, and a training that writes down the loss of every step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+
+import perceiver_kit as kit
+from perceiver_kit.data.sampling import Sample, Samples
+from perceiver_kit.objectives import objective_for
+from perceiver_kit.training import Data, Training, fit
+
+# What Lightning says in passing: how it reads PyTorch's trees, that this machine could have more data workers, that
+# so short a run logs no step.
+QUIET = [
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+ENCODER = dict(num_latents=8, latent_dim=16, layers=2)
+SIZES: dict[str, dict[str, Any]] = {
+    "masked_lm": dict(max_length=32, channels=16, qk_channels=16, v_channels=16, decoder_qk_channels=16),
+    "sequence_classification": dict(max_length=32, channels=16, qk_channels=16, v_channels=16),
+    "image_classification_learned": dict(image_size=12, channels=16, num_labels=4),
+    "image_classification_fourier": dict(bands=4, max_resolution=(12, 12), num_labels=4),
+    "image_classification_conv": dict(channels=8, bands=4, max_resolution=(4, 4), num_labels=4),
+    "optical_flow": dict(image_size=(8, 12), bands=4, channels=16, tile_overlap=2),
+    "multimodal_autoencoding": dict(
+        num_frames=2, image_size=8, audio_samples=160, image_bands=4, audio_bands=4, label_channels=16, out_channels=16
+    ),
+}
+RECIPES = kit.list()
+
+
+def small(recipe: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
+    torch.manual_seed(seed)
+    return kit.build(recipe, preset="tiny", **{**ENCODER, **SIZES[recipe], **overrides})
+
+
+class Toys(Samples):
+    """Samples of a recipe, a function of seed and index; texts differ much in how many of their bytes are masked."""
+
+    def __init__(self, recipe: str, length: int = 24, *, seed: int = 0) -> None:
+        self.recipe, self.length, self.seed = recipe, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def sample(self, index: int, random: torch.Generator, training: bool) -> Sample:
+        fixed = torch.Generator().manual_seed(1000 * self.seed + index)
+        label = torch.tensor(index % 4)
+
+        def values(*shape: int) -> Tensor:
+            """Around a level that tells the label."""
+            return (torch.rand(shape, generator=fixed) - 0.5) * 0.5 + (index % 4 - 1.5) / 2
+
+        match self.recipe:
+            case "masked_lm":
+                text = torch.randint(6, 262, (32,), generator=fixed)
+                masked = torch.rand(32, generator=fixed) < (0.02, 0.7)[index % 2]
+                return dict(inputs={"text": text.masked_fill(masked, 3)}, targets={"text": text.where(masked, -100)})
+            case "sequence_classification":
+                text = torch.randint(6, 100, (32,), generator=fixed) + 100 * (label % 2)
+                keep = torch.arange(32) < 8 + index % 24
+                return dict(inputs={"text": text}, targets={"label": label % 2}, mask={"text": keep})
+            case "optical_flow":
+                targets = {"flow": values(2, 8, 12) * 3, "valid": torch.rand(8, 12, generator=fixed) < 0.5}
+                return dict(inputs={"frames": values(2, 3, 8, 12)}, targets=targets)
+            case "multimodal_autoencoding":
+                both = dict(image=values(2, 3, 8, 8), audio=values(160))
+                return dict(inputs=both | dict(label=torch.eye(4)[label]), targets=both | dict(label=label))
+        return dict(inputs={"image": values(3, 12, 12)}, targets={"label": label})
+
+
+class Told(Training):
+    """Writes the mean loss of every batch to a file, exactly, and dies where it is told to."""
+
+    losses: Path | None = None
+    kill_at: int | None = None
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        loss = super().training_step(batch, batch_index)
+        mean = loss.detach().clone()
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        if self.losses is not None and self.global_rank == 0:
+            with open(self.losses, "a") as file:
+                file.write(f"{int(batch['draw'][0, 0])} {mean.item().hex()}\n")
+        if self.global_step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss
+
+
+def prepared(
+    recipe: str,
+    *,
+    steps: int = 3,
+    batch: int = 4,
+    workers: int = 0,
+    length: int = 24,
+    model: dict[str, Any] | None = None,
+    held_out: bool = True,
+    **training: Any,
+) -> tuple[Told, Data]:
+    """A training and its data."""
+    told = Told(small(recipe, **(model or {})), objective_for(recipe), steps=steps, **training)
+    left = Toys(recipe, 6, seed=1) if held_out else None
+    return told, Data(Toys(recipe, length), left, batch=batch, steps=steps, workers=workers, held_out_batch=4)
+
+
+FIT = ("precision", "accumulate", "clip", "ema", "save_every", "validate_every", "resume")
+
+
+def run(config: dict[str, Any]) -> dict[str, float]:
+    """What a worker is told to do, in a dict that JSON can carry: arguments of ``prepared`` and of ``fit``."""
+    config = dict(config)
+    directory, kill_at = Path(config.pop("directory")), config.pop("kill_at", None)
+    strategy, devices = config.pop("strategy", "auto"), config.pop("devices", 1)
+    told, data = prepared(config.pop("recipe"), **{key: v for key, v in config.items() if key not in FIT})
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    told.losses, told.kill_at = directory.with_suffix(".losses"), kill_at
+    if strategy == "fsdp":
+        strategy = ModelParallelStrategy(
+            data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=True
+        )
+    given = {key: v for key, v in config.items() if key in FIT}
+    return fit(told, data, directory, progress=False, strategy=strategy, devices=devices, **given)
+
+
+def losses(directory: Path) -> dict[int, float]:
+    """The loss of every batch by its step (each of those that are accumulated has its own), as last computed."""
+    lines = (line.split() for line in directory.with_suffix(".losses").read_text().splitlines())
+    return {int(step): float.fromhex(loss) for step, loss in lines}

@@ -1,0 +1,53 @@
+"""Trains what each line of standard input says (JSON), in a process of its own that may be killed; says how it ended.
+
+Imports once and forks for each, since imports take longer than these trainings. Started by torchrun, it reads the
+same lines from a file and trains them one after another in its processes; started again, what was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+
+import torch
+import toys
+
+torch.set_num_threads(1)
+
+
+def forked(config: dict) -> int:
+    """How it ended: 0, or minus the signal; ``kill_after`` seconds at the latest."""
+    after = config.pop("kill_after", None)
+    child = os.fork()
+    if child == 0:
+        try:
+            sys.stdout = sys.stderr
+            print(toys.run(config))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    if len(sys.argv) > 1:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        with open(sys.argv[1], encoding="utf-8") as lines:
+            for config in map(json.loads, lines):
+                if not again:
+                    toys.run(config)
+                elif config.pop("kill_at", None):
+                    toys.run(config | dict(resume=True))
+    else:
+        for line in sys.stdin:
+            print(forked(json.loads(line)), flush=True)
