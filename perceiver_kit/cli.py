@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--preset", help="base (published size, the default) or tiny")
 
     added = command("demo", _demo, "train a small model on a clip of video and sound, and show what it learned")
-    added.add_argument("--seconds", type=float, default=60.0, help="how long to train (60)")
+    added.add_argument("--seconds", type=float, default=60.0, help="how long to train (60), at most twice that")
     added.add_argument("--out", type=Path, default=Path("demo"), help="where the picture goes (./demo)")
     added.add_argument("--clip", type=Path, help="a video of your own instead of the sample clip")
     added.add_argument("--seed", type=int, default=0)
