@@ -15,8 +15,10 @@ import pytest
 
 import perceiver_kit as kit
 
+# Scripts, which other processes run.
+collect_ignore = ["memory.py", "worker.py"]
 # Nothing here can be imported without the extra "train".
-collect_ignore_glob = [] if find_spec("pytorch_lightning") and find_spec("torchmetrics") else ["test_*.py"]
+collect_ignore_glob = [] if find_spec("pytorch_lightning") and find_spec("torchmetrics") else ["test_*.py", "toys.py"]
 
 HERE = Path(__file__).parent
 PATHS = [str(Path(kit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
