@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .errors import AssemblyError
-from .registry import Recipe, copied, find
+from .registry import Block, Recipe, copied, find
 from .spec import from_spec
 
 
@@ -34,7 +34,11 @@ def build(what: str | Mapping[str, Any], *, preset: str | None = None, **overrid
     preset = "base" if preset is None else preset
     parameters = recipe.parameters(preset, overrides)
     model = recipe.function(**parameters)
-    model.recipe = {"name": what, "preset": preset, "parameters": copied(parameters)}
+    model.recipe = {  # type: ignore[assignment]
+        "name": what,
+        "preset": preset,
+        "parameters": copied(parameters),
+    }
     return model
 
 
@@ -66,6 +70,6 @@ def describe(what: str | nn.Module, *, preset: str | None = None, **overrides: A
 
 
 def _stages(model: nn.Module) -> str:
-    lines = model.stages() if hasattr(model, "stages") else [type(model).__name__]
+    lines = model.stages() if isinstance(model, Block) else []
     count = sum(parameter.numel() for parameter in model.parameters())
     return "\n".join([*lines, f"{count:,} parameters"])

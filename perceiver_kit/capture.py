@@ -111,6 +111,7 @@ def _recording(
         nonlocal decoding
         decoding = {}
         try:
+            assert decode is not None
             result = decode(*args, **kwargs)
             for name, parts in decoding.items():
                 captured[name].append(torch.cat(parts, dim=joined_along))

@@ -17,7 +17,9 @@ _TRUNCATED = 0.87962566103423978
 
 def linear(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with weights from a normal of variance 1 / fan-in, cut at two deviations, and zero biases."""
-    layer = nn.utils.skip_init(nn.Linear, in_channels, out_channels, bias=bias, device=torch.get_default_device())
+    layer: nn.Linear = nn.utils.skip_init(  # type: ignore[assignment]
+        nn.Linear, in_channels, out_channels, bias=bias, device=torch.get_default_device()
+    )
     scale_by_fan_in(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,10 +27,10 @@ class ByModality(nn.Module):
         for name in self.names:
             self.add_module(_key(name), modules[name])
 
-    def __getitem__(self, name: str) -> nn.Module:
+    def __getitem__(self, name: str) -> Any:  # of the kind that its owner put in
         if name not in self.names:
             raise UnknownName(f"no modality {name!r}; {nearest(name, self.names)}")
-        return self._modules[_key(name)]  # type: ignore[return-value]
+        return self._modules[_key(name)]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names

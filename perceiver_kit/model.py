@@ -48,8 +48,6 @@ class PerceiverIO(Block):
     torch.Size([2, 10])
     """
 
-    recipe: dict | None = None
-
     def __init__(
         self,
         inputs: Inputs,
@@ -122,9 +120,7 @@ class PerceiverIO(Block):
         at, size = self._checked(at, chunk, size)
         return self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
 
-    def encode(
-        self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None
-    ) -> Encoded:
+    def encode(self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None) -> Encoded:
         """Latents (b, m, d), and of the inputs only what some query reads.
 
         ``inputs`` maps modality to raw tensor (a tensor alone where there is one modality); ``mask`` maps it to bool
@@ -171,7 +167,7 @@ class PerceiverIO(Block):
         self, name: str, encoded: Encoded, index: Tensor | None, chunk: int | None, size: Grid | None
     ) -> Tensor:
         assert self.queries is not None and self.decoder is not None and self.outputs is not None
-        output: Output = self.outputs.blocks[name]  # type: ignore[assignment]
+        output: Output = self.outputs.blocks[name]
         grid = self.queries.grid(name, encoded, size)
         if index is None:
             output.check_grid(name, grid)

@@ -286,12 +286,12 @@ class Weighted(Objective):
         return {"objectives": {name: self.objectives[name] for name in self.objectives}, "weights": self.weights}
 
     def applies(self, outputs: Outputs) -> bool:
-        return any(self.objectives[name].applies(outputs) for name in self.objectives)  # type: ignore[operator]
+        return any(self.objectives[name].applies(outputs) for name in self.objectives)
 
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         terms = {}
         for name in self.objectives:
-            objective: Objective = self.objectives[name]  # type: ignore[assignment]
+            objective: Objective = self.objectives[name]
             if objective.applies(outputs):
                 for part, term in objective.terms(outputs, targets).items():
                     # By its name here: several objectives may look at one output.
@@ -305,12 +305,12 @@ class Weighted(Objective):
         return {
             f"{name}_{metric}": meter
             for name in self.objectives
-            for metric, meter in self.objectives[name].meters().items()  # type: ignore[operator]
+            for metric, meter in self.objectives[name].meters().items()
         }
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         for name in self.objectives:
-            objective: Objective = self.objectives[name]  # type: ignore[assignment]
+            objective: Objective = self.objectives[name]
             if objective.applies(outputs):
                 own = {metric: meters[f"{name}_{metric}"] for metric in objective.meters()}
                 objective.measure(own, outputs, targets)

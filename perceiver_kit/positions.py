@@ -89,7 +89,8 @@ class Fourier(Positions):
         super().__init__()
         check_positive("Fourier", bands=bands)
         check_choice("Fourier", "ends", ends, ("both", "half_open"))
-        self.bands, self.ends, self.coordinates, self.sine_only = bands, ends, coordinates, sine_only
+        self.bands, self.coordinates, self.sine_only = bands, coordinates, sine_only
+        self.ends: Ends = ends
         self.max_resolution = check_sizes("Fourier", "max_resolution", max_resolution)
         self.channels = len(self.max_resolution) * (bands * (1 if sine_only else 2) + coordinates)
 
@@ -98,9 +99,8 @@ class Fourier(Positions):
             raise InputError(f"Fourier positions have {len(self.max_resolution)} axes, but the grid is {grid}")
         device = index.device if index is not None else device
         axes = [axis_coordinates(size, self.ends, device) for size in grid]
-        single = dict(dtype=torch.float32, device=device)  # "bf16-true" training changes the default
         phases = [
-            math.pi * (axis[:, None] * torch.linspace(1.0, resolution / 2, self.bands, **single))
+            math.pi * (axis[:, None] * _frequencies(resolution, self.bands, device))
             for axis, resolution in zip(axes, self.max_resolution, strict=True)
         ]
         tables = [[axis[:, None] for axis in axes]] if self.coordinates else []
@@ -113,6 +113,11 @@ class Fourier(Positions):
         places = unravel(index, grid)
         columns = [table[place] for group in tables for table, place in zip(group, places, strict=True)]
         return torch.cat(columns, dim=-1)
+
+
+def _frequencies(resolution: int, bands: int, device: torch.device | None) -> Float[Tensor, "bands"]:
+    # float32 whatever the default, which training in bfloat16 changes.
+    return torch.linspace(1.0, resolution / 2, bands, dtype=torch.float32, device=device)
 
 
 def _spread(table: Float[Tensor, "size c"], axis: int, grid: Grid) -> Tensor:

@@ -163,7 +163,7 @@ class Queries(Block):
 
     def grid(self, name: str, encoded: Encoded, size: Grid | None = None) -> Grid:
         """The grid of one output: ``size`` where it is given, else the query's own."""
-        query: Query = self.blocks[name]  # type: ignore[assignment]
+        query: Query = self.blocks[name]
         own = query.grid(encoded)
         if size is None or size == own:
             return own

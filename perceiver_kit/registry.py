@@ -158,6 +158,11 @@ class Block(nn.Module, metaclass=_Recorded):
     """
 
     recorded: dict[str, Any]
+    recipe: dict[str, Any] | None = None  # the name and parameters of the recipe that made it: a note, nothing more
+
+    def stages(self) -> list[str]:
+        """Lines that describe it, for ``kit.describe``."""
+        return [f"{type(self).__name__}({self.extra_repr()})"]
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that make this block again: as recorded, but children as they are now."""

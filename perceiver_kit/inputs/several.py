@@ -87,7 +87,7 @@ class Inputs(Block):
         masks: list[Tensor | None] = []
         kept: dict[str, Tensor] = {}
         for name in self.blocks:
-            block: Input = self.blocks[name]  # type: ignore[assignment]
+            block: Input = self.blocks[name]
             if name not in raw:
                 if block.grid is not None:
                     token = self.mask_tokens[name].vector
@@ -173,10 +173,13 @@ class Inputs(Block):
 
 
 def _probabilities(name: str, value: Hide) -> tuple[float, float]:
-    pair = isinstance(value, tuple | list) and len(value) == 2
-    training = value[0] if pair else value
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise AssemblyError(f"Inputs: hide: {name} must be a number or (in training, in evaluation), got {value!r}")
+        training, evaluation = value
+    else:
+        training, evaluation = value, float(value == 1)
     check_probability("Inputs: hide", **{name: training})
-    evaluation = value[1] if pair else float(training == 1)
     if evaluation not in (0, 1):
         raise AssemblyError(f"Inputs: hide: {name} in evaluation is all or nothing, 0.0 or 1.0, got {evaluation!r}")
     return float(training), float(evaluation)

@@ -177,7 +177,7 @@ def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
 
     For one's own runs only: PyTorch pickles the list of its shards.
     """
-    import torch.distributed.checkpoint as distributed_checkpoint
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     checkpoint = Path(checkpoint)
     if not (checkpoint / "meta.pt").is_file():
@@ -186,5 +186,5 @@ def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
     state = {"state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant here
-        distributed_checkpoint.load(state, checkpoint_id=checkpoint)
+        load(state, checkpoint_id=checkpoint)
     return model.eval()
