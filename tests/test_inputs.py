@@ -262,6 +262,13 @@ def test_a_modality_may_have_any_name(names: list[str]) -> None:
     assert kit.spec(kit.build(kit.spec(every))) == kit.spec(every)
 
 
+def test_names_that_look_like_each_others_keys_stay_apart() -> None:
+    names = ["a.b", "a%2Eb", "a%252Eb", "type", "%type", "%25type"]
+    every = inputs.Inputs({name: inputs.Features(i + 1) for i, name in enumerate(names)}, min_padding=1)
+    assert len(every.state_dict()) == len(names)
+    assert [every.blocks[name].channels for name in names] == [1, 2, 3, 4, 5, 6]
+
+
 def test_names_that_are_legal_are_not_touched_in_parameters() -> None:
     every = inputs.Inputs({"image": inputs.Features(2), "a.b": inputs.Features(2)}, min_padding=1)
     assert sorted(every.state_dict()) == ["padding.a%2Eb.vector", "padding.image.vector"]
