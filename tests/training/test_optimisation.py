@@ -103,8 +103,8 @@ def test_the_rate_rises_stays_and_falls_to_nothing(steps: int, warmup: int, sche
 
 
 def test_lamb_moves_each_matrix_by_its_own_norm() -> None:
-    """You et al. 2020: the length of a step is the rate times the length of the weights, whatever the gradient's."""
-    weights = [nn.Parameter(scale * torch.randn(6, 5)) for scale in (0.1, 1.0, 3.0)]
+    """You et al. 2020: the length of a step, the first too, is the rate times that of the weights (up to 10)."""
+    weights = [nn.Parameter(scale * torch.randn(6, 5)) for scale in (0.01, 0.1, 1.0)]
     before = [weight.detach().clone() for weight in weights]
     for weight, scale in zip(weights, (1e-3, 1.0, 1e3), strict=True):
         weight.grad = scale * torch.randn(6, 5)
@@ -145,9 +145,10 @@ def test_recomputing_gives_the_same_gradients_names_and_spec(recipe: str) -> Non
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks the system as Linux is asked")
 def test_recomputing_takes_less_memory() -> None:
-    """A step that reads 65,536 rows four times, 24 layers: 167 MB without, 82 MB with."""
+    """A step that reads 65,536 rows four times, 24 layers: 138 MB without, 24 MB with."""
+    at_once = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")  # what is freed goes back
     said = subprocess.run(
-        [sys.executable, HERE / "memory.py"], env=ENVIRONMENT, capture_output=True, text=True, check=True
+        [sys.executable, HERE / "memory.py"], env=ENVIRONMENT | at_once, capture_output=True, text=True, check=True
     ).stdout
     peak = json.loads(said)
-    assert peak["recomputed"] < 0.7 * peak["plain"], peak
+    assert peak["recomputed"] < 0.5 * peak["plain"], peak
