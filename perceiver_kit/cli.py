@@ -136,11 +136,12 @@ def _train(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from .hub import load, save, to_huggingface
+    from .hub.loading import is_ours
 
-    if options.destination.exists() and any(options.destination.iterdir()):
-        raise InputError(f"{options.destination} is not empty: choose another destination")
+    if options.destination.exists() and (options.destination.is_file() or any(options.destination.iterdir())):
+        raise InputError(f"{options.destination} is not an empty directory: choose another destination")
     model = load(options.source)
-    ours = Path(options.source).is_dir() and '"perceiver_kit"' in (Path(options.source) / "config.json").read_text()
+    ours = Path(options.source).is_dir() and is_ours(Path(options.source))
     written = (to_huggingface if ours else save)(model, options.destination)
     print(f"{written} is in {'Hugging Face' if ours else 'the kit'}'s format")
 

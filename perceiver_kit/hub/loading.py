@@ -37,7 +37,7 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
         directory = from_hub(source)
     if not directory.is_dir():
         raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")
-    if _is_ours(directory):
+    if is_ours(directory):
         return load_kit(directory).to(device)
     config = read_json(directory / CONFIG)
     if "perceiver_kit" in config:
@@ -45,7 +45,8 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
     return load_huggingface(directory, config).to(device)
 
 
-def _is_ours(directory: Path) -> bool:
+def is_ours(directory: Path) -> bool:
+    """Whether ``save`` wrote it, by what the weights say themselves."""
     if not (directory / WEIGHTS).is_file():
         return False
     with open_weights(directory / WEIGHTS) as weights:

@@ -1,0 +1,82 @@
+"""The command line: what each command prints and writes, and mistakes as one line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import perceiver_kit as kit
+from perceiver_kit.cli import main
+
+
+def test_list_names_recipes_and_the_blocks_of_a_kind(capsys):
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.split() == kit.list()
+    assert main(["list", "inputs"]) == 0
+    assert capsys.readouterr().out.split() == kit.list("inputs")
+
+
+@pytest.mark.parametrize("recipe", kit.list())
+def test_describe_shows_a_recipe_with_its_sources(recipe, capsys):
+    assert main(["describe", recipe, "--preset", "tiny"]) == 0
+    assert capsys.readouterr().out.strip() == kit.describe(recipe, preset="tiny").strip()
+
+
+def test_convert_goes_there_and_back_with_equal_tensors(tmp_path, capsys):
+    model = kit.build("masked_lm", preset="tiny", decoder_qk_channels=256)
+    kit.save(model, tmp_path / "ours")
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 0
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["model_type"] == "perceiver"
+    assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "back")]) == 0
+    assert capsys.readouterr().out.count("format") == 2
+    back = kit.load(tmp_path / "back").state_dict()
+    assert all(torch.equal(tensor, back[name]) for name, tensor in model.state_dict().items())
+
+
+def test_convert_overwrites_nothing(tmp_path, capsys):
+    kit.save(kit.build("masked_lm", preset="tiny"), tmp_path / "ours")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    for destination in ("there", "there/file"):
+        assert main(["convert", str(tmp_path / "ours"), str(tmp_path / destination)]) == 2
+        assert "is not an empty directory" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, about a run of a few steps
+def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(20):
+        (texts / f"{number}.txt").write_text("In the beginning was the word. " * 20)
+    run = tmp_path / "run"
+    arguments = ["train", "masked_lm", "--data", str(texts), "--out", str(run), "--batch", "4", "--save-every", "2"]
+    assert main([*arguments, "--steps", "3"]) == 0
+    assert "loss" in capsys.readouterr().out
+    assert {"config.json", "model.safetensors", "metrics.csv", "curves.png"} <= {file.name for file in run.iterdir()}
+    assert kit.load(run)(torch.zeros(1, 9, dtype=torch.int64))["text"].shape == (1, 9, 262)
+    assert main([*arguments, "--steps", "3"]) == 2
+    assert "resume it, or choose another directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "masked_ml"], "did you mean 'masked_lm'"),
+        (["describe", "masked_lm", "--preset", "tinny"], "did you mean 'tiny'"),
+        (["list", "inptus"], "did you mean 'inputs'"),
+        (["convert", "nowhere", "out"], "neither a directory nor the id"),
+        (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),
+        (["train", "masked_ml", "--data", "bible"], "did you mean 'masked_lm'"),
+        (["train", "masked_lm", "--data", "mnist"], "is data for image_classification"),
+        (["demo", "--clip", "nowhere.mp4"], "nowhere.mp4"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.splitlines()[-1].startswith("perceiver-kit: ")
+    assert not [*tmp_path.glob("runs*")]
