@@ -42,20 +42,23 @@ def runs(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(
                 config | STEPS | dict(strategy=strategy, devices=2, directory=str(root / f"{case}-{strategy}"))
             )
-    lines.append(lines[-1] | dict(directory=str(root / "text-broken"), kill_at=3))
-    for number, line in enumerate(lines):
-        torchrun(line, root / f"line-{number}")
+    for line in lines:
+        assert torchrun(line, root) == 0
+    broken = lines[-1] | dict(directory=str(root / "text-broken"))
+    assert torchrun(broken | dict(kill_at=3), root) != 0
+    assert torchrun(broken | dict(resume=True), root) == 0
     return root
 
 
-def torchrun(line: dict[str, Any], file: Path) -> None:
-    """Two processes of their own for each run: a store that several groups share, one after another, can give a new
-    group the addresses of the one before, which nobody answers any more."""
-    file.write_text(json.dumps(line))
-    # Standalone finds a free port, and after a restart processes meet anew: none finds the address of one that died.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    done = subprocess.run([*command, HERE / "worker.py", file], env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-5000:]
+def torchrun(line: dict[str, Any], root: Path) -> int:
+    """Two processes that train what a line says, and meet on a port of their own; how they ended."""
+    (root / "line").write_text(json.dumps(line))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, HERE / "worker.py", root / "line"], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    print(done.stderr[-5000:])
+    return done.returncode
 
 
 def steps(directory: Path) -> list[float]:

@@ -1,7 +1,7 @@
 """Trains what each line of standard input says (JSON), in a process of its own that may be killed; says how it ended.
 
-Imports once and forks for each, since imports take longer than these trainings. Started by torchrun, it reads the
-same lines from a file and trains them one after another in its processes; started again, what was killed goes on.
+Imports once and forks for each, since imports take longer than these trainings. Started by torchrun, it reads one
+line from a file.
 """
 
 from __future__ import annotations
@@ -41,13 +41,8 @@ def forked(config: dict) -> int:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     if len(sys.argv) > 1:
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        with open(sys.argv[1], encoding="utf-8") as lines:
-            for config in map(json.loads, lines):
-                if not again:
-                    toys.run(config)
-                elif config.pop("kill_at", None):
-                    toys.run(config | dict(resume=True))
+        with open(sys.argv[1], encoding="utf-8") as file:
+            toys.run(json.load(file))
     else:
         for line in sys.stdin:
             print(forked(json.loads(line)), flush=True)
