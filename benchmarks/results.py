@@ -92,7 +92,7 @@ def _pixels() -> float:
 
 
 def masked_bytes() -> list[Row]:
-    metrics = run("masked_bytes", "masked_lm", "bible", steps=3000, batch=32, rate=2e-3)
+    metrics = run("masked_bytes", "masked_lm", "bible", steps=9000, batch=32, rate=1e-3)
     train_text, held_out_text = corpora.bible_text()
     baselines = texts.byte_baselines(train_text, texts.MaskedBytes(held_out_text, length=256, seed=SEED))
     return [row("masked bytes of the Bible, `masked_lm`", "nats a byte", metrics["loss"], metrics, **baselines)]
@@ -209,7 +209,7 @@ def initialisation() -> list[Row]:
 RUNS: dict[str, Callable[[], list[Row]]] = {
     "mnist_conv": lambda: mnist("conv", 1500),
     "mnist_fourier": lambda: mnist("fourier", 1500),
-    "mnist_learned": lambda: mnist("learned", 1200),
+    "mnist_learned": lambda: mnist("learned", 3000),
     "masked_bytes": masked_bytes,
     "reviews_pretraining": reviews_pretraining,
     "reviews_scratch": lambda: reviews(pretrained=False),
