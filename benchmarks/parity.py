@@ -155,7 +155,8 @@ def page(rows: list[Row], seconds: float) -> str:
             "content, which matters for nothing here: only pixels that may be read are compared. Where a sample has",
             "nothing at all to read, the kit reads zeros and the reference reads what is masked. The reference",
             "decodes `multimodal_autoencoding` at some points only. Without any gradient comparing `optical_flow`",
-            "at published size already takes 10 GiB: its gradients are compared on smaller frames, by the same model.",
+            "at published size already takes 10 GiB: its gradients are compared on smaller frames, by the same model;",
+            "at 368 × 496 they have not been compared.",
             "",
             f"`make parity` makes this page ({seconds / 60:.0f} minutes on {torch.get_num_threads()} threads).",
             f"perceiver_kit {version()}, torch {torch.__version__.partition('+')[0]}, transformers "
