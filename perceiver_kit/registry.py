@@ -1,10 +1,21 @@
-"""What a name means: blocks that remember their arguments, recipes, and the names of both."""
+"""What a name means: blocks that remember their arguments, recipes, and the names of both.
+
+Other packages add theirs through the entry-point group ``perceiver_kit``, each a module that registers on import::
+
+    [project.entry-points.perceiver_kit]
+    my_blocks = "my_package.blocks"
+
+They are imported when a name is first looked up, so that importing the kit stays quick.
+"""
 
 from __future__ import annotations
 
 import inspect
+import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
@@ -14,6 +25,8 @@ from .errors import AssemblyError, UnknownName, nearest
 KINDS = ("recipes", "inputs", "positions", "encoders", "queries", "decoders", "outputs", "models", "objectives")
 
 _entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+_plugins: dict[str, str | None] | None = None  # what went wrong with each, None for nothing; None: not looked for yet
+_loading = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -106,20 +119,48 @@ def _of_kind(kind: str) -> dict[str, Any]:
     return _entries[kind]
 
 
+def load_plugins() -> Mapping[str, str | None]:
+    """Import what other packages offer, once; by entry point, what went wrong with it, or None.
+
+    A plugin that raises, or takes a name that is taken, is warned about and leaves nothing behind; the others work.
+    """
+    global _plugins
+    with _loading:
+        if _plugins is None:
+            _plugins = {}  # now: a plugin that looks names up comes here again
+            for entry in sorted(entry_points(group="perceiver_kit"), key=lambda entry: entry.name):
+                before = {kind: dict(entries) for kind, entries in _entries.items()}
+                label = f"{entry.name} ({entry.value})"
+                try:
+                    entry.load()
+                    _plugins[label] = None
+                except Exception as error:
+                    for kind, entries in _entries.items():
+                        entries.clear()
+                        entries.update(before[kind])
+                    _plugins[label] = f"{type(error).__name__}: {error}"
+                    warnings.warn(f"perceiver_kit's plugin {label} is left out: {_plugins[label]}", stacklevel=2)
+        return _plugins
+
+
 def names(kind: str = "recipes") -> list[str]:
     """The registered names of a kind, in alphabetical order.
 
     >>> "multimodal_autoencoding" in names()
     True
     """
+    load_plugins()
     return sorted(_of_kind(kind))
 
 
 def find(kind: str, name: str) -> Any:
     """The registered thing of that name, or UnknownName with the nearest one."""
+    plugins = load_plugins()
     entries = _of_kind(kind)
     if name not in entries:
-        raise UnknownName(f"no {kind} {name!r}; {nearest(name, entries)}")
+        broken = [f"{label} failed: {error}" for label, error in plugins.items() if error]
+        hint = f". Plugin {'; '.join(broken)}" if broken else ""
+        raise UnknownName(f"no {kind} {name!r}; {nearest(name, entries)}{hint}")
     return entries[name]
 
 
