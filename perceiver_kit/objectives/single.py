@@ -1,80 +1,21 @@
-"""What a model is trained for: (outputs, targets) → loss and named metrics. One a recipe, and sums of any for the rest.
-
-An objective is a sum over things (samples, masked bytes, pixels) and their number, kept apart in ``Term``, so that
-processes that hold different numbers of them agree on one loss. Metrics are torchmetrics', made by ``meters``.
-"""
+"""What one output is trained for: classes, values, labels, masked tokens, flow, a reconstruction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_positive, check_probability, describe_value
-from .errors import AssemblyError, InputError, MissingPackage, UnknownName, nearest
-from .modalities import ByModality, check_names
-from .registry import Block, register
+from ..checks import check_positive, check_probability, describe_value
+from ..errors import InputError
+from ..registry import register
+from .base import Objective, Outputs, check_same, torchmetrics_package
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-Outputs = Mapping[str, Tensor]
-
-
-class Term(NamedTuple):
-    """A sum over ``count`` things; the loss is ``weight`` · total / count."""
-
-    total: Tensor
-    count: Tensor
-    weight: float = 1.0
-
-
-class Objective(Block):
-    """Base of objectives over one named output: ``sum_of`` gives the loss summed over things, and their number."""
-
-    output: str
-
-    def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
-        """The summed loss and the number of things in it."""
-        raise NotImplementedError
-
-    def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
-        """The loss in parts, by name."""
-        output, target = _named(outputs, self.output, "outputs"), _named(targets, self.output, "targets")
-        total, count = self.sum_of(output, target, targets)
-        return {self.output: Term(total, torch.as_tensor(count, device=total.device))}
-
-    def forward(self, outputs: Outputs, targets: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and each of its parts by name, unweighted."""
-        return combine(self.terms(outputs, targets))
-
-    def applies(self, outputs: Outputs) -> bool:
-        """Whether what it looks at is there: training may ask for some outputs only."""
-        return self.output in outputs
-
-    def meters(self) -> dict[str, Metric]:
-        """Torchmetrics' metrics by name, for ``measure`` to update."""
-        return {}
-
-    def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
-        """Update the metrics with one batch."""
-        preds, wanted = self.compared(outputs[self.output], targets[self.output], targets)
-        for meter in meters.values():
-            meter.update(preds, wanted)
-
-    def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
-        """What the metrics compare."""
-        return output, target
-
-
-def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and each mean by name; a term of no things is zero."""
-    means = {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
-    loss = sum((terms[name].weight * mean for name, mean in means.items()), start=torch.zeros(()))
-    return torch.as_tensor(loss), {name: mean.detach() for name, mean in means.items()}
 
 
 @register("objectives")
@@ -102,7 +43,7 @@ class Classification(Objective):
         return loss, target.shape[0]
 
     def meters(self) -> dict[str, Metric]:
-        return {"accuracy": _torchmetrics().MeanMetric()}
+        return {"accuracy": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         target = targets[self.output]
@@ -119,11 +60,11 @@ class Regression(Objective):
         self.output = output
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, int]:
-        _check_same(self.output, output, target)
+        check_same(self.output, output, target)
         return (output.float() - target).square().sum(), target.numel()
 
     def meters(self) -> dict[str, Metric]:
-        metrics = _torchmetrics()
+        metrics = torchmetrics_package()
         return {"mse": metrics.MeanSquaredError(), "mae": metrics.MeanAbsoluteError()}
 
 
@@ -137,13 +78,13 @@ class MultiLabel(Objective):
         self.output, self.labels = output, labels
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, int]:
-        _check_same(self.output, output, target)
+        check_same(self.output, output, target)
         loss = F.binary_cross_entropy_with_logits(output.float(), target.float(), reduction="sum")
         return loss, target.numel()
 
     def meters(self) -> dict[str, Metric]:
         one = dict(task="binary") if self.labels == 1 else dict(task="multilabel", num_labels=self.labels)
-        return {"average_precision": _torchmetrics().AveragePrecision(**one)}
+        return {"average_precision": torchmetrics_package().AveragePrecision(**one)}
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         return output.sigmoid(), target.long()
@@ -168,7 +109,7 @@ class MaskedTokens(Objective):
         return F.cross_entropy(output[asked].float(), target[asked], reduction="sum"), asked.sum()
 
     def meters(self) -> dict[str, Metric]:
-        return {"accuracy": _torchmetrics().MeanMetric()}
+        return {"accuracy": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         asked = targets[self.output] != -100
@@ -191,7 +132,7 @@ class EndPointError(Objective):
         self.output, self.valid, self.scales, self.robust = output, valid, scales, robust
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
-        _check_same(self.output, output, target)
+        check_same(self.output, output, target)
         if output.ndim != 4 or output.shape[1] != 2:
             raise InputError(f"output {self.output!r} must be whole, (b, 2, h, w), got {describe_value(output)}")
         if min(output.shape[-2:]) >> (self.scales - 1) == 0:
@@ -221,7 +162,7 @@ class EndPointError(Objective):
         return valid[:, None].float()
 
     def meters(self) -> dict[str, Metric]:
-        return {"epe": _torchmetrics().MeanMetric()}
+        return {"epe": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         target = targets[self.output].float()
@@ -245,11 +186,11 @@ class Reconstruction(Objective):
         self.output = output
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, int]:
-        _check_same(self.output, output, target)
+        check_same(self.output, output, target)
         return (output.float() - target).abs().sum(), target.numel()
 
     def meters(self) -> dict[str, Metric]:
-        _torchmetrics()
+        torchmetrics_package()
         from torchmetrics.image import PeakSignalNoiseRatio
 
         return {"psnr": PeakSignalNoiseRatio(data_range=2.0)}
@@ -258,113 +199,6 @@ class Reconstruction(Objective):
         return output.float(), target.float()
 
 
-@register("objectives")
-class Weighted(Objective):
-    """A weighted sum of objectives, for several outputs at once; only outputs that were asked for count.
-
-    >>> objective = Weighted(dict(image=Reconstruction("image"), label=Classification()), weights=dict(label=0.01))
-    >>> loss, parts = objective(
-    ...     {"image": torch.zeros(2, 4), "label": torch.zeros(2, 3)},
-    ...     {"image": torch.ones(2, 4), "label": torch.tensor([0, 2])},
-    ... )
-    >>> [*parts]
-    ['image', 'label']
-    """
-
-    def __init__(self, objectives: Mapping[str, Objective], *, weights: Mapping[str, float] | None = None) -> None:
-        super().__init__()
-        for name, objective in objectives.items():
-            if not isinstance(objective, Objective):
-                raise AssemblyError(f"Weighted: {name!r} must be an objective, got a {type(objective).__name__}")
-        if not objectives:
-            raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
-        check_names("Weighted: weights", weights or {}, objectives)
-        self.objectives = ByModality(objectives)
-        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in objectives}
-
-    def arguments(self) -> dict[str, Any]:
-        return {"objectives": {name: self.objectives[name] for name in self.objectives}, "weights": self.weights}
-
-    def applies(self, outputs: Outputs) -> bool:
-        return any(self.objectives[name].applies(outputs) for name in self.objectives)
-
-    def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
-        terms = {}
-        for name in self.objectives:
-            objective: Objective = self.objectives[name]
-            if objective.applies(outputs):
-                for part, term in objective.terms(outputs, targets).items():
-                    # By its name here: several objectives may look at one output.
-                    own = f"{name}_{part}" if isinstance(objective, Weighted) else name
-                    terms[own] = term._replace(weight=term.weight * self.weights[name])
-        if not terms:
-            raise InputError(f"Weighted: outputs has none of {', '.join(self.objectives)}, got {[*outputs]}")
-        return terms
-
-    def meters(self) -> dict[str, Metric]:
-        return {
-            f"{name}_{metric}": meter
-            for name in self.objectives
-            for metric, meter in self.objectives[name].meters().items()
-        }
-
-    def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
-        for name in self.objectives:
-            objective: Objective = self.objectives[name]
-            if objective.applies(outputs):
-                own = {metric: meters[f"{name}_{metric}"] for metric in objective.meters()}
-                objective.measure(own, outputs, targets)
-
-
-def multimodal_reconstruction() -> Weighted:
-    """The weighted reconstruction loss of ``multimodal_autoencoding``.
-
-    Source of the weights: a published re-training; a starting point, since the paper does not say.
-    """
-    parts = dict(image=Reconstruction("image"), audio=Reconstruction("audio"), label=Classification("label"))
-    return Weighted(parts, weights=dict(image=0.03, audio=1.0, label=1e-4))
-
-
-# What each recipe is trained for unless told otherwise.
-FOR_RECIPE = {
-    "masked_lm": MaskedTokens,
-    "sequence_classification": Classification,
-    "image_classification_learned": Classification,
-    "image_classification_fourier": Classification,
-    "image_classification_conv": Classification,
-    "optical_flow": EndPointError,
-    "multimodal_autoencoding": multimodal_reconstruction,
-}
-
-
-def objective_for(recipe: str) -> Objective:
-    """The objective that a recipe is trained for unless told otherwise."""
-    if recipe not in FOR_RECIPE:
-        raise UnknownName(f"no objective is known for recipe {recipe!r}; give one. {nearest(recipe, FOR_RECIPE)}")
-    return FOR_RECIPE[recipe]()
-
-
 def _distance(error: Tensor) -> Tensor:
     # The square root has no gradient at zero, where flow starts.
     return (error.square().sum(1) + 1e-12).sqrt()
-
-
-def _named(values: Outputs, name: str, argument: str) -> Tensor:
-    if name not in values:
-        raise UnknownName(f"{argument} has no {name!r}; {nearest(name, values)}")
-    return values[name]
-
-
-def _check_same(name: str, output: Tensor, target: Tensor) -> None:
-    if output.shape != target.shape:
-        raise InputError(
-            f"target {name!r} must be like its output, {describe_value(output)}; got {describe_value(target)}"
-        )
-
-
-def _torchmetrics() -> Any:
-    try:
-        import torchmetrics
-    except ImportError as error:
-        raise MissingPackage("metrics need torchmetrics: pip install 'perceiver-kit[train]'") from error
-    return torchmetrics

@@ -1,0 +1,98 @@
+"""What an objective is: (outputs, targets) → loss and named metrics.
+
+An objective is a sum over things (samples, masked bytes, pixels) and their number, kept apart in ``Term``, so that
+processes that hold different numbers of them agree on one loss. Metrics are torchmetrics', made by ``meters``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..checks import describe_value
+from ..errors import InputError, MissingPackage, UnknownName, nearest
+from ..registry import Block
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+Outputs = Mapping[str, Tensor]
+
+
+class Term(NamedTuple):
+    """A sum over ``count`` things; the loss is ``weight`` · total / count."""
+
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+
+class Objective(Block):
+    """Base of objectives over one named output: ``sum_of`` gives the loss summed over things, and their number."""
+
+    output: str
+
+    def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
+        """The summed loss and the number of things in it."""
+        raise NotImplementedError
+
+    def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
+        """The loss in parts, by name."""
+        output, target = _named(outputs, self.output, "outputs"), _named(targets, self.output, "targets")
+        total, count = self.sum_of(output, target, targets)
+        return {self.output: Term(total, torch.as_tensor(count, device=total.device))}
+
+    def forward(self, outputs: Outputs, targets: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and each of its parts by name, unweighted."""
+        return combine(self.terms(outputs, targets))
+
+    def applies(self, outputs: Outputs) -> bool:
+        """Whether what it looks at is there: training may ask for some outputs only."""
+        return self.output in outputs
+
+    def meters(self) -> dict[str, Metric]:
+        """Torchmetrics' metrics by name, for ``measure`` to update."""
+        return {}
+
+    def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
+        """Update the metrics with one batch."""
+        preds, wanted = self.compared(outputs[self.output], targets[self.output], targets)
+        for meter in meters.values():
+            meter.update(preds, wanted)
+
+    def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
+        """What the metrics compare."""
+        return output, target
+
+
+def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of all terms, and each mean by name; a term of no things is zero."""
+    means = {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
+    loss = sum((terms[name].weight * mean for name, mean in means.items()), start=torch.zeros(()))
+    return torch.as_tensor(loss), {name: mean.detach() for name, mean in means.items()}
+
+
+def _named(values: Outputs, name: str, argument: str) -> Tensor:
+    if name not in values:
+        raise UnknownName(f"{argument} has no {name!r}; {nearest(name, values)}")
+    return values[name]
+
+
+def check_same(name: str, output: Tensor, target: Tensor) -> None:
+    """The target has the shape of its output; else an InputError that says both."""
+    if output.shape != target.shape:
+        raise InputError(
+            f"target {name!r} must be like its output, {describe_value(output)}; got {describe_value(target)}"
+        )
+
+
+def torchmetrics_package() -> Any:
+    """Torchmetrics, imported where a metric is first wanted; MissingPackage without it."""
+    try:
+        import torchmetrics
+    except ImportError as error:
+        raise MissingPackage("metrics need torchmetrics: pip install 'perceiver-kit[train]'") from error
+    return torchmetrics

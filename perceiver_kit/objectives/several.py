@@ -1,0 +1,101 @@
+"""Sums of objectives over several outputs, and what each recipe is trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AssemblyError, InputError, UnknownName, nearest
+from ..modalities import ByModality, check_names
+from ..registry import register
+from .base import Objective, Outputs, Term
+from .single import Classification, EndPointError, MaskedTokens, Reconstruction
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+@register("objectives")
+class Weighted(Objective):
+    """A weighted sum of objectives, for several outputs at once; only outputs that were asked for count.
+
+    >>> objective = Weighted(dict(image=Reconstruction("image"), label=Classification()), weights=dict(label=0.01))
+    >>> loss, parts = objective(
+    ...     {"image": torch.zeros(2, 4), "label": torch.zeros(2, 3)},
+    ...     {"image": torch.ones(2, 4), "label": torch.tensor([0, 2])},
+    ... )
+    >>> [*parts]
+    ['image', 'label']
+    """
+
+    def __init__(self, objectives: Mapping[str, Objective], *, weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        for name, objective in objectives.items():
+            if not isinstance(objective, Objective):
+                raise AssemblyError(f"Weighted: {name!r} must be an objective, got a {type(objective).__name__}")
+        if not objectives:
+            raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
+        check_names("Weighted: weights", weights or {}, objectives)
+        self.objectives = ByModality(objectives)
+        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in objectives}
+
+    def arguments(self) -> dict[str, Any]:
+        return {"objectives": {name: self.objectives[name] for name in self.objectives}, "weights": self.weights}
+
+    def applies(self, outputs: Outputs) -> bool:
+        return any(self.objectives[name].applies(outputs) for name in self.objectives)
+
+    def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
+        terms = {}
+        for name in self.objectives:
+            objective: Objective = self.objectives[name]
+            if objective.applies(outputs):
+                for part, term in objective.terms(outputs, targets).items():
+                    # By its name here: several objectives may look at one output.
+                    own = f"{name}_{part}" if isinstance(objective, Weighted) else name
+                    terms[own] = term._replace(weight=term.weight * self.weights[name])
+        if not terms:
+            raise InputError(f"Weighted: outputs has none of {', '.join(self.objectives)}, got {[*outputs]}")
+        return terms
+
+    def meters(self) -> dict[str, Metric]:
+        return {
+            f"{name}_{metric}": meter
+            for name in self.objectives
+            for metric, meter in self.objectives[name].meters().items()
+        }
+
+    def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
+        for name in self.objectives:
+            objective: Objective = self.objectives[name]
+            if objective.applies(outputs):
+                own = {metric: meters[f"{name}_{metric}"] for metric in objective.meters()}
+                objective.measure(own, outputs, targets)
+
+
+def multimodal_reconstruction() -> Weighted:
+    """The weighted reconstruction loss of ``multimodal_autoencoding``.
+
+    Source of the weights: a published re-training; a starting point, since the paper does not say.
+    """
+    parts = dict(image=Reconstruction("image"), audio=Reconstruction("audio"), label=Classification("label"))
+    return Weighted(parts, weights=dict(image=0.03, audio=1.0, label=1e-4))
+
+
+# What each recipe is trained for unless told otherwise.
+FOR_RECIPE = {
+    "masked_lm": MaskedTokens,
+    "sequence_classification": Classification,
+    "image_classification_learned": Classification,
+    "image_classification_fourier": Classification,
+    "image_classification_conv": Classification,
+    "optical_flow": EndPointError,
+    "multimodal_autoencoding": multimodal_reconstruction,
+}
+
+
+def objective_for(recipe: str) -> Objective:
+    """The objective that a recipe is trained for unless told otherwise."""
+    if recipe not in FOR_RECIPE:
+        raise UnknownName(f"no objective is known for recipe {recipe!r}; give one. {nearest(recipe, FOR_RECIPE)}")
+    return FOR_RECIPE[recipe]()
