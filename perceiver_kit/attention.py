@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
-
-# Above so many scores (256 MiB of float32) unequal widths of queries and values are padded to be equal, so that the
-# fused kernel serves and the scores are never held; below, the plain product is quicker than the padding.
-PAD_ABOVE_SCORES = 2**26
+from .kernels import Kernel, plan, weighted_sum
 
 Gelu = Literal["exact", "tanh"]
 
@@ -68,34 +65,30 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
         dropout = self.dropout if self.training else 0.0
-        side = self._side(queries.shape[1], keys.shape[1]) if dropout == 0 else "both"
+        side, kernel = plan(
+            queries.shape[1],
+            keys.shape[1],
+            query_channels=self.query.in_features,
+            key_channels=self.key.in_features,
+            qk_channels=self.query.out_features,
+            v_channels=self.value.out_features,
+            heads=self.heads,
+            dropout=dropout,
+            dtype=queries.dtype,
+            device=queries.device,
+        )
         if side == "queries":
-            return self._projecting_queries(queries, keys, mask)
+            return self._projecting_queries(queries, keys, mask, kernel)
         if side == "keys":
-            return self._projecting_keys(queries, keys, mask)
+            return self._projecting_keys(queries, keys, mask, kernel)
         q, k, v = (
             rearrange(rows, "b n (heads c) -> b heads n c", heads=self.heads)
             for rows in (self.query(queries), self.key(keys), self.value(keys))
         )
-        read = weighted_sum(q, k, v, mask=mask, scale=self.scale, dropout=dropout)
+        read = weighted_sum(q, k, v, mask=mask, scale=self.scale, dropout=dropout, kernel=kernel)
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
-    def _side(self, m: int, n: int) -> Literal["both", "queries", "keys"]:
-        """Which side to project: with one head (x Wq)(y Wk)ᵀ = x (Wq Wkᵀ) yᵀ can be associated either way.
-
-        Projecting only the short side saves the products with every row of the long one: 1.8 times fewer
-        multiply-adds in the decoder of optical flow, 200 times in a classifier's. The count below decides.
-        """
-        if self.heads > 1:
-            return "both"
-        qk, cq = self.query.weight.shape
-        v, ck = self.value.weight.shape
-        both = m * cq * qk + n * ck * (qk + v) + 2 * m * n * max(qk, v) + m * v * cq
-        queries = m * cq * qk + m * qk * ck + 2 * m * n * ck + m * ck * v + m * v * cq
-        keys = n * ck * (qk + v) + n * qk * cq + n * v * cq + 2 * m * n * (cq + 1)
-        return min((both, "both"), (queries, "queries"), (keys, "keys"))[1]
-
-    def _projecting_queries(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+    def _projecting_queries(self, queries: Tensor, keys: Tensor, mask: Tensor | None, kernel: Kernel) -> Tensor:
         """Queries take on the keys' projection and rows are read raw; the values' projection follows the sum.
 
         The key bias adds one number to all scores of a query, which the softmax cancels: it only stays in the graph,
@@ -103,59 +96,23 @@ class Attention(nn.Module):
         added after the sum, except where nothing may be read.
         """
         q = self.query(queries) @ self.key.weight
-        read = weighted_sum(q[:, None], keys[:, None], keys[:, None], mask=mask, scale=self.scale)[:, 0]
-        read = self.value(read)
+        rows = keys[:, None]
+        read = self.value(weighted_sum(q[:, None], rows, rows, mask=mask, scale=self.scale, kernel=kernel)[:, 0])
         if mask is not None:
             read = torch.where(mask.any(-1)[:, None, None], read, 0)
         return in_graph(self.output(read), self.key.bias)
 
-    def _projecting_keys(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+    def _projecting_keys(self, queries: Tensor, keys: Tensor, mask: Tensor | None, kernel: Kernel) -> Tensor:
         """Keys take on the queries' projection, values the output's; queries are used raw.
 
         The query bias adds a number to all scores of a key, which does not cancel: it is a column of keys, beside a
         column of ones in the queries, because the fused kernel has no gradient for an additive mask.
         """
         k = self.key(keys)
-        column = (k @ self.query.bias)[..., None]
-        k = k @ self.query.weight
-        v = F.linear(self.value(keys), self.output.weight)
-        if torch.is_grad_enabled():
-            k, queries = torch.cat([k, column], -1), F.pad(queries, (0, 1), value=1.0)
-            read = weighted_sum(queries[:, None], k[:, None], F.pad(v, (0, 1))[:, None], mask=mask, scale=self.scale)
-            return read[:, 0, :, :-1] + self.output.bias
-        bias = rearrange(column, "b n 1 -> b 1 1 n")
-        read = weighted_sum(queries[:, None], k[:, None], v[:, None], mask=mask, scale=self.scale, key_bias=bias)
-        return read[:, 0] + self.output.bias
-
-
-def weighted_sum(
-    q: Float[Tensor, "#b heads m e"],
-    k: Float[Tensor, "b heads n e"],
-    v: Float[Tensor, "b heads n f"],
-    *,
-    mask: Bool[Tensor, "b n"] | None,
-    scale: float,
-    dropout: float = 0.0,
-    key_bias: Float[Tensor, "b 1 1 n"] | None = None,
-) -> Float[Tensor, "b heads m f"]:
-    """Values summed with weights softmax(scale · (q kᵀ + key_bias)) over the rows that may be read; zeros if none.
-
-    The fused kernel needs equal widths: zeros add nothing to a product, so padding changes no result.
-    """
-    q = q.expand(k.shape[0], -1, -1, -1)
-    bias: Tensor | None = None if key_bias is None else key_bias * scale
-    readable = None
-    if mask is not None:
-        readable = mask.any(-1)[:, None, None, None]
-        # A row with nothing to read reads everything, for finite numbers, and is then set to zero.
-        allowed = mask[:, None, None, :] | ~readable
-        bias = allowed if bias is None else bias.masked_fill(~allowed, -math.inf)
-    width = v.shape[-1]
-    if q.shape[-1] != width and q.shape[:-1].numel() * k.shape[-2] > PAD_ABOVE_SCORES:
-        wide = max(q.shape[-1], width)
-        q, k, v = (F.pad(rows, (0, wide - rows.shape[-1])) for rows in (q, k, v))
-    read = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)[..., :width]
-    return read if readable is None else torch.where(readable, read, 0)
+        k = torch.cat([k @ self.query.weight, (k @ self.query.bias)[..., None]], -1)[:, None]
+        v = F.linear(self.value(keys), self.output.weight)[:, None]
+        q = F.pad(queries, (0, 1), value=1.0)[:, None]
+        return weighted_sum(q, k, v, mask=mask, scale=self.scale, kernel=kernel)[:, 0] + self.output.bias
 
 
 def in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:

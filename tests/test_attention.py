@@ -14,39 +14,65 @@ from torch import Tensor
 
 import perceiver_kit as kit
 from perceiver_kit import attention as module
+from perceiver_kit import kernels
 from perceiver_kit.attention import Attention, CrossAttend, SelfAttend
 
 from . import restated
 from .strategies import assert_close, noisy
 
-# What the decision may come out as, and whether the fused kernel's widths are made equal by padding.
-PATHS = [("both", False), ("both", True), ("queries", False), ("keys", False), ("keys", True), ("queries", True)]
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+# What the decision may come out as. "held" is the tiled kernel with all at once, "tiles" with tiles of two rows a side,
+# which are computed again for the backward pass.
+SIDES = ["both", "queries", "keys"]
+PATHS = [(side, kernel) for side in SIDES for kernel in ("fused", "held", "tiles")]
+# bfloat16 has eight bits: four or five roundings one after another.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
 @pytest.fixture
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Attention], None]:
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Attention, int], None]:
     """Attention goes this way whatever the sizes, and the way is seen to be gone."""
-    side, padded = request.param
-    seen: list[tuple[int, int, int]] = []
-    kernel = F.scaled_dot_product_attention
+    side, way = request.param
+    seen: list[tuple] = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
-        seen.append((q.shape[-1], v.shape[-1], k.shape[-1]))
-        return kernel(q, k, v, **options)
+    def spy(owner: object, name: str) -> None:
+        function = getattr(owner, name)
 
-    monkeypatch.setattr(Attention, "_side", lambda self, m, n: side if self.heads == 1 else "both")
-    monkeypatch.setattr(module, "PAD_ABOVE_SCORES", -1 if padded else 2**62)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+        def seeing(*tensors: object, **options: object) -> object:
+            shapes = [t.shape for t in tensors if isinstance(t, Tensor)]
+            seen.append((name, shapes[0][-2], shapes[1][-2], shapes[0][-1], shapes[2][-1]) if shapes else (name,))
+            return function(*tensors, **options)
 
-    def check(attention: Attention) -> None:
+        monkeypatch.setattr(owner, name, seeing)
+
+    forced = "fused" if way == "fused" else "tiled"
+    monkeypatch.setattr(module, "plan", lambda *_, heads, **__: kernels.Plan(side if heads == 1 else "both", forced))
+    if way == "tiles":
+        monkeypatch.setattr(kernels, "KEYS", 2)
+        monkeypatch.setattr(kernels, "TILE", 32)
+        monkeypatch.setattr(kernels, "HELD", -1)
+    else:
+        monkeypatch.setattr(kernels, "TILE", 2**62)
+        monkeypatch.setattr(kernels, "KEYS", 2**62)
+    spy(F, "scaled_dot_product_attention")
+    for name in ("_normalised", "_unnormalised", "checkpoint"):
+        spy(kernels, name)
+
+    def check(attention: Attention, n: int) -> None:
         ck, cq = attention.key.in_features, attention.query.in_features
         qk, v = attention.query.out_features // attention.heads, attention.value.out_features // attention.heads
-        column = torch.is_grad_enabled()  # the query bias as a column of keys
-        wanted = {"both": (qk, v), "queries": (ck, ck), "keys": (cq + column, cq + column)}
-        q, v = wanted[side if attention.heads == 1 else "both"]
-        wide = max(q, v)
-        assert seen[-1] == ((wide, wide, wide) if padded else (q, v, q))
+        widths = {"both": (qk, v), "queries": (ck, ck), "keys": (cq + 1, cq)}
+        e, f = widths[side if attention.heads == 1 else "both"]
+        names = {name for name, *_ in seen}
+        if way == "fused":
+            assert names == {"scaled_dot_product_attention"}
+            assert {shape[2:] for shape in seen} == {(n, max(e, f), max(e, f))}
+        else:
+            shapes = [tuple(rest) for name, *rest in seen if name != "checkpoint"]
+            assert {shape[2:] for shape in shapes} == {(e, f)}
+            assert max(shape[1] for shape in shapes) == (min(n, 2) if way == "tiles" else n)
+            kernel = "_unnormalised" if way == "tiles" and n > 2 else "_normalised"
+            assert names == {kernel, "checkpoint"} if way == "tiles" and torch.is_grad_enabled() else names == {kernel}
+        seen.clear()
 
     return check
 
@@ -66,7 +92,7 @@ def cases(draw: st.DrawFn) -> dict:
         n=draw(st.integers(1, 7)),
         shared=draw(st.booleans()),
         masked=draw(st.sampled_from(["not", "some", "a whole sample"])),
-        dtype=draw(st.sampled_from([torch.float64, torch.float32])),
+        dtype=draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16])),
     )
 
 
@@ -83,7 +109,7 @@ def make(c: dict) -> tuple[Attention, Tensor, Tensor, Tensor | None]:
     return attention, queries, keys, mask
 
 
-@pytest.mark.parametrize("path", PATHS, indirect=True, ids=lambda p: f"{p[0]}{'-padded' if p[1] else ''}")
+@pytest.mark.parametrize("path", PATHS, indirect=True, ids="-".join)
 @given(c=cases())
 def test_results_equal_the_formula(path: Callable, c: dict) -> None:
     attention, queries, keys, mask = make(c)
@@ -94,23 +120,23 @@ def test_results_equal_the_formula(path: Callable, c: dict) -> None:
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             found = attention(queries, keys, mask)
-            path(attention)
+            path(attention, keys.shape[1])
         assert found.dtype == c["dtype"]
         assert_close(found.double(), torch.from_numpy(wanted), TOLERANCE[c["dtype"]])
     if c["masked"] == "a whole sample":  # the weighted sum is zero before the output projection
         assert_close(found[-1], attention.output.bias.expand_as(found[-1]), TOLERANCE[c["dtype"]])
 
 
-@pytest.mark.parametrize("path", PATHS, indirect=True, ids=lambda p: f"{p[0]}{'-padded' if p[1] else ''}")
+@pytest.mark.parametrize("path", PATHS, indirect=True, ids="-".join)
 @settings(max_examples=10)
 @given(c=cases())
 def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
     """Along a random direction of each tensor, against the exact derivative of the formula by a complex step."""
     attention, queries, keys, mask = make(c)
     found = attention(queries.requires_grad_(), keys.requires_grad_(), mask)
-    path(attention)
     weights = torch.randn_like(found)
     (found * weights).sum().backward()
+    path(attention, keys.shape[1])
     values = restated.arrays(attention) | {"queries": restated.array(queries), "keys": restated.array(keys)}
     gradients = {name: p.grad for name, p in attention.named_parameters()}
     gradients |= {"queries": queries.grad, "keys": keys.grad}
@@ -128,6 +154,22 @@ def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
     assert float(attention.key.bias.grad.abs().max()) <= TOLERANCE[c["dtype"]] * scale
 
 
+def planned(attention: Attention, m: int, n: int, dtype: torch.dtype, device: str, dropout: float = 0.0) -> tuple:
+    """What is decided for this attention, without computing it."""
+    return kernels.plan(
+        m,
+        n,
+        query_channels=attention.query.in_features,
+        key_channels=attention.key.in_features,
+        qk_channels=attention.query.out_features,
+        v_channels=attention.value.out_features,
+        heads=attention.heads,
+        dropout=dropout,
+        dtype=dtype,
+        device=torch.device(device),
+    )
+
+
 @pytest.mark.parametrize(
     ("m", "n", "cq", "ck", "qk", "v", "side"),
     [
@@ -140,25 +182,87 @@ def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
 def test_the_short_side_is_projected(m: int, n: int, cq: int, ck: int, qk: int, v: int, side: str) -> None:
     with torch.device("meta"):
         attention = Attention(cq, ck, qk_channels=qk, v_channels=v)
-    assert attention._side(m, n) == side
-    with torch.device("meta"):
-        assert Attention(cq, ck, heads=2, qk_channels=512, v_channels=512)._side(m, n) == "both"
+        several = Attention(cq, ck, heads=2, qk_channels=512, v_channels=512)
+    assert planned(attention, m, n, torch.float32, "cpu").side == side
+    assert planned(several, m, n, torch.float32, "cpu").side == "both"
+    assert planned(attention, m, n, torch.float32, "cpu", dropout=0.1).side == "both"  # falls on weights: not linear
 
 
-def test_unequal_widths_are_padded_only_where_scores_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    widths = []
-    kernel = F.scaled_dot_product_attention
+@pytest.mark.parametrize(
+    ("qk", "v", "dtype", "device", "dropout", "kernel"),
+    [
+        (64, 64, torch.float32, "cpu", 0.0, "fused"),
+        (64, 66, torch.float32, "cpu", 0.0, "fused"),  # padding by so little costs less than tiles
+        (32, 160, torch.float32, "cpu", 0.0, "tiled"),  # the language model's heads
+        (64, 64, torch.float32, "cpu", 0.1, "tiled"),  # the fused kernel would hold all scores
+        (64, 64, torch.bfloat16, "cpu", 0.0, "tiled"),
+        (64, 64, torch.bfloat16, "cuda", 0.0, "fused"),
+        (32, 160, torch.float32, "cuda", 0.1, "fused"),
+        (32, 160, torch.float32, "meta", 0.0, "fused"),
+    ],
+)
+def test_the_kernel_is_the_one_that_was_measured_to_be_quickest(
+    qk: int, v: int, dtype: torch.dtype, device: str, dropout: float, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = Attention(8, 8, heads=2, qk_channels=2 * qk, v_channels=2 * v)
+    assert planned(attention, 5, 7, dtype, device, dropout).kernel == kernel
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # in a graph, live sizes decide nothing
+    one = Attention(8, 8)
+    assert planned(one, 1, 10_000, dtype, device, dropout) == ("both", "fused")
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
-        widths.append(q.shape[-1])
-        return kernel(q, k, v, **options)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    attention = Attention(4, 4, heads=2, qk_channels=4, v_channels=8)
-    for limit, wide in ((2 * 3 * 5 * 2, 2), (2 * 3 * 5 * 2 - 1, 4)):  # batch 2, 3 queries, 5 keys, 2 heads
-        monkeypatch.setattr(module, "PAD_ABOVE_SCORES", limit)
-        attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4))
-        assert widths[-1] == wide
+def test_bfloat16_of_an_autocast_decides_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = []
+    monkeypatch.setattr(
+        kernels, "_tiled", lambda q, k, v, *_: ways.append((q.dtype, v.dtype)) or v[:, :, : q.shape[-2]]
+    )
+    attention = Attention(8, 8, heads=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(torch.randn(1, 3, 8), torch.randn(1, 5, 8))
+    assert ways == [(torch.bfloat16, torch.bfloat16)]
+
+
+@pytest.mark.parametrize(("m", "n", "heads", "dropout"), [(300, 40, 1, 0.1), (40, 300, 1, 0.1), (60, 60, 3, 0.0)])
+def test_scores_of_a_long_attention_are_not_held_for_the_backward_pass(
+    m: int, n: int, heads: int, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = noisy(Attention(6, 6, heads=heads, qk_channels=3 * heads, v_channels=6 * heads, dropout=dropout))
+    queries, keys, held = torch.randn(1, m, 6, requires_grad=True), torch.randn(1, n, 6), []
+
+    def run(limit: int) -> tuple[int, list[Tensor]]:
+        held.clear()
+        monkeypatch.setattr(kernels, "HELD", limit)
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+            result = attention(queries, keys)
+        gradients = torch.autograd.grad(result.square().mean(), [queries, *attention.parameters()], allow_unused=True)
+        return max(held), [result, *(g for g in gradients if g is not None)]
+
+    monkeypatch.setattr(kernels, "TILE", 1024)
+    monkeypatch.setattr(kernels, "KEYS", 64)
+    most, wanted = run(4 * m * n * heads)
+    assert most == heads * m * n
+    most, found = run(4 * m * n * heads - 1)
+    assert most < m * n // 3
+    if not dropout:  # which falls elsewhere in tiles
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert_close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_gradients_under_dropout_are_those_of_what_was_drawn(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tiles:
+        for name, value in (("KEYS", 4), ("TILE", 64), ("HELD", -1)):
+            monkeypatch.setattr(kernels, name, value)
+    attention = noisy(Attention(3, 3, dropout=0.4)).double()
+    queries, keys = (torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 9))
+
+    def drawn(*rows: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return attention(*rows)
+
+    assert torch.autograd.gradcheck(drawn, (queries, keys))
+    assert not torch.equal(drawn(queries, keys), attention.eval()(queries, keys))
 
 
 def test_widths_default_to_those_of_the_keys() -> None:

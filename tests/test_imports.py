@@ -25,6 +25,7 @@ ORDER = [
     "building",
     "tokens",
     "positions",
+    "kernels",
     "attention",
     "modalities",
     "capture",
