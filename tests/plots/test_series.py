@@ -37,7 +37,9 @@ def test_every_metric_has_a_panel_and_training_and_held_out_share_it(tmp_path: P
         assert image.format == "PNG"
         assert image.width > image.height > 200
     panels = {
-        axes.get_title(): {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines()}
+        axes.get_title(loc="left"): {
+            line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axes.get_lines()
+        }
         for axes in drawn[0].axes
     }
     assert [*panels] == ["loss", "accuracy"], "the loss comes first"
