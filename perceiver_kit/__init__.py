@@ -1,6 +1,6 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
-from . import decoder, encoder, inputs, objectives, outputs, positions, queries, recipes
+from . import decoder, encoder, inputs, objectives, outputs, plots, positions, queries, recipes
 from .attention import Attention, CrossAttend, SelfAttend
 from .building import build, describe
 from .capture import capture_attention, capture_hidden
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "objectives",
     "outputs",
+    "plots",
     "positions",
     "queries",
     "recipes",
