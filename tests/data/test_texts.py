@@ -74,6 +74,24 @@ def test_hidden_bytes_are_masked_replaced_and_kept_at_the_rates_of_bert() -> Non
     assert places.min() > 0.05 and places.max() < 0.25
 
 
+def test_recall_asks_for_bytes_in_sight_in_training_only_and_hides_no_others() -> None:
+    plain, some, every = (MaskedBytes(PROSE, length=400, recall=recall) for recall in (0.0, 0.25, 1.0))
+    more = 0
+    for step in range(50):
+        old, new, whole = (data[0, step] for data in (plain, some, every))
+        assert old["inputs"]["text"].equal(new["inputs"]["text"]) and old["inputs"]["text"].equal(
+            whole["inputs"]["text"]
+        )
+        assert (whole["targets"]["text"] != IGNORED).all()
+        asked, wanted = (item["targets"]["text"] != IGNORED for item in (old, new))
+        assert wanted[asked].all() and new["targets"]["text"][asked].equal(old["targets"]["text"][asked])
+        added = wanted & ~asked
+        assert new["targets"]["text"][added].equal(new["inputs"]["text"][added])
+        more += int(added.sum())
+    assert more / (50 * 340) == pytest.approx(0.25, abs=0.02)
+    assert every[3]["targets"]["text"].equal(plain[3]["targets"]["text"])
+
+
 def first(item: dict[str, Any]) -> int:
     """The first byte of a window, as if nothing were hidden."""
     read, wanted = item["inputs"]["text"], item["targets"]["text"]
@@ -99,6 +117,8 @@ def test_a_short_text_or_a_wrong_rate_is_refused() -> None:
         MaskedBytes(b"12345678", length=9)
     with pytest.raises(AssemblyError, match=r"rate must be a number in \[0, 1\]"):
         MaskedBytes(b"12345678", length=4, rate=1.5)
+    with pytest.raises(AssemblyError, match=r"recall must be a number in \[0, 1\]"):
+        MaskedBytes(b"12345678", length=4, recall=-0.1)
 
 
 def test_baselines_are_the_counts_written_out() -> None:
