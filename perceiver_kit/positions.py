@@ -29,8 +29,13 @@ def axis_coordinates(size: int, ends: Ends, device: torch.device | None = None) 
     >>> axis_coordinates(4, "half_open")
     tensor([-1.0000, -0.5000,  0.0000,  0.5000])
     """
-    if ends == "both":
+    if ends == "both" and not torch.compiler.is_compiling():
         return torch.linspace(-1, 1, size, dtype=torch.float32, device=device)
+    if ends == "both":
+        # The same to rounding; linspace would fix the size of a graph, which may be open.
+        place = torch.arange(size, dtype=torch.float32, device=device)
+        step = 2 / max(size - 1, 1)
+        return torch.where(place < size / 2, step * place - 1, 1 - step * (size - 1 - place))
     return -1 + 2 * torch.arange(size, dtype=torch.float32, device=device) / size
 
 
@@ -154,7 +159,8 @@ class Learned(Positions):
         return rows if index is None else rows[index]
 
     def _resized(self, grid: Grid) -> Float[Tensor, "n c"]:
-        if grid == self.grid:
+        # A size that an exported graph leaves open is never just this one: resampling gives it the same rows.
+        if all(isinstance(size, int) for size in grid) and grid == self.grid:
             return self.table
         if len(grid) == len(self.grid) and self.interpolate:
             table = rearrange(self.table, "n c -> 1 c n").unflatten(-1, self.grid)

@@ -120,8 +120,10 @@ class Inputs(Block):
         unused = [self.mask_tokens[name].vector for name in self.hide if name in given and not self._probability(name)]
         unused += [self.mask_tokens[name].vector for name in self.hide if self.blocks[name].grid is None]
         unused += [self.padding[name].vector for name in self.padding if name not in given]
-        shortest = min(range(len(rows)), key=lambda i: rows[i].shape[1])
-        rows[shortest] = in_graph(rows[shortest], *unused)
+        if unused:
+            lengths = [part.shape[1] for part in rows]
+            shortest = lengths.index(min(lengths))  # without a key, which torch.compile cannot trace
+            rows[shortest] = in_graph(rows[shortest], *unused)
 
     def _named(self, value: Mapping[str, Tensor] | Tensor, argument: str) -> Mapping[str, Tensor]:
         if isinstance(value, Mapping):
@@ -148,9 +150,10 @@ class Inputs(Block):
             if not isinstance(value, Tensor) or value.ndim == 0:
                 raise InputError(f"{name} must be a tensor with a batch axis, got {describe_value(value)}")
         sizes = {name: value.shape[0] for name, value in raw.items()}
-        if len(set(sizes.values())) > 1:
+        batch = next(iter(sizes.values()))
+        if any(size != batch for size in sizes.values()):
             raise InputError(f"inputs must share one batch size, got {sizes}")
-        return next(iter(sizes.values()))
+        return batch
 
     def _probability(self, name: str) -> float:
         return self.hide[name][0 if self.training else 1] if name in self.hide else 0.0

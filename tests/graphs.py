@@ -1,0 +1,175 @@
+"""Compiles and exports recipes, in a Python without the shape checks, which no graph can hold; prints what failed.
+
+A recipe that is registered is checked. Its batch is left open, and so is every size that its input blocks take: the
+length of a text, the height and width of an image that is not on a declared grid nor in tiles. The second batch that
+each graph gets has the size that the recipe's positions were made for, where a graph is most easily too narrow.
+
+    python -m tests.graphs masked_lm optical_flow    # JSON lines: [recipe, check, what went wrong or nothing]
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import perceiver_kit as kit
+
+from .strategies import assert_close, noisy, raws
+
+Raw = dict[str, Tensor]
+Axes = dict[str, dict[int, Dim]]
+
+
+class Case:
+    """A recipe at tiny size and of one layer (tracing takes as long as a model is deep), and two batches for it."""
+
+    def __init__(self, recipe: str) -> None:
+        torch.manual_seed(0)
+        shallow = {
+            name: 1 for name in ("layers", "blocks") if name in kit.build(recipe, preset="tiny").recipe["parameters"]
+        }
+        self.model: nn.Module = noisy(kit.build(recipe, preset="tiny", **shallow)).eval()
+        self.raw, self.other = raws(self.model, 2), raws(self.model, 3)
+        self.axes: Axes = {name: {0: Dim.DYNAMIC} for name in self.raw}
+        for name in self.raw:
+            self._open(name, self.model.inputs.blocks[name])
+        self.masks, self.other_masks = self._masks(self.raw), self._masks(self.other)
+        # A mask over rows is as open as they are.
+        open_rows = {name: len(self.axes[name]) > 1 for name in self.raw}
+        self.mask_axes: Axes = {
+            name: dict.fromkeys(range(1 + opened), Dim.DYNAMIC) for name, opened in open_rows.items()
+        }
+
+    def _open(self, name: str, block: nn.Module) -> None:
+        kind, batches = type(block).__name__, (self.raw, self.other)
+        if kind == "TextTokens":
+            longest = block.positions.grid[0]
+            for batch, length in zip(batches, (17, longest), strict=True):
+                batch[name] = torch.randint(block.vocabulary, (len(batch[name]), length))
+            self.axes[name][1] = Dim("length", max=longest)
+        elif kind in ("Pixels", "Conv1x1", "ConvStem") and block.grid is None and not hasattr(self.model, "tile"):
+            for batch, size in zip(batches, ((20, 24), (28, 28)), strict=True):
+                batch[name] = torch.randn(*batch[name].shape[:-2], *size)
+            self.axes[name] |= {batch[name].ndim - 2: Dim.DYNAMIC, batch[name].ndim - 1: Dim.DYNAMIC}
+
+    def _masks(self, raw: Raw) -> Raw:
+        tokens, _ = self.model.inputs(raw)
+        masks = {name: torch.rand(tokens[name].shape[:2]) > 0.3 for name in raw}
+        masks[next(iter(masks))][0] = False  # nothing of this modality in one sample
+        return masks
+
+    def export(self, masked: bool) -> torch.export.ExportedProgram:
+        given, open_axes = ({"mask": self.masks}, {"mask": self.mask_axes}) if masked else ({}, {})
+        return torch.export.export(self.model, (self.raw,), given, dynamic_shapes={"inputs": self.axes} | open_axes)
+
+
+def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        assert_close(found[name], wanted[name], tolerance)
+
+
+@torch.no_grad()
+def compiled(case: Case) -> None:
+    """One graph, or two where sizes decide how attention is computed; a further batch size needs no other."""
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    model = torch.compile(case.model, fullgraph=True, dynamic=True, backend=count)
+    larger = {name: torch.cat([value] * 2) for name, value in case.raw.items()}
+    for raw in (case.raw, case.other, larger):
+        same(model(raw), case.model(raw))
+    assert 1 <= len(graphs) <= 2, f"{len(graphs)} graphs"
+
+
+@torch.no_grad()
+def inductor(case: Case) -> None:
+    """Through the compiler that users have."""
+    same(torch.compile(case.model, fullgraph=True)(case.raw), case.model(case.raw))
+
+
+def trained_compiled(case: Case) -> None:
+    """Masked, in training, forward and backward."""
+    model = torch.compile(case.model.train(), fullgraph=True, backend="aot_eager")
+    gradients = []
+    for run in (model, case.model):
+        case.model.zero_grad()
+        torch.manual_seed(1)  # what is hidden at random
+        out = run(case.raw, mask=case.masks)
+        sum((rows * torch.linspace(-1, 1, rows.numel()).view_as(rows)).sum() for rows in out.values()).backward()
+        parts = [parameter.grad.flatten() for parameter in case.model.parameters() if parameter.grad is not None]
+        gradients.append(torch.cat(parts))
+    case.model.eval()
+    assert_close(*gradients, 1e-4)
+
+
+def exported(case: Case, *, masked: bool) -> None:
+    graph = case.export(masked).module()
+    for raw, mask in ((case.raw, case.masks), (case.other, case.other_masks)):
+        given = {"mask": mask} if masked else {}
+        same(graph(raw, **given), case.model(raw, **given))
+
+
+def onnx(case: Case) -> None:
+    """Through a file, run by onnxruntime."""
+    import onnxruntime
+
+    program = torch.onnx.export(case.export(masked=False), dynamo=True, verbose=False)
+    file = io.BytesIO()
+    program.save(file)  # type: ignore[union-attr]
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    for raw in (case.raw, case.other):
+        leaves = [raw[name].numpy() for name in raw]
+        named = {node.name: leaf for node, leaf in zip(session.get_inputs(), leaves, strict=True)}
+        wanted = case.model(raw)
+        found = [torch.from_numpy(value) for value in session.run(None, named)]
+        same(dict(zip(wanted, found, strict=True)), wanted, 1e-4)
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    "compiled": compiled,
+    "inductor": inductor,
+    "trained_compiled": trained_compiled,
+    "exported": torch.no_grad()(functools.partial(exported, masked=False)),
+    "exported_masked": torch.no_grad()(functools.partial(exported, masked=True)),
+    "onnx": torch.no_grad()(onnx),
+}
+# It takes as long as all other checks of a recipe, and knows nothing about recipes.
+ONLY = {"inductor": {"masked_lm"}}
+
+
+def checks(recipe: str) -> list[str]:
+    return [name for name in CHECKS if recipe in ONLY.get(name, {recipe})]
+
+
+def main(recipes: list[str]) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # torch's and onnxscript's own, about what they will remove
+    logging.disable(logging.WARNING)
+    for recipe in recipes:
+        case = Case(recipe)
+        for name in checks(recipe):
+            torch.compiler.reset()
+            try:
+                CHECKS[name](case)
+                failure = ""
+            except Exception:
+                failure = traceback.format_exc()[-3000:]
+            print(json.dumps([recipe, name, failure]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or kit.list())
