@@ -81,7 +81,7 @@ def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: f
 
 @torch.no_grad()
 def compiled(case: Case) -> None:
-    """One graph, or two where sizes decide how attention is computed; a further batch size needs no other."""
+    """One graph, or two where one size is special; a further batch size needs no other."""
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> Callable:
