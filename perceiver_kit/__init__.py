@@ -6,6 +6,7 @@ from .building import build, describe
 from .capture import capture_attention, capture_hidden
 from .data import ByteTokenizer, ImageProcessor
 from .decoder import CrossAttention, MeanPool
+from .draw import Drawing, draw
 from .encoder import Encoder
 from .errors import AssemblyError, CheckpointError, InputError, MissingPackage, PerceiverKitError, UnknownName
 from .hub import load, save, to_huggingface
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "CrossAttend",
     "CrossAttention",
+    "Drawing",
     "Encoded",
     "Encoder",
     "ImageProcessor",
@@ -48,6 +50,7 @@ __all__ = [
     "capture_hidden",
     "decoder",
     "describe",
+    "draw",
     "encoder",
     "inputs",
     "list",

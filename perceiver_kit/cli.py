@@ -1,4 +1,4 @@
-"""``perceiver-kit``: list, describe, demo, train, convert."""
+"""``perceiver-kit``: list, describe, draw, demo, train, convert."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("name", help="a recipe, or a block such as inputs.Patches")
     added.add_argument("--preset", help="base (published size, the default) or tiny")
 
+    added = command("draw", _draw, "draw the data flow of a recipe, with its shapes, as SVG")
+    added.add_argument("name", help="a recipe")
+    added.add_argument("--preset", help="base (published size, the default) or tiny")
+    added.add_argument("--out", type=Path, help="the file (NAME.svg)")
+
     added = command("demo", _demo, "train a small model on a clip of video and sound, and show what it learned")
     added.add_argument("--seconds", type=float, default=60.0, help="how long to train (60), at most twice that")
     added.add_argument("--out", type=Path, default=Path("demo"), help="where the picture goes (./demo)")
@@ -95,6 +100,19 @@ def _describe(options: argparse.Namespace) -> None:
     from .building import describe
 
     print(describe(options.name, preset=options.preset))
+
+
+def _draw(options: argparse.Namespace) -> None:
+    from torch import device
+
+    from .building import build
+    from .draw import draw
+
+    with device("meta"):  # nothing is allocated, whatever the size
+        model = build(options.name, preset=options.preset)
+    path = options.out or Path(f"{options.name}.svg")
+    draw(model, path)
+    print(path)
 
 
 def _demo(options: argparse.Namespace) -> None:

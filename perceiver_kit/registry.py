@@ -2,7 +2,7 @@
 
 Other packages add theirs through the entry-point group ``perceiver_kit``, each a module that registers on import::
 
-    [project.entry-points.perceiver_kit]
+    [project.entry - points.perceiver_kit]
     my_blocks = "my_package.blocks"
 
 They are imported when a name is first looked up, so that importing the kit stays quick.

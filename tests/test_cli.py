@@ -24,6 +24,16 @@ def test_describe_shows_a_recipe_with_its_sources(recipe, capsys):
     assert capsys.readouterr().out.strip() == kit.describe(recipe, preset="tiny").strip()
 
 
+def test_draw_writes_the_picture_that_it_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["draw", "optical_flow"]) == 0
+    assert capsys.readouterr().out.strip() == "optical_flow.svg"
+    with torch.device("meta"):
+        assert (tmp_path / "optical_flow.svg").read_text() == kit.draw(kit.build("optical_flow")).svg
+    assert main(["draw", "masked_lm", "--preset", "tiny", "--out", "a.svg"]) == 0
+    assert "preset tiny" in (tmp_path / "a.svg").read_text()
+
+
 def test_convert_goes_there_and_back_with_equal_tensors(tmp_path, capsys):
     model = kit.build("masked_lm", preset="tiny", decoder_qk_channels=256)
     kit.save(model, tmp_path / "ours")
@@ -65,6 +75,7 @@ def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
     [
         (["describe", "masked_ml"], "did you mean 'masked_lm'"),
         (["describe", "masked_lm", "--preset", "tinny"], "did you mean 'tiny'"),
+        (["draw", "masked_ml"], "did you mean 'masked_lm'"),
         (["list", "inptus"], "did you mean 'inputs'"),
         (["convert", "nowhere", "out"], "neither a directory nor the id"),
         (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),

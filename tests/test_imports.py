@@ -41,6 +41,8 @@ ORDER = [
     "hub",
     "data",
     "plots",
+    "svg",
+    "draw",
     "training",  # reads data, saves models and draws what they do: the only user of all three
     "demo",
     "cli",

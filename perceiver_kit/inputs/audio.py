@@ -32,8 +32,12 @@ class AudioPatches(Input):
         super().__init__(samples_per_patch, grid=grid, positions=positions, combine=combine)
         self.samples_per_patch = samples_per_patch
 
+    @property
+    def raw_axes(self) -> str:
+        return "b samples"
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, "b samples", hint="mono, without a channel axis")
+        check_tensor(raw, name, self.raw_axes, hint="mono, without a channel axis")
         if raw.shape[1] % self.samples_per_patch:
             raise InputError(
                 f"{name} is {tuple(raw.shape)} but patches need a number of samples divisible by "

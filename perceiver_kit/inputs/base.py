@@ -47,6 +47,11 @@ class Input(Block):
         added = positions is None or combine == "add"
         self.channels = content_channels if added else content_channels + positions.channels  # type: ignore[union-attr]
 
+    @property
+    def raw_axes(self) -> str:
+        """Axes of the raw tensor, such as ``"b 3 h w"``, which ``kit.draw`` shows; empty where a block says none."""
+        return ""
+
     def embed(self, raw: Tensor, name: str) -> Float[Tensor, "b *grid c"]:
         """Content on its grid; raises InputError, naming the modality, for a raw tensor that it cannot read."""
         raise NotImplementedError

@@ -48,9 +48,13 @@ class Patches(Input):
         self.size, self.raw_channels = size, channels
         self.project = None if out_channels is None else linear(patch_channels, out_channels)
 
+    @property
+    def raw_axes(self) -> str:
+        return _axes(self.raw_channels, video=len(self.size) == 3)
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
         video = len(self.size) == 3
-        check_tensor(raw, name, _axes(self.raw_channels, video))
+        check_tensor(raw, name, self.raw_axes)
         extent = (*raw.shape[1:2], *raw.shape[-2:]) if video else tuple(raw.shape[-2:])
         if any(whole % part for whole, part in zip(extent, self.size, strict=True)):
             axes = "frames, height and width" if video else "height and width"
@@ -90,8 +94,12 @@ class Pixels(Input):
         super().__init__(channels, grid=grid, positions=positions, combine=combine)
         self.stride = stride
 
+    @property
+    def raw_axes(self) -> str:
+        return _axes(self.content_channels, video=len(self.stride) == 3)
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, _axes(self.content_channels, video=len(self.stride) == 3))
+        check_tensor(raw, name, self.raw_axes)
         return _strided(raw, self.stride).movedim(-3, -1)
 
 
@@ -123,8 +131,12 @@ class Conv1x1(Input):
         scale_by_fan_in(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
+    @property
+    def raw_axes(self) -> str:
+        return _axes(self.raw_channels, video=len(self.stride) == 3)
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, _axes(self.raw_channels, video=len(self.stride) == 3))
+        check_tensor(raw, name, self.raw_axes)
         # A matrix product over channels last is where the rows are wanted: no copy back from channels first.
         pixels = _strided(raw, self.stride).movedim(-3, -1).to(self.conv.weight.dtype)
         return F.linear(pixels, self.conv.weight.flatten(1), self.conv.bias)
@@ -171,8 +183,12 @@ class ConvStem(Input):
         for conv in self.convs:
             scale_by_fan_in(conv.weight)  # type: ignore[arg-type]
 
+    @property
+    def raw_axes(self) -> str:
+        return _axes(self.raw_channels, video=self.axes == 3)
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, _axes(self.raw_channels, video=self.axes == 3))
+        check_tensor(raw, name, self.raw_axes)
         frames = raw.flatten(0, -4).to(self.convs[0].weight.dtype)  # type: ignore[arg-type]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             frames = norm(conv(self._padded(frames, 7, 0.0))).relu()
@@ -223,8 +239,12 @@ class Neighbourhoods(Input):
         self.size, self.frames, self.raw_channels = size, frames, channels
         self.project = linear(frames * size * size * channels, out_channels)
 
+    @property
+    def raw_axes(self) -> str:
+        return f"b {self.frames} {self.raw_channels} h w"
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, f"b {self.frames} {self.raw_channels} h w")
+        check_tensor(raw, name, self.raw_axes)
         # A linear layer over neighbourhoods is a convolution: the 54 values of every pixel are never written out.
         kernel = rearrange(self.project.weight, "d (t y x c) -> d (t c) y x", t=self.frames, y=self.size, x=self.size)
         stacked = raw.flatten(1, 2).to(kernel.dtype)

@@ -25,8 +25,12 @@ class OneHot(Input):
         super().__init__(classes, grid=(1,))
         self.classes = classes
 
+    @property
+    def raw_axes(self) -> str:
+        return f"b {self.classes}"
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, f"b {self.classes}", hint="one-hot labels: torch.nn.functional.one_hot(…).float()")
+        check_tensor(raw, name, self.raw_axes, hint="one-hot labels: torch.nn.functional.one_hot(…).float()")
         return raw[:, None]
 
 
@@ -55,7 +59,11 @@ class Features(Input):
             raise AssemblyError(f"Features: a grid of {axes} axes is declared as {self.grid}")
         self.axes = axes
 
-    def embed(self, raw: Tensor, name: str) -> Tensor:
+    @property
+    def raw_axes(self) -> str:
         letters = "n" if self.axes == 1 else " ".join(f"n{axis + 1}" for axis in range(self.axes))
-        check_tensor(raw, name, f"b {letters} {self.content_channels}")
+        return f"b {letters} {self.content_channels}"
+
+    def embed(self, raw: Tensor, name: str) -> Tensor:
+        check_tensor(raw, name, self.raw_axes)
         return raw

@@ -37,8 +37,12 @@ class TextTokens(Input):
         self.embedding = nn.Embedding(vocabulary, channels, _weight=torch.empty(vocabulary, channels))
         self.embedding.weight = learned(vocabulary, channels)
 
+    @property
+    def raw_axes(self) -> str:
+        return "b n"
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        check_tensor(raw, name, "b n", kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
+        check_tensor(raw, name, self.raw_axes, kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
         if not (torch.compiler.is_compiling() or raw.is_meta):
             low, high = (int(bound) for bound in raw.aminmax())
             if low < 0 or high >= self.vocabulary:
