@@ -36,8 +36,8 @@ docs: $(DEV)  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
-bench: $(DEV)  ## measure speed and memory beside Hugging Face
-	$(BIN)/python benchmarks/bench.py
+bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes)
+	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(TASKS)
 
 results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (about an hour)
 	$(BIN)/python benchmarks/results.py $(RUNS)

@@ -1,150 +1,224 @@
-"""`make bench`: the seven recipes at published size beside Hugging Face, forward, on the same weights and inputs.
+"""`make bench`: the kit beside Hugging Face and perceiver-pytorch, on the same weights, inputs, threads and dtype.
 
-Every measurement is a fresh process; the two take turns, so that a machine whose speed drifts is unfair to neither.
-Prints, and writes to docs/benchmarks.md, the median ratio with its range and each one's peak memory above the weights.
-`TASKS="optical_flow" ROUNDS=3` picks some and says how often.
+Every measurement is a process of its own and the sides take turns, so that a machine whose speed drifts is unfair to
+none. What is finished stays in `results/bench/`: an interrupted run goes on where it was. When nothing is missing,
+docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg are written.
+
+    make bench                            # all, about half an hour on two idle cores
+    make bench TASKS="train length"       # tasks whose names contain one of these words
+    make bench TASKS=optical_flow AGAIN=1 # forget what there is of them first
+    make bench QUICK=1                    # does it all work? small sizes, under three minutes, writes nothing
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
-CLASSES = {
-    "masked_lm": "PerceiverForMaskedLM",
-    "sequence_classification": "PerceiverForSequenceClassification",
-    "image_classification_learned": "PerceiverForImageClassificationLearned",
-    "image_classification_fourier": "PerceiverForImageClassificationFourier",
-    "image_classification_conv": "PerceiverForImageClassificationConvProcessing",
-    "optical_flow": "PerceiverForOpticalFlow",
-    "multimodal_autoencoding": "PerceiverForMultimodalAutoencoding",
-}
-# One of the 128 parts in which the reference decodes a video: it encodes again for each of them.
-PART = {"image": 6272, "audio": 15}
+from . import figures, page
+from .tasks import ARCHITECTURES, HUGGING_FACE, KIT, TASKS, Task, chosen, quick
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "bench"
+DOCS = ROOT / "docs"
+# Freed memory goes back to the system at once, so that a peak is what is in use, not what the allocator keeps.
+RETURNING = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
+# What --quick builds: published widths, which the reference's format needs, but few layers and latents.
+SMALL: dict[str, Any] = dict(num_latents=32, layers=1)
+# How far the sides' outputs may differ in rounding.
+AGREE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
-def inputs(task: str) -> Any:
-    """What both read, as the kit takes it."""
+def write_weights(recipe: str, directory: str, small: bool) -> None:
+    """A model of the recipe with noise on every parameter, as both load it."""
+    import perceiver_kit as kit
+
     torch.manual_seed(0)
-    if task in ("masked_lm", "sequence_classification"):
-        return {"text": torch.randint(6, 262, (1, 2048))}
-    if task == "optical_flow":
-        return {"frames": torch.rand(1, 2, 3, 368, 496) * 2 - 1}
-    if task == "multimodal_autoencoding":
-        image, audio = torch.rand(1, 16, 3, 224, 224) * 2 - 1, torch.rand(1, 30720) * 2 - 1
-        return {"image": image, "audio": audio, "label": torch.zeros(1, 700)}
-    return {"image": torch.randn(1, 3, 224, 224)}
+    parameters = SMALL if small else {}
+    if small and recipe == "optical_flow":
+        parameters = parameters | {"image_size": (32, 48)}
+    model = kit.build(recipe, **parameters)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    kit.to_huggingface(model, directory)
 
 
-def kit_forward(task: str, directory: str) -> Any:
-    """The kit's forward, ready to be called."""
-    import perceiver_kit as kit
-
-    model, x = kit.load(directory), inputs(task)
-    at = {name: torch.arange(rows) for name, rows in PART.items()} | {"label": None}
-    return lambda: model(x, at=at if task == "multimodal_autoencoding" else None)
+def names(task: Task) -> list[str]:
+    """The processes of each side: one for memory and what else is counted once, and the rounds."""
+    rounds = [str(number) for number in range(task.rounds)]
+    return rounds if task.heavy and rounds else ["memory", *rounds]
 
 
-def huggingface_forward(task: str, directory: str) -> Any:
-    """The reference's forward, ready to be called."""
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    model = getattr(transformers, CLASSES[task]).from_pretrained(directory).eval()
-    x = inputs(task)
-    if task == "optical_flow":
-        # It takes 3 × 3 neighbourhoods, made beforehand.
-        frames = x["frames"]
-        around = torch.nn.functional.unfold(frames.flatten(0, 1), 3, padding=1).view(1, 2, 3, 9, *frames.shape[-2:])
-        neighbourhoods = around.transpose(2, 3).flatten(2, 3)
-        return lambda: model(neighbourhoods)
-    if task == "multimodal_autoencoding":
-        at = {name: torch.arange(rows) for name, rows in PART.items()} | {"label": None}
-        x["audio"] = x["audio"][..., None]
-        return lambda: model(x, subsampled_output_points=at)
-    return lambda: model(next(iter(x.values())))
-
-
-def measure(who: str, task: str, directory: str, repeats: int) -> dict[str, float]:
-    """Median seconds of a forward, and MiB of peak memory above what the loaded model takes."""
-    forward = (kit_forward if who == "kit" else huggingface_forward)(task, directory)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    loaded = memory("VmRSS")
-    times = []
-    with torch.inference_mode():
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            forward()
-            times.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(times[1:]), "mebibytes": memory("VmHWM") - loaded}
+def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -> list[dict]:
+    """The entries of one process."""
+    memory = name == "memory"
+    order = {
+        "kind": task.kind,
+        "recipe": task.recipe,
+        "dtype": task.dtype,
+        "points": task.points,
+        "repeats": 1 if memory else task.repeats,
+        "warm": task.warm and not memory,
+        "side": side,
+        "directory": directory,
+        "count": name == names(task)[0],
+        "small": small,
+    }
+    environment = (
+        dict(os.environ) | (RETURNING if memory or task.heavy else {}) | ({"OMP_NUM_THREADS": "1"} if small else {})
+    )
+    command = [sys.executable, "-m", "benchmarks.measure", json.dumps(order)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{task.name} of {side} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory(field: str) -> float:
-    """MiB of this process, now (VmRSS) or at most (VmHWM), as Linux counts."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
-def compare(task: str, rounds: int, repeats: int) -> str:
-    """One line of the table."""
-    import perceiver_kit as kit
-
-    results: dict[str, list[dict[str, float]]] = {"kit": [], "huggingface": []}
+def run(task: Task, results: Path, small: bool) -> None:
+    """All rounds of a task that are not there yet, into ``results``."""
+    jobs = [(side, name) for name in names(task) for side in task.sides]
+    missing = [(side, name) for side, name in jobs if not (results / f"{side}-{name}.json").exists()]
+    if not missing:
+        return
+    results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        kit.to_huggingface(kit.build(task), directory)
-        for _ in range(rounds):
-            for who, found in results.items():
-                command = [sys.executable, __file__, "--measure", who, task, directory, str(repeats)]
-                output = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout
-                found.append(json.loads(output.splitlines()[-1]))
-    pairs = zip(results["kit"], results["huggingface"], strict=True)
-    ratios = sorted(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
-    columns = [f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"]
-    for key, form in (("seconds", "{:.2f}"), ("mebibytes", "{:.0f}")):
-        columns += [form.format(statistics.median(each[key] for each in results[who])) for who in results]
-    name = f"`{task}`" + (", one of 128 parts" if task == "multimodal_autoencoding" else "")
-    return f"| {name} | {' | '.join(columns)} |"
+        if task.recipe in ARCHITECTURES:
+            write_weights(task.recipe, directory, small)
+
+        def one(job: tuple[str, str]) -> None:
+            side, name = job
+            entries = measured(task, side, directory, small=small, name=name)
+            found = {"commit": commit(), "entries": entries}
+            (results / f"{side}-{name}.json").write_text(json.dumps(found))
+            said = "  ".join(brief(entry, memory=name == names(task)[0]) for entry in entries)
+            print(f"    {side:<20}{said}", flush=True)
+
+        # Both sides at once only where nothing is to be quoted.
+        with ThreadPoolExecutor(2 if small else 1) as workers:
+            [*workers.map(one, missing)]
+
+
+def brief(entry: dict[str, float], *, memory: bool) -> str:
+    if "per_second" in entry:
+        return f"{entry['per_second'] / 1e9:.0f} GFLOP/s"
+    return f"{entry['seconds']:.3g} s" + (f" {entry['mebibytes']:.0f} MiB" if memory else "")
+
+
+def gathered(task: Task, results: Path) -> dict[str, list[list[dict]]]:
+    """What there is of a task: by side, a list of rounds, each a list of the points' entries.
+
+    Every round's entries have their own seconds, and the memory and the counts that were taken once.
+    """
+    found: dict[str, list[list[dict]]] = {}
+    for side in task.sides:
+        files = [results / f"{side}-{name}.json" for name in names(task)]
+        if not all(file.exists() for file in files):
+            found[side] = []
+            continue
+        entries = [entries_of(file) for file in files]
+        shared, rounds = entries[0], entries[-task.rounds :]  # with no rounds, in --quick, all that there is
+        found[side] = [[with_time(*pair) for pair in zip(shared, each, strict=True)] for each in rounds]
+    return found
+
+
+def with_time(once: dict, timed: dict) -> dict:
+    return once | {key: timed[key] for key in ("seconds", "per_second") if key in timed}
+
+
+def entries_of(file: Path) -> list[dict]:
+    return json.loads(file.read_text())["entries"]
+
+
+def check_agreement(task: Task, found: dict[str, list[list[dict]]]) -> None:
+    """The sides compute the same: else a comparison of their speed says nothing."""
+    if task.kind != "forward":
+        return
+    for ours, theirs in zip(found[KIT][0], found[HUGGING_FACE][0], strict=True):
+        a, b = ours["signature"], theirs["signature"]
+        if not math.isclose(a, b, rel_tol=AGREE[task.dtype]) or a == 0:
+            raise SystemExit(f"{task.name}: outputs differ: the root of their mean square is {a} and {b}")
+
+
+def commit() -> str:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    from importlib.metadata import version
+
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
+    return {
+        "cpu": model.split(":", 1)[1].strip(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "transformers": version("transformers"),
+        "perceiver-pytorch": version("perceiver-pytorch"),
+    }
 
 
 def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", help="words that the names of tasks contain; all tasks for none")
+    parser.add_argument("--quick", action="store_true", help="small sizes, no figures to quote, nothing written")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     arguments = parser.parse_args()
-    if arguments.measure:
-        who, task, directory, repeats = arguments.measure
-        print(json.dumps(measure(who, task, directory, int(repeats))))
+    every = [quick(task) for task in TASKS] if arguments.quick else TASKS
+    try:
+        tasks = chosen(arguments.tasks, every)
+    except ValueError as error:
+        parser.error(str(error))
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch) if arguments.quick else RESULTS
+        if arguments.again:
+            for task in tasks:
+                shutil.rmtree(results / task.name, ignore_errors=True)
+        left = sum(task.seconds for task in tasks)
+        for number, task in enumerate(tasks, 1):
+            task_results = results / task.name
+            about = "" if arguments.quick else f", about {task.seconds} s; {left / 60:.0f} min left with it"
+            print(f"[{number}/{len(tasks)}] {task.name}{about}", flush=True)
+            start = time.perf_counter()
+            run(task, task_results, arguments.quick)
+            check_agreement(task, gathered(task, task_results))
+            print(f"    took {time.perf_counter() - start:.0f} s", flush=True)
+            left -= task.seconds
+        report(results, tasks, every, arguments.quick)
+
+
+def report(results: Path, tasks: list[Task], every: list[Task], small: bool) -> None:
+    """Print what there is; write the page if that is everything."""
+    found = {task.name: gathered(task, results / task.name) for task in every}
+    complete = [task for task in every if all(found[task.name][side] for side in task.sides)]
+    data = figures.summary(complete, found) | {"machine": machine()}
+    print("\n" + page.table([task for task in complete if task in tasks], data), flush=True)
+    if small:
         return
-    tasks = os.environ.get("TASKS", "").split() or [*CLASSES]
-    rounds = int(os.environ.get("ROUNDS", "3"))
-    lines = [
-        "# Speed and memory",
-        "",
-        f"Forward in float32, batch 1, published sizes, the same weights, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}; medians of {rounds} rounds.",
-        "Peak memory is above what the loaded model takes. `make bench` makes this page again.",
-        "",
-        "| recipe | times faster than Hugging Face (range) | seconds | theirs | MiB | theirs |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task in tasks:
-        print(f"measuring {task}", file=sys.stderr, flush=True)
-        lines.append(compare(task, rounds, repeats=2 if task in ("optical_flow", "multimodal_autoencoding") else 3))
-        print(lines[-1], flush=True)
-    if not os.environ.get("TASKS"):
-        PAGE.write_text("\n".join(lines) + "\n")
+    lacking = [task.name for task in every if task not in complete]
+    if lacking:
+        print(f"docs/benchmarks.md is not written: {', '.join(lacking)} not measured yet")
+        return
+    files = sorted(results.rglob("*.json"))
+    data["commits"] = sorted({json.loads(file.read_text())["commit"] for file in files})
+    page.write(DOCS, data)
+    print("wrote docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg")
 
 
 if __name__ == "__main__":

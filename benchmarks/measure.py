@@ -1,0 +1,211 @@
+"""One side of one task, measured in this process: seconds, memory above the weights, FLOPs. Started by bench.py.
+
+Prints, as JSON, a list with an entry for each of the task's points.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import models
+from .models import Call, inputs, part, signature
+from .tasks import KIT, PARTS, VIDEO
+
+
+def memory(field: str) -> float:
+    """MiB of this process, now (VmRSS) or at most (VmHWM), as Linux counts."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def _attention_flops(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    (b, heads, m, e), n, f = q, k[-2], v[-1]
+    return 2 * b * heads * m * n * (e + f)
+
+
+def _attention_backward_flops(_: Any, q: Any, k: Any, v: Any, *__: Any, out_shape: Any = None, **___: Any) -> int:
+    (b, heads, m, e), n, f = q, k[-2], v[-1]
+    return 2 * b * heads * m * n * (3 * e + 2 * f)  # scores again, then the gradients of q, k, v and of the weights
+
+
+# torch's counter does not know its own fused kernel of the CPU.
+FUSED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+
+
+def flops(call: Call) -> int:
+    """Multiplications and additions of all matrix products, convolutions and fused attention of a call."""
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@contextlib.contextmanager
+def counting(model: nn.Module) -> Iterator[None]:
+    """Without gradients: the counter works neither in inference mode nor with parameters that want one."""
+    model.requires_grad_(False)
+    with torch.no_grad():
+        yield
+
+
+def timed(call: Call, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measured(call: Call, model: nn.Module, repeats: int, warm: bool) -> dict[str, Any]:
+    """Median seconds and the peak above what is held once the model and its inputs are there."""
+    for parameter in model.parameters():
+        parameter.detach().sum()  # a file that is mapped into memory counts only once it is read
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    held = memory("VmRSS")
+    if warm:
+        call()
+    seconds = timed(call, repeats)
+    return {"seconds": seconds, "mebibytes": memory("VmHWM") - held}
+
+
+def loaded(order: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, Callable[..., Call]]:
+    """This side's model, and what makes a call of it."""
+    if order["side"] == KIT:
+        return models.kit_model(order["directory"], dtype), models.kit_call
+    return models.reference_model(order["recipe"], order["directory"], dtype), models.reference_call
+
+
+def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
+    recipe, dtype = order["recipe"], getattr(torch, order["dtype"])
+    model, make = loaded(order, dtype)
+    if recipe == VIDEO:
+        return [video(order, model, make)]
+    entries = []
+    for number, point in enumerate(order["points"]):
+        raw = inputs(recipe, point, order["small"], dtype)
+        call = make(recipe, model, raw)
+        with torch.inference_mode():
+            entry = measured(call, model, order["repeats"], order["warm"] and number < 2)
+        if order["count"]:
+            with counting(model):
+                outputs: list[Any] = []
+                entry["flops"] = flops(lambda call=call, outputs=outputs: outputs.append(call()))
+                entry["signature"] = signature(outputs[0])
+        entries.append(entry)
+    return entries
+
+
+def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) -> dict[str, Any]:
+    """The whole video: of the kit for real, of the reference a few of its equal parts, 128 times."""
+    raw = inputs(VIDEO, {}, order["small"], torch.float32)
+    one_part = make(VIDEO, model, raw, part(0))
+    if order["side"] != KIT:
+        with torch.inference_mode():
+            entry = measured(one_part, model, order["repeats"], order["warm"])
+        entry["seconds"] *= PARTS
+    else:
+        # The 804,737 rows are decoded once: a part wakes the machine up as well as all of them.
+        whole = one_part if order["small"] else make(VIDEO, model, raw)
+        with torch.inference_mode():
+            one_part()
+            entry = measured(whole, model, 1, False)
+    if order["count"]:
+        with counting(model):
+            entry["flops"] = video_flops(model, raw) if order["side"] == KIT else PARTS * flops(one_part)
+            entry["signature"] = signature(one_part())
+    return entry
+
+
+def video_flops(model: Any, raw: dict[str, Tensor]) -> int:
+    """Of a whole video without decoding all of it: rows are independent, and some cost their share of all."""
+    held: list[Any] = []
+    total = flops(lambda: held.append(model.encode(raw)))
+    for name, rows in (("image", 802816), ("audio", 1920), ("label", 1)):
+        some = min(rows, 16384)
+        total += flops(lambda name=name, some=some: model.decode(held[0], at={name: torch.arange(some)})) * rows // some
+    return total
+
+
+def train(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """Forward, loss, backward and a step of AdamW."""
+    recipe = order["recipe"]
+    model, make = loaded(order, torch.float32)
+    raw = inputs(recipe, {}, order["small"], torch.float32)
+    return [step(model.train(), make(recipe, model, raw, part(0) if recipe == VIDEO else None), order)]
+
+
+def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
+
+    def once() -> None:
+        optimizer.zero_grad()
+        sum(value.square().mean() for value in call().values()).backward()
+        optimizer.step()
+
+    entry = measured(once, model, order["repeats"], order["warm"])
+    return entry
+
+
+def growth(order: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = []
+    with torch.inference_mode():
+        for point in order["points"]:
+            model, raw = models.growing(point)
+            entries.append(measured(lambda model=model, raw=raw: model(raw), model, order["repeats"], order["warm"]))
+    return entries
+
+
+def generic(order: dict[str, Any]) -> list[dict[str, Any]]:
+    model, call = models.generic_model(order["side"], order["small"])
+    with torch.inference_mode():
+        model.eval()
+        entry = measured(call, model, order["repeats"], order["warm"])
+    if order["count"]:
+        with counting(model):
+            entry["flops"] = flops(call)
+    return [entry]
+
+
+def generic_train(order: dict[str, Any]) -> list[dict[str, Any]]:
+    model, call = models.generic_model(order["side"], order["small"])
+    return [step(model.train(), call, order)]
+
+
+def peak(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """The best of several products of 4096 × 4096 matrices, in FLOPs a second."""
+    size = 512 if order["small"] else 4096
+    entries = []
+    for point in order["points"]:
+        a, b = (torch.randn(size, size).to(getattr(torch, point["dtype"])) for _ in range(2))
+        a @ b
+        best = min(timed(lambda a=a, b=b: a @ b, 1) for _ in range(order["repeats"]))
+        entries.append({"seconds": best, "flops": 2 * size**3, "per_second": 2 * size**3 / best})
+    return entries
+
+
+KINDS = {
+    "forward": forward,
+    "train": train,
+    "growth": growth,
+    "generic": generic,
+    "generic_train": generic_train,
+    "peak": peak,
+}
+
+if __name__ == "__main__":
+    order = json.loads(sys.argv[1])
+    print(json.dumps(KINDS[order["kind"]](order)))

@@ -1,0 +1,137 @@
+"""The benchmark's own logic: statistics, targets met or not, the page, the choice of tasks, FLOPs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import perceiver_kit as kit
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import figures, page
+from benchmarks.measure import FUSED, counting, flops
+from benchmarks.tasks import HUGGING_FACE, KIT, TASKS, Target, Task, chosen, quick
+
+
+def rounds(*seconds: float, mebibytes: float = 100, flops: float | None = None) -> figures.Rounds:
+    """One point a round; the first one counted FLOPs."""
+    made = [[{"seconds": each, "mebibytes": mebibytes, "per_second": 1e11}] for each in seconds]
+    if flops is not None:
+        made[0][0]["flops"] = flops
+    return made
+
+
+def test_the_slope_of_a_power_is_its_exponent() -> None:
+    sizes = [64, 128, 256, 1024]
+    for exponent in (0.0, 0.5, 1.0, 2.0):
+        assert figures.slope(sizes, [7 * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-12)
+
+
+def test_ratios_are_of_the_same_round_and_their_median_is_not_the_ratio_of_medians() -> None:
+    ours, theirs = rounds(1, 10, 2), rounds(2, 50, 2)  # the machine was slow in the second round, for both
+    assert figures.ratios(ours, theirs) == [1, 2, 5]
+    entry = figures.row(Task("forward/a", "forward"), {KIT: ours, HUGGING_FACE: theirs}, {})
+    assert (entry["points"][0]["ratio"], entry["points"][0]["least"], entry["points"][0]["most"]) == (2, 1, 5)
+    assert entry["points"][0][KIT]["seconds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "met"),
+    [
+        (Target(faster=2.0), True),
+        (Target(faster=2.01), False),
+        (Target(memory=0.25), True),
+        (Target(memory=0.24), False),
+        (Target(floor=1.25), True),  # 8e10 FLOPs in a second, where 1e11 could be
+        (Target(floor=1.24), False),
+    ],
+)
+def test_a_target_is_met_or_not_by_the_data(target: Target, met: bool) -> None:
+    found = {KIT: rounds(1, mebibytes=50, flops=8e10), HUGGING_FACE: rounds(2, mebibytes=200)}
+    entry = figures.row(Task("forward/a", "forward", target=target), found, {"float32": 1e11})
+    assert [each["met"] for each in entry["targets"]] == [met]
+    assert ("**not met**" in page.verdict(entry)) == (not met)
+
+
+def growth(exponent: float) -> dict:
+    points = tuple({"rows": 2**power} for power in range(10, 15))
+    entries = [{"seconds": 1e-6 * p["rows"] ** exponent, "mebibytes": 0.1 * p["rows"]} for p in points]
+    task = Task("growth/a", "growth", sides=(KIT,), points=points, target=Target(time_slope=1.05, memory_slope=1.0))
+    return figures.row(task, {KIT: [entries, entries]}, {})
+
+
+def test_growth_is_judged_by_its_slopes() -> None:
+    assert [each["met"] for each in growth(1.0)["targets"]] == [True, True]
+    assert [each["met"] for each in growth(1.1)["targets"]] == [False, True]
+
+
+def everything(ratio: float) -> dict:
+    """Of every task: the kit takes a second, others ``ratio`` of them."""
+    found = {}
+    for task in TASKS:
+        sides = {}
+        for side in task.sides:
+            seconds = 1.0 if side == KIT else ratio
+            entry = {"seconds": seconds, "mebibytes": 10.0, "flops": 1e11, "per_second": 1e11}
+            sides[side] = [[{**entry} for _ in task.points] for _ in range(task.rounds)]
+        found[task.name] = sides
+    return figures.summary(TASKS, found)
+
+
+def test_the_page_says_what_is_met_and_explains_only_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "NOTES", {"forward/optical_flow": "Because of this.", "forward/masked_lm": "Not said."})
+    data = everything(2.0)
+    assert data["geometric_mean"] == pytest.approx(2.0)
+    machine = dict(cpu="a machine", threads=2, python="3", torch="2", transformers="5")
+    page.write(tmp_path, data | {"machine": machine | {"perceiver-pytorch": "0"}, "commits": ["abc"]})
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "times faster ≥ 3.00: **not met** (2.00)" in text and "times faster ≥ 1.00: met" in text
+    assert "Because of this." in text and "Not said." not in text
+    assert "**2.00** times faster (target ≥ 1.5: met)" in text
+    assert {path.name for path in tmp_path.rglob("*.*")} == {"benchmarks.md", "benchmarks.json", "benchmarks.svg"}
+    for line in text.splitlines():  # tables are whole: as many cells in every line
+        if line.startswith("| `"):
+            assert line.count(" | ") in (8, 9), line
+
+
+def test_tasks_are_chosen_by_words() -> None:
+    assert [task.name for task in chosen([])] == [task.name for task in TASKS]
+    assert {task.name for task in chosen(["growth", "length"])} == {
+        "growth/inputs",
+        "growth/queries",
+        "length/masked_lm",
+    }
+    with pytest.raises(ValueError, match="no task 'flow2'; there are: peak, forward/masked_lm"):
+        chosen(["flow2"])
+    assert all(quick(task).rounds == 0 and quick(task).target == Target() for task in TASKS)
+    assert len({task.name for task in TASKS}) == len(TASKS)
+
+
+def test_flops_of_the_fused_kernel_are_those_of_the_formula() -> None:
+    q, k, v = (torch.randn(2, 3, rows, 8, requires_grad=True) for rows in (5, 7, 7))
+
+    def fused() -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    def plain() -> torch.Tensor:
+        return (q @ k.mT).softmax(-1) @ v
+
+    assert flops(fused) == flops(plain) == 2 * 2 * 3 * 5 * 7 * 16
+    again = 2 * 2 * 3 * 5 * 7 * 8  # the fused kernel computes its scores once more on the way back
+    assert flops(lambda: fused().sum().backward()) == flops(lambda: plain().sum().backward()) + again
+    assert len(FUSED) == 2
+
+
+def test_flops_of_a_model_are_counted_without_gradients() -> None:
+    encoder = kit.Encoder(6, num_latents=4, latent_dim=8, layers=0, cross_qk_channels=8, cross_heads=2)
+    rows = torch.randn(2, 10, 6)
+    with counting(encoder):
+        found = flops(lambda: encoder(rows))
+    attention = 4 * 8 * 8 + 2 * 10 * 6 * 16 + 2 * 4 * 10 * 16 + 2 * 4 * 8 * 8
+    assert found == 2 * (attention + 2 * 2 * 4 * 8 * 8)
