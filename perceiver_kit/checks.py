@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from .errors import AssemblyError, InputError, nearest
 
+MOST = 2**31 - 1
+"""No width, length or number of things is larger: a file that says so is damaged, or means harm."""
 
-def check_positive(owner: str, *, least: int = 1, **numbers: int) -> None:
-    """Every number is an int of at least ``least``; else an AssemblyError that names it.
+
+def check_positive(owner: str, *, least: int = 1, most: int = MOST, **numbers: int) -> None:
+    """Every number is an int from ``least`` to ``most``; else an AssemblyError that names it.
 
     >>> check_positive("Encoder", num_latents=0)
     Traceback (most recent call last):
@@ -19,13 +23,21 @@ def check_positive(owner: str, *, least: int = 1, **numbers: int) -> None:
     """
     for name, number in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            raise AssemblyError(f"{owner}: {name} must be an int of at least {least}, got {number!r}")
+            raise AssemblyError(f"{owner}: {name} must be an int of at least {least}, got {short(number)}")
+        if number > most:
+            raise AssemblyError(f"{owner}: {name} must be at most {most:,}, got {short(number)}")
+
+
+def check_elements(owner: str, *sizes: int) -> None:
+    """A parameter of these sizes has at most 2⁴⁰ elements, which no machine's memory holds; else an AssemblyError."""
+    if math.prod(sizes) > 2**40:
+        raise AssemblyError(f"{owner}: a parameter of {sizes} would have more than 2^40 elements")
 
 
 def check_sizes(owner: str, name: str, sizes: object) -> tuple[int, ...]:
     """A tuple of positive ints (a list, as JSON has it, will do), or an AssemblyError."""
     if not isinstance(sizes, list | tuple) or not sizes:
-        raise AssemblyError(f"{owner}: {name} must be a tuple of positive ints, one per axis, got {sizes!r}")
+        raise AssemblyError(f"{owner}: {name} must be a tuple of positive ints, one per axis, got {short(sizes)}")
     for size in sizes:
         check_positive(owner, **{name: size})
     return tuple(sizes)
@@ -35,13 +47,26 @@ def check_probability(owner: str, **numbers: float) -> None:
     """Every number is in [0, 1]; else an AssemblyError that names it."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
-            raise AssemblyError(f"{owner}: {name} must be a number in [0, 1], got {number!r}")
+            raise AssemblyError(f"{owner}: {name} must be a number in [0, 1], got {short(number)}")
 
 
 def check_choice(owner: str, name: str, value: object, choices: Collection[str]) -> None:
     """The value is one of the choices; else an AssemblyError with the nearest one."""
     if value not in choices:
         raise AssemblyError(f"{owner}: {name} is {value!r}; {nearest(value, choices)}")
+
+
+def short(value: object) -> str:
+    """A value as an error shows it: no more than a line of it.
+
+    >>> short("x" * 500)[-12:]
+    "xxxxxxxxxx…'"
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:118]}…{text[-1]}"
 
 
 def describe_value(value: object) -> str:

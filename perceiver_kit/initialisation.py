@@ -11,12 +11,15 @@ import math
 import torch
 from torch import nn
 
+from .checks import check_elements
+
 # The standard deviation of a standard normal cut at ±2, by which samples are divided to have the wanted one.
 _TRUNCATED = 0.87962566103423978
 
 
 def linear(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with weights from a normal of variance 1 / fan-in, cut at two deviations, and zero biases."""
+    check_elements("linear layer", in_channels, out_channels)
     layer: nn.Linear = nn.utils.skip_init(  # type: ignore[assignment]
         nn.Linear, in_channels, out_channels, bias=bias, device=torch.get_default_device()
     )
@@ -33,6 +36,7 @@ def scale_by_fan_in(weight: torch.Tensor) -> None:
 
 def learned(*shape: int) -> nn.Parameter:
     """A looked-up parameter (latents, positions, queries, tokens): a normal of 0.02, cut at two deviations."""
+    check_elements("learned parameter", *shape)
     parameter = nn.Parameter(torch.empty(shape))
     _cut_normal(parameter, 0.02)
     return parameter

@@ -50,11 +50,15 @@ def from_spec(document: Mapping[str, Any]) -> nn.Module:
             f'a spec is {{"perceiver_kit": {FORMAT}, "model": …}} as kit.spec writes it, got keys {[*document]}'
         )
     made: dict[int, Block] = {}
-    model = _decode(document["model"], made, "model")
+    try:
+        model = _decode(document["model"], made, "model")
+        recipe = _decode({"dict": document["recipe"]}, made, "recipe") if "recipe" in document else None
+    except RecursionError:
+        raise AssemblyError("spec: it is nested deeper than any model is") from None
     if not isinstance(model, Block):
         raise AssemblyError(f"spec: model must be a block, got a {type(model).__name__}")
-    if "recipe" in document:
-        model.recipe = _decode({"dict": document["recipe"]}, made, "recipe")
+    if recipe is not None:
+        model.recipe = recipe
     return model
 
 

@@ -20,6 +20,7 @@ from .image_processor import ImageProcessor
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
 TEXTS = (".txt",)
+MOST_PIXELS = 2**26
 KEPT_BYTES = 2**29
 """Decoded pictures of a folder stay in memory up to this size; more are read again each time."""
 
@@ -165,12 +166,16 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
         raise MissingPackage("reading pictures needs Pillow: pip install Pillow") from None
     try:
         with Image.open(path) as file:
+            if file.width * file.height > MOST_PIXELS:  # as its header says, before they are decoded
+                raise InputError(f"{path} has {file.width} × {file.height} pixels; at most {MOST_PIXELS:,} are read")
             image = ImageOps.exif_transpose(file)
             image.load()
+    except InputError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error})") from error
     if image.mode.startswith(("I", "F")):  # 16 bits or more: what is white is not said, so the file's own range is
-        values = np.asarray(image, np.float64)
+        values = np.asarray(image, np.float32)
         low, high = values.min(), values.max()
         image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
     if cover is not None:

@@ -134,7 +134,7 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             yield container
     except (FFmpegError, EOFError) as error:
         why = getattr(error, "strerror", None) or error

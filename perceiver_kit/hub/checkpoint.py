@@ -57,7 +57,7 @@ def load_kit(directory: Path) -> nn.Module:
                 model = build(document)
             if any(True for _ in _unsaved_buffers(model)):
                 model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
-        except (PerceiverKitError, ValueError, TypeError, KeyError) as error:
+        except (PerceiverKitError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{directory}: its spec does not build: {error}") from error
         return fill(model, weights, str(directory / WEIGHTS)).eval()
 
@@ -147,7 +147,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a CheckpointError that names the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got a {type(content).__name__}")

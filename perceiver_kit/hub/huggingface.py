@@ -27,14 +27,19 @@ def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
 
     Raises CheckpointError for another model's config, for what the recipe has no counterpart of, and as ``load``.
     """
-    name, parameters = read_config(config, str(directory / CONFIG))
+    try:
+        name, parameters = read_config(config, str(directory / CONFIG))
+    except (TypeError, ValueError, AttributeError, LookupError) as error:  # a value of a kind that no config has
+        if isinstance(error, PerceiverKitError):
+            raise
+        raise CheckpointError(f"{directory / CONFIG} is not a Perceiver's: {error}") from error
     if not (directory / WEIGHTS).exists() and (directory / BIN).exists():
         raise CheckpointError(_refuse_bin(str(directory), config))
     with open_weights(directory / WEIGHTS) as weights:
         try:
             with torch.device("meta"):
                 model = build(name, **parameters)
-        except PerceiverKitError as error:
+        except (PerceiverKitError, RecursionError) as error:
             raise CheckpointError(f"{directory / CONFIG} does not make a model: {error}") from error
         return fill(model, weights, str(directory / WEIGHTS), tensor_names(CONVERSIONS[name], model)).eval()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_positive, check_sizes, check_tensor
+from ..checks import check_choice, check_elements, check_positive, check_sizes, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import linear, scale_by_fan_in
 from ..positions import Positions
@@ -127,6 +127,7 @@ class Conv1x1(Input):
         check_positive("Conv1x1", out_channels=out_channels, channels=channels)
         super().__init__(out_channels, grid=grid, positions=positions, combine=combine)
         self.stride, self.raw_channels = stride, channels
+        check_elements("Conv1x1", channels, out_channels)
         self.conv = nn.Conv2d(channels, out_channels, kernel_size=1)
         scale_by_fan_in(self.conv.weight)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
@@ -169,12 +170,14 @@ class ConvStem(Input):
         positions: Positions | None = None,
         combine: Combine = "concat",
     ) -> None:
-        check_positive("ConvStem", out_channels=out_channels, layers=layers, channels=channels)
+        check_positive("ConvStem", out_channels=out_channels, channels=channels)
+        check_positive("ConvStem", layers=layers, most=16)  # which divide height and width by 4^16
         check_choice("ConvStem", "padding", padding, ("same", "huggingface"))
         if axes not in (2, 3):
             raise AssemblyError(f"ConvStem: axes is 2 for images or 3 for video, got {axes!r}")
         super().__init__(out_channels, grid=grid, positions=positions, combine=combine)
         self.axes, self.raw_channels, self.padding = axes, channels, padding
+        check_elements("ConvStem", 49, out_channels, max(channels, out_channels))
         widths = [channels] + [out_channels] * (layers - 1)
         self.convs = nn.ModuleList(nn.Conv2d(width, out_channels, 7, stride=2, bias=False) for width in widths)
         self.norms = nn.ModuleList(

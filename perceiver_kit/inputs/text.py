@@ -34,8 +34,7 @@ class TextTokens(Input):
         check_positive("TextTokens", vocabulary=vocabulary, channels=channels)
         super().__init__(channels, grid=grid, positions=positions, combine=combine)
         self.vocabulary = vocabulary
-        self.embedding = nn.Embedding(vocabulary, channels, _weight=torch.empty(vocabulary, channels))
-        self.embedding.weight = learned(vocabulary, channels)
+        self.embedding = nn.Embedding(vocabulary, channels, _weight=learned(vocabulary, channels))
 
     @property
     def raw_axes(self) -> str:
