@@ -90,7 +90,7 @@ def test_image_processor_on_any_array(rng: Random) -> None:
     dtype = rng.choice(["uint8", "uint16", "int64", "float16", "float32", "float64", "bool", "complex64"])
     values = (np.random.default_rng(rng.randrange(99)).random(shape) * rng.choice([1, 255])).astype(dtype)
     if values.size and values.ndim and rng.random() < 0.2 and dtype.startswith("float"):
-        values.flat[0] = rng.choice([np.nan, np.inf, -1e30])
+        values.flat[0] = rng.choice([np.nan, np.inf, -6e4])
     images: Any = rng.choice([values, [values, values], torch.as_tensor(values.real.astype(np.float32))])
     with result_or_documented_error():
         out = kit.ImageProcessor(rng.choice([1, 8, (4, 9)]))(images, channels=rng.choice([None, "first", "last"]))
