@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -12,6 +13,7 @@ from torch import Tensor
 from .checks import describe_value
 from .encoder import Encoder
 from .errors import AssemblyError, InputError
+from .folding import fold
 from .inputs import Inputs
 from .modalities import check_names
 from .outputs import Output, Outputs
@@ -23,9 +25,11 @@ Raw = Mapping[str, Tensor] | Tensor
 At = Mapping[str, Tensor | None]
 Sizes = Mapping[str, Grid]
 
-# Query rows of one decoder call when nobody says how many and no gradient is wanted: a published video's queries
-# (804,737 × 1,026) would be 3.3 GB at once and four times that on the way.
-CHUNK = 16384
+# Bytes of the rows of one decoder call, at their widest, when nobody says how many and no gradient is wanted: a
+# published video's queries (804,737 × 1,026) would be 3.3 GB at once and four times that on the way. On a CPU tensors
+# above 32 MiB cost a page fault for every 4 KiB, so that smaller chunks are also quicker.
+CHUNK = {"cpu": 2**23}
+CHUNK_ELSEWHERE = 2**28
 
 
 @register("models")
@@ -173,12 +177,27 @@ class PerceiverIO(Block):
             output.check_grid(name, grid)
         else:
             _check_index(index, name, grid, encoded.latents.shape[0])
+        count = math.prod(grid) if index is None else index.shape[-1]
+        folded = None
+        if not (self.queries._forward_hooks or self.queries._forward_pre_hooks):
+            folded = fold(self.decoder, output, encoded.latents, self.queries.padding_of(name), count)
+        if chunk is None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            chunk = self._affordable(encoded.latents)
         parts = []
         for part in _parts(index, math.prod(grid), chunk, encoded.latents.device):
-            queries = self.queries(name, grid, part, encoded)
-            parts.append(output(self.decoder(queries, encoded.latents)))
+            if folded is None:
+                queries = self.queries(name, grid, part, encoded)
+                parts.append(output(self.decoder(queries, encoded.latents)))
+            else:
+                parts.append(folded(self.queries.blocks[name](grid, part, encoded)))
         rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return output.whole(rows, grid) if index is None else rows
+
+    def _affordable(self, latents: Tensor) -> int:
+        """How many query rows one decoder call may have."""
+        decoder: Any = self.decoder  # of which these are known to be ints
+        row = latents.shape[0] * max(decoder.query_channels, decoder.out_channels) * latents.element_size()
+        return max(1, CHUNK.get(latents.device.type, CHUNK_ELSEWHERE) // row)
 
     def stages(self) -> list[str]:
         """One line a stage, with shapes in the letters of the legend: the body of ``kit.describe``."""
@@ -202,8 +221,6 @@ def _parts(
     index: Int64[Tensor, "*b k"] | None, rows: int, chunk: int | None, device: torch.device
 ) -> Iterator[Tensor | None]:
     """Indices of one decoder call each; None for the whole grid at once."""
-    if chunk is None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        chunk = CHUNK
     if index is not None:
         yield from [index] if chunk is None else index.split(chunk, dim=-1)
     elif chunk is None or rows <= chunk:

@@ -180,6 +180,10 @@ class Queries(Block):
         """The inputs whose rows, or content, some query reads."""
         return {str(block.follows) for block in map(self.blocks.__getitem__, self.blocks) if block.reads == what}
 
+    def padding_of(self, name: str) -> Float[Tensor, "1 p"] | None:
+        """The vector that every query of an output ends in; None for the widest."""
+        return self.padding[name].vector if name in self.padding else None
+
     def forward(self, name: str, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
         """Queries of one output at the common width: (1, k, c) or (b, k, c)."""
         rows = self.blocks[name](grid, index, encoded)

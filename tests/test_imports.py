@@ -34,6 +34,7 @@ ORDER = [
     "queries",
     "decoder",
     "outputs",
+    "folding",
     "model",
     "tiling",
     "recipes",

@@ -98,7 +98,7 @@ def test_chunks_of_rows_without_gradients_are_bounded_by_themselves(monkeypatch:
     model = tiny("multimodal_autoencoding")
     tensors, calls = raws(model, 1), []
     model.decoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[0].shape[1]))
-    monkeypatch.setattr(kit.model, "CHUNK", 1000)
+    monkeypatch.setitem(kit.model.CHUNK, "cpu", 4 * 1000 * model.queries.channels)
     try:
         with torch.no_grad():
             whole = model(tensors, at={"image": None})

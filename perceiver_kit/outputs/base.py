@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from jaxtyping import Float
 from torch import Tensor
 
 from ..registry import Block
 from ..tokens import Grid
+
+
+class Affine(NamedTuple):
+    """What a linear layer is: rows (…, c) @ weightᵀ + bias → (…, d)."""
+
+    weight: Float[Tensor, "d c"]
+    bias: Float[Tensor, "d"]
 
 
 class Output(Block):
@@ -23,6 +32,13 @@ class Output(Block):
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         raise NotImplementedError
+
+    def affine(self) -> Affine | None:
+        """What ``forward`` is, where it is one linear layer: inference joins it with those before. None otherwise.
+
+        A class that overrides ``forward`` and not this one is taken at its ``forward``.
+        """
+        return None
 
     def whole(self, rows: Float[Tensor, "b o d"], grid: Grid) -> Tensor:
         """All rows in the output's own form; rows as they are unless a block says otherwise."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import AssemblyError
 from ..registry import register
+from .base import Affine
 from .linear import Pixels
 
 
@@ -31,3 +32,7 @@ class Flow(Pixels):
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k 2"]:
         return self.project(rows) * self.scale
+
+    def affine(self) -> Affine | None:
+        layer = super().affine()
+        return None if layer is None else Affine(layer.weight * self.scale, layer.bias * self.scale)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import check_positive
 from ..errors import InputError
 from ..initialisation import linear
 from ..registry import register
 from ..tokens import Grid
-from .base import Output
+from .base import Affine, Output
 
 
 @register("outputs")
@@ -43,6 +43,10 @@ class Project(Output):
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         return self.project(rows)
+
+    def affine(self) -> Affine | None:
+        # Nothing is known of a layer that has been put in its place, such as a low-rank adapter.
+        return Affine(self.project.weight, self.project.bias) if type(self.project) is nn.Linear else None
 
 
 @register("outputs")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import AssemblyError
 from ..inputs.text import TextTokens
 from ..registry import register
-from .base import Output
+from .base import Affine, Output
 
 
 @register("outputs")
@@ -35,3 +35,6 @@ class TiedText(Output):
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k v"]:
         return F.linear(rows, self.text.embedding.weight, self.bias)
+
+    def affine(self) -> Affine | None:
+        return Affine(self.text.embedding.weight, self.bias) if type(self.text.embedding) is nn.Embedding else None
