@@ -67,6 +67,7 @@ def test_folded_equals_decoder_and_then_output(
 ) -> None:
     options = dict(out_channels=6 if project else None, widening=widening, gelu=gelu, **widths)
     decoder, last = parts(output, padding=padding, **options)
+    decoder.cross.query_norm.eps = 0.1
     decoder, last = decoder.to(dtype), last.to(dtype)
     queries = torch.randn(1 if shared else batch, 9, 3, dtype=dtype) + (far if dtype != torch.bfloat16 else 0)
     latents, pad = torch.randn(batch, m, 6, dtype=dtype), torch.randn(1, padding, dtype=dtype) if padding else None
@@ -147,12 +148,16 @@ def another_activation(decoder: CrossAttention, _: Output) -> None:
     decoder.cross.feed_forward[1] = nn.ReLU()
 
 
+def another_layer(decoder: CrossAttention, _: Output) -> None:
+    decoder.cross.feed_forward.append(nn.GELU())
+
+
 def no_bias(decoder: CrossAttention, _: Output) -> None:
     decoder.cross.feed_forward[2].bias = None
 
 
 CHANGES = [
-    hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation, no_bias
+    hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation, another_layer, no_bias
 ]  # fmt: skip
 
 
