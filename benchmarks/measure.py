@@ -79,7 +79,8 @@ def measured(call: Call, model: nn.Module, repeats: int, warm: bool) -> dict[str
     if warm:
         call()
     seconds = timed(call, repeats)
-    return {"seconds": seconds, "mebibytes": memory("VmHWM") - held}
+    # Less than a MiB cannot be told from what else a process does.
+    return {"seconds": seconds, "mebibytes": max(1.0, memory("VmHWM") - held)}
 
 
 def loaded(order: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, Callable[..., Call]]:
