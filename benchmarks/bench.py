@@ -34,7 +34,8 @@ from .tasks import ARCHITECTURES, HUGGING_FACE, KIT, TASKS, Task, chosen, quick
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench"
 DOCS = ROOT / "docs"
-# Freed memory goes back to the system at once, so that a peak is what is in use, not what the allocator keeps.
+# Freed memory goes back to the system at once, so that a peak is what is in use, not what the allocator keeps. It
+# comes back slowly (Hugging Face's image models take a quarter more time), so no time is taken in these processes.
 RETURNING = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
 # What --quick builds: published widths, which the reference's format needs, but few layers and latents.
 SMALL: dict[str, Any] = dict(num_latents=32, layers=1)

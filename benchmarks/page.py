@@ -15,7 +15,8 @@ NOTES: dict[str, str] = {}
 INTRODUCTION = """\
 The kit beside Hugging Face's `transformers`: the same weights, inputs, threads and dtype, batch 1, published sizes.
 Each figure is the median over several processes in which the two take turns; the range is that of the processes'
-ratios. *MiB* is the peak beyond the loaded model and its inputs, where freed memory goes back to the system at once.
+ratios. *MiB* is the peak beyond the loaded model and its inputs, in a process of its own where freed memory goes back
+to the system at once; of `optical_flow` and of the whole video, which take minutes, in the processes that are timed.
 `make bench` makes this page again; [benchmarks.json](benchmarks.json) has all figures."""
 
 FORWARD = """\
@@ -82,9 +83,9 @@ def compared(entries: Sequence[dict[str, Any]], *, targets: bool = True) -> str:
 
 
 def growth(entries: Sequence[dict[str, Any]]) -> str:
-    lines = ["| what grows | size | seconds | MiB | targets |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| what grows | size | seconds | MiB | slopes and targets |", "| --- | --- | --- | --- | --- |"]
     for entry in entries:
-        slopes = f"slope of time {entry['time_slope']:.2f}, of memory {entry['memory_slope']:.2f}; {verdict(entry)}"
+        slopes = f"{entry['time_slope']:.2f} of time, {entry['memory_slope']:.2f} of memory; {verdict(entry)}"
         for place, point in enumerate(entry["points"]):
             name, size = next(iter(point["size"].items()))
             cells = [name, f"{size:,}", short(point[KIT]["seconds"]), f"{point[KIT]['mebibytes']:,.0f}"]
@@ -137,7 +138,7 @@ def markdown(data: dict[str, Any]) -> str:
         TRAIN,
         compared(of(data, "train")),
         "## bfloat16",
-        "Both in bfloat16.",
+        "Both in bfloat16, which is what the target is held against.",
         compared(of(data, "bfloat16")),
         against_float32(data),
         "## Batches, lengths, sizes",

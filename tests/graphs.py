@@ -148,7 +148,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "onnx": torch.no_grad()(onnx),
 }
 # It takes as long as all other checks of a recipe, and knows nothing about recipes.
-ONLY = {"inductor": {"masked_lm"}}
+ONLY = {"inductor": {"optical_flow"}}
 
 
 def checks(recipe: str) -> list[str]:
