@@ -156,9 +156,8 @@ def no_bias(decoder: CrossAttention, _: Output) -> None:
     decoder.cross.feed_forward[2].bias = None
 
 
-CHANGES = [
-    hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation, another_layer, no_bias
-]  # fmt: skip
+CHANGES = [hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation]
+CHANGES += [another_layer, no_bias]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
