@@ -15,7 +15,7 @@ DEV  := $(VENV)/.installed-dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity results clean
+.PHONY: help demo test check docs bench parity results fuzz clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ results: $(DEV)  ## train on real data, beside baselines, and write docs/results
 
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 	$(BIN)/python benchmarks/parity.py
+
+fuzz: $(DEV)  ## tens of thousands of cases of bad input, counted in docs/robustness.md (ten minutes)
+	$(BIN)/python benchmarks/robustness.py
 
 clean:  ## remove everything that make made, the environment included
 	rm -rf $(VENV) site build dist .coverage htmlcov .hypothesis .pytest_cache .ruff_cache
