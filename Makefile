@@ -12,6 +12,11 @@ unexport PYTHONDONTWRITEBYTECODE
 DEMO := $(VENV)/.installed-demo
 DEV  := $(VENV)/.installed-dev
 
+# Notebooks run in a pytest of their own: it is given none of the options that are for modules. Lax: outputs may differ
+# from the committed ones, since other machines round differently; what must hold, the cells assert.
+NOTEBOOKS := $(sort $(wildcard tutorials/*.ipynb))
+NBVAL     := -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
@@ -24,16 +29,18 @@ help:  ## list the commands
 demo: $(DEMO)  ## train a small model on a clip of video and sound, and show what it learned
 	$(BIN)/perceiver-kit demo
 
-test: $(DEV)  ## run the tests and every example in a docstring
+test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
 	$(BIN)/python -m pytest
+	$(if $(NOTEBOOKS),$(BIN)/python -m pytest $(NBVAL) $(NOTEBOOKS))
 
 check: $(DEV)  ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-docs: $(DEV)  ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: $(DEV)  ## build the documentation into site/ and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/links.py site
 	@echo "open site/index.html"
 
 bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes)

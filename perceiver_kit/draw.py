@@ -69,6 +69,17 @@ def draw(model: nn.Module, path: str | Path | None = None) -> Drawing:
     return Drawing(svg, tuple(boxes))
 
 
+def shapes(model: PerceiverIO) -> tuple[dict[str, str], dict[str, str]]:
+    """The shapes of raw inputs and of whole outputs by name, in the letters of the legend where the inputs decide.
+
+    >>> shapes(build("optical_flow", preset="tiny"))
+    ({'frames': '(b, 2, 3, h, w)'}, {'flow': '(b, 2, h, w)'})
+    """
+    raw = {name: f"({', '.join(model.inputs.blocks[name].raw_axes.split())})" for name in model.inputs.blocks}
+    outputs = {} if model.outputs is None else model.outputs.blocks
+    return raw, {name: _output_shape(model, name, outputs[name]) for name in outputs}
+
+
 def _laid_out(model: PerceiverIO) -> tuple[list[Box], list[list[str]]]:
     counted: set[int] = set()
 

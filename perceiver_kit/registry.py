@@ -1,9 +1,11 @@
 """What a name means: blocks that remember their arguments, recipes, and the names of both.
 
-Other packages add theirs through the entry-point group ``perceiver_kit``, each a module that registers on import::
+Other packages add theirs through the entry-point group ``perceiver_kit``, each a module that registers on import:
 
-    [project.entry - points.perceiver_kit]
-    my_blocks = "my_package.blocks"
+```toml
+[project.entry-points.perceiver_kit]
+my_blocks = "my_package.blocks"
+```
 
 They are imported when a name is first looked up, so that importing the kit stays quick.
 """

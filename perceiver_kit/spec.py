@@ -25,6 +25,10 @@ def spec(model: nn.Module) -> dict[str, Any]:
 
     Raises AssemblyError for an unregistered block, an argument that is not plain, and for a model that has been
     changed by hand so that the rebuilt one would differ in a parameter's name, shape, or sharing.
+
+    >>> document = spec(Encoder(3, num_latents=4, latent_dim=16, layers=1))
+    >>> build(document).num_latents
+    4
     """
     if not isinstance(model, Block):
         raise AssemblyError(f"spec takes a model made of blocks, got a {type(model).__name__}")

@@ -31,6 +31,10 @@ class Tiled(PerceiverIO):
     nothing reads, and cropped. ``encode`` and ``decode`` know nothing of tiles.
 
     Source: deepmind-research/perceiver, colabs/optical_flow.ipynb.
+
+    >>> model = build("optical_flow", preset="tiny")
+    >>> model.tile, model({"frames": torch.zeros(1, 2, 3, 40, 100)})["flow"].shape
+    ((32, 48), torch.Size([1, 2, 40, 100]))
     """
 
     def __init__(

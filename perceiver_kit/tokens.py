@@ -68,7 +68,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Rows (b, n, c) with their layout; ``mask`` (b, n) is True where a row may be read, None where all may be."""
+    """Rows (b, n, c) with their layout; ``mask`` (b, n) is True where a row may be read, None where all may be.
+
+    >>> tokens = Tokens(torch.zeros(2, 38, 8), Layout((("audio", (6,)), ("image", (2, 4, 4)))))
+    >>> tokens["image"].shape
+    torch.Size([2, 32, 8])
+    """
 
     rows: Float[Tensor, "b n c"]
     layout: Layout
@@ -85,6 +90,10 @@ class Encoded:
 
     ``given`` names the modalities that were there, not left to their mask tokens. ``rows`` has whole input rows, as
     the encoder saw them; ``content`` has rows before positions were attached.
+
+    >>> enc = build("masked_lm", preset="tiny").encode({"text": torch.zeros(2, 10, dtype=torch.int64)})
+    >>> enc.latents.shape, enc.given
+    (torch.Size([2, 32, 128]), ('text',))
     """
 
     latents: Float[Tensor, "b m d"]

@@ -37,7 +37,8 @@ class Stream(IterableDataset[Item], Generic[Source, Item]):
         shuffle: size of the buffer; 0 keeps the order within a source.
         epochs: how often to go through everything; None: without end.
         epoch: the number of the first one.
-        rank, world: which process of how many; None: as torch.distributed says, else alone.
+        rank: which process this is; None: as torch.distributed says, else 0.
+        world: of how many processes; None: as torch.distributed says, else 1.
 
     Raises InputError for no sources, an epoch without items in endless reading, or a source that cannot be read,
     naming it; AssemblyError for wrong numbers.

@@ -76,6 +76,7 @@ FITS: dict[str, tuple[str, ...]] = dict(
     flow=("optical_flow",),
     clip=VIDEO_RECIPES,
 )
+"""The recipes that each loader is data for."""
 
 
 def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: int = 0, **options: Any) -> Task:

@@ -49,6 +49,12 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
 
     Raises CheckpointError for a model that no recipe made, that was changed since, or whose parameters Hugging Face
     has no place for (such as another number of Fourier bands).
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as directory:
+    ...     written = to_huggingface(build("sequence_classification", preset="tiny"), directory)
+    ...     sorted(file.name for file in written.iterdir())
+    ['config.json', 'model.safetensors']
     """
     note = getattr(model, "recipe", None)
     if not note or note["name"] not in CONVERSIONS:

@@ -69,7 +69,13 @@ class Objective(Block):
 
 
 def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and each mean by name; a term of no things is zero."""
+    """The weighted sum of all terms, and each mean by name; a term of no things is zero.
+
+    >>> halves = {name: Term(torch.tensor(2.0), torch.tensor(4), weight) for name, weight in [("a", 1.0), ("b", 0.1)]}
+    >>> loss, parts = combine(halves)
+    >>> round(loss.item(), 2), {name: part.item() for name, part in parts.items()}
+    (0.55, {'a': 0.5, 'b': 0.5})
+    """
     means = {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
     loss = sum((terms[name].weight * mean for name, mean in means.items()), start=torch.zeros(()))
     return torch.as_tensor(loss), {name: mean.detach() for name, mean in means.items()}

@@ -53,7 +53,12 @@ class Classification(Objective):
 
 @register("objectives")
 class Regression(Objective):
-    """Squared error of values (b, …) against targets of the same shape. Metrics: mean squared and absolute error."""
+    """Squared error of values (b, …) against targets of the same shape. Metrics: mean squared and absolute error.
+
+    >>> loss, _ = Regression("height")({"height": torch.zeros(4, 1)}, {"height": torch.full((4, 1), 2.0)})
+    >>> loss.item()
+    4.0
+    """
 
     def __init__(self, output: str = "label") -> None:
         super().__init__()
@@ -70,7 +75,12 @@ class Regression(Objective):
 
 @register("objectives")
 class MultiLabel(Objective):
-    """Binary cross-entropy of logits (b, labels) against (b, labels) in [0, 1]. Metric: mean average precision."""
+    """Binary cross-entropy of logits (b, labels) against (b, labels) in [0, 1]. Metric: mean average precision.
+
+    >>> loss, _ = MultiLabel(labels=3)({"label": torch.zeros(2, 3)}, {"label": torch.eye(3)[:2]})
+    >>> round(loss.item(), 3)  # -log(1/2)
+    0.693
+    """
 
     def __init__(self, output: str = "label", *, labels: int) -> None:
         super().__init__()
@@ -95,6 +105,10 @@ class MaskedTokens(Objective):
     """Cross-entropy of logits (b, n, vocabulary) where targets (b, n) int64 are not -100: only masked rows count.
 
     In nats. Metrics: accuracy over the same rows.
+
+    >>> loss, _ = MaskedTokens()({"text": torch.zeros(1, 3, 262)}, {"text": torch.tensor([[-100, 80, -100]])})
+    >>> round(loss.item(), 3)  # log(262)
+    5.568
     """
 
     def __init__(self, output: str = "text") -> None:
@@ -124,6 +138,11 @@ class EndPointError(Objective):
 
     ``scales`` adds the same at halved resolutions, each of equal weight; ``robust`` raises distances to the power
     0.4 after adding 0.01, as flow networks are fine-tuned. Metric: the end-point error itself.
+
+    >>> truth = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
+    >>> loss, _ = EndPointError()({"flow": torch.zeros(1, 2, 8, 8)}, {"flow": truth})
+    >>> loss.item()
+    5.0
     """
 
     def __init__(self, output: str = "flow", *, valid: str = "valid", scales: int = 1, robust: bool = False) -> None:

@@ -16,7 +16,11 @@ from .base import Affine, Output
 
 @register("outputs")
 class Rows(Output):
-    """The decoder's rows as they are: (b, o, in_channels)."""
+    """The decoder's rows as they are: (b, o, in_channels).
+
+    >>> Rows(8)(torch.zeros(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()

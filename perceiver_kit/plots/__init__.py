@@ -4,7 +4,7 @@ Matplotlib is imported when one is drawn.
 """
 
 from .attention import attention_over_image, attention_over_text, attention_over_waveform
-from .flow import flow, flow_to_rgb, flow_wheel
+from .motion import flow, flow_to_rgb, flow_wheel
 from .pictures import latents, reconstructions
 from .series import curves, losses
 

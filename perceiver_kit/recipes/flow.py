@@ -74,6 +74,10 @@ def optical_flow(
 
     Takes frames (b, 2, 3, h, w) in [-1, 1] and returns flow (b, 2, h, w) in pixels, x then y: where each pixel of
     the first frame is found in the second. Sizes other than ``image_size`` go through overlapping tiles of it.
+
+    >>> model = build("optical_flow", preset="tiny")  # made for 32 × 48
+    >>> model({"frames": torch.rand(1, 2, 3, 40, 60) * 2 - 1})["flow"].shape
+    torch.Size([1, 2, 40, 60])
     """
     size = height_width("optical_flow", image_size)
     positions = Fourier(bands=bands, max_resolution=size)

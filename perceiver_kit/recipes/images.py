@@ -71,6 +71,10 @@ def image_classification_learned(
 
     Takes image (b, 3, h, w) and returns label (b, num_labels) logits. Any height and width will do: the learned
     positions of ``image_size`` are interpolated to it.
+
+    >>> model = build("image_classification_learned", preset="tiny", num_labels=5)
+    >>> [model({"image": torch.rand(2, 3, side, side)})["label"].shape for side in (28, 40)]
+    [torch.Size([2, 5]), torch.Size([2, 5])]
     """
     size = height_width("image_classification_learned", image_size)
     positions = Projected(LearnedPositions(size, channels, interpolate=True), channels)
@@ -122,6 +126,9 @@ def image_classification_fourier(
     """Image classification from pixels with 2D Fourier features (Perceiver IO, section 4.2).
 
     Takes image (b, 3, h, w) of any height and width and returns label (b, num_labels) logits.
+
+    >>> build("image_classification_fourier", preset="tiny")({"image": torch.rand(2, 3, 28, 28)})["label"].shape
+    torch.Size([2, 10])
     """
     return _classifier(
         Pixels((1, 1), positions=Fourier(bands=bands, max_resolution=max_resolution)),
@@ -178,6 +185,9 @@ def image_classification_conv(
     """Image classification from a convolutional stem with 2D Fourier features (Perceiver IO, section 4.2).
 
     Takes image (b, 3, h, w) of any height and width and returns label (b, num_labels) logits.
+
+    >>> build("image_classification_conv", preset="tiny")({"image": torch.rand(2, 3, 32, 32)})["label"].shape
+    torch.Size([2, 10])
     """
     positions = Fourier(bands=bands, max_resolution=max_resolution)
     return _classifier(

@@ -93,6 +93,11 @@ def multimodal_autoencoding(
     (in training, in evaluation), so that asking for it is classifying.
 
     Queries run over a half-open grid, whether all or some are decoded: the published weights have seen nothing else.
+
+    >>> model = build("multimodal_autoencoding", preset="tiny")
+    >>> clip = {"image": torch.rand(2, 4, 3, 32, 32), "audio": torch.rand(2, 7680)}
+    >>> {name: tuple(value.shape) for name, value in model(clip).items()}
+    {'audio': (2, 7680), 'image': (2, 4, 3, 32, 32), 'label': (2, 4)}
     """
     recipe = "multimodal_autoencoding"
     check_positive(recipe, num_frames=num_frames, patch_size=patch_size, samples_per_patch=samples_per_patch)

@@ -78,6 +78,11 @@ def masked_lm(
 
     Takes text (b, n) int64 with n ≤ ``max_length`` and returns text (b, n, vocabulary) logits: as many rows as the
     text is long, through the input's own embedding.
+
+    >>> model = masked_lm(max_length=64, channels=32, num_latents=8, latent_dim=32, layers=1)
+    >>> batch = kit.ByteTokenizer()(["To be, or not to [MASK]", "that is"])
+    >>> model({"text": batch.ids}, mask={"text": batch.keep})["text"].shape
+    torch.Size([2, 20, 262])
     """
     text = _text(vocabulary, max_length, channels)
     inputs = Inputs(text=text)
@@ -139,6 +144,10 @@ def sequence_classification(
 
     Takes text (b, n) int64 with n ≤ ``max_length`` and returns label (b, num_labels): logits of one or of several
     labels, or values to regress.
+
+    >>> model = build("sequence_classification", preset="tiny", num_labels=5)
+    >>> model({"text": torch.randint(262, (2, 100))})["label"].shape
+    torch.Size([2, 5])
     """
     inputs = Inputs(text=_text(vocabulary, max_length, channels))
     encoder = Encoder(

@@ -1,0 +1,225 @@
+"""What the site is built from beside docs/: a page for every notebook, a page for every recipe, and mathematics.
+
+Notebooks become Markdown, so that they have the site's colours, links that are checked, and a place in the search.
+Formulas become MathML, which browsers draw themselves: no script and no font has to be shipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+import perceiver_kit as kit
+from perceiver_kit.draw import shapes
+from perceiver_kit.registry import Recipe, find
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill in the sections of the navigation that are a folder's name."""
+    pages = {
+        "tutorials/": [f"tutorials/{path.stem}.md" for path in NOTEBOOKS],
+        "recipes/": [{title(name): f"recipes/{name}.md"} for name in kit.list()],
+    }
+    for section in config.nav or []:
+        for heading, inside in section.items():
+            if isinstance(inside, list):
+                section[heading] = [
+                    page
+                    for entry in inside
+                    for page in (pages.get(entry, [entry]) if isinstance(entry, str) else [entry])
+                ]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages and their pictures."""
+    made: list[tuple[str, str | bytes]] = [*tutorials_index(), *contributing()]
+    for path in NOTEBOOKS:
+        made += tutorial(path)
+    for name in kit.list():
+        made += recipe(name)
+    for uri, content in made:
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Formulas, which arithmatex has marked, as MathML."""
+
+    def formula(match: re.Match[str]) -> str:
+        inner = html.unescape(match["tex"]).strip()
+        block = match["tag"] == "div"
+        return convert(inner[2:-2], display="block" if block else "inline")
+
+    return re.sub(r'<(?P<tag>span|div) class="arithmatex">(?P<tex>.*?)</(?P=tag)>', formula, content, flags=re.DOTALL)
+
+
+def contributing() -> Iterator[tuple[str, str]]:
+    """CONTRIBUTING.md and the map of README.md on one page; what they link to lies elsewhere here."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("README.md#map", "#map")
+    yield "contributing.md", text.replace("](docs/", "](") + '\n## Map\n\n--8<-- "README.md:map"\n'
+
+
+# ---- tutorials
+
+
+def tutorials_index() -> Iterator[tuple[str, str]]:
+    """The list of notebooks, each with the first sentence of its first paragraph."""
+    lines = ["# Tutorials", ""]
+    lines += [
+        "Notebooks that run from top to bottom on a laptop, in the order of the reading. They are in `tutorials/` of",
+        "the repository; `pip install 'perceiver-kit[tutorials]'` brings what they need.",
+        "",
+        "| | what it shows |",
+        "|---|---|",
+    ]
+    for path in NOTEBOOKS:
+        text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        heading, *rest = [part.strip() for part in text.split("\n\n")]
+        first = re.split(r"(?<=[.!?])\s", " ".join(rest[0].split()))[0] if rest else ""
+        lines.append(f"| [{path.stem[:2]} {heading.lstrip('# ')}]({path.stem}.md) | {relinked(first)} |")
+    yield "tutorials/index.md", "\n".join(lines) + "\n"
+
+
+def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    """A notebook as a Markdown page, and its pictures as files beside it."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    parts: list[str] = []
+    pictures = 0
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(relinked(source))
+        if cell["cell_type"] != "code" or not source.strip():
+            continue
+        parts.append(fenced(source, "python"))
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png"), ("image/jpeg", "jpg")):
+                if kind in data:
+                    content = "".join(data[kind])
+                    name = f"{path.stem}_{pictures}.{suffix}"
+                    yield f"tutorials/{name}", content if suffix == "svg" else base64.b64decode(content)
+                    parts.append(f"![What the cell above draws]({name}){{ .output }}")
+                    pictures += 1
+                    break
+            else:
+                text = "".join(output.get("text", data.get("text/plain", "")))
+                if "text/html" in data:
+                    parts.append('<div class="output" markdown="0">\n' + "".join(data["text/html"]) + "\n</div>")
+                elif text.strip():
+                    parts.append(fenced(text.rstrip("\n"), "text", "output"))
+    source = f"*This page is the notebook `tutorials/{path.name}` of the repository, with the outputs of its last run.*"
+    yield f"tutorials/{path.stem}.md", "\n\n".join([*parts, source]) + "\n"
+
+
+def fenced(text: str, language: str, *classes: str) -> str:
+    """A code block whose fence is longer than any in it."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
+    return f"{fence} {{ .{' .'.join([language, *classes])} }}\n{text}\n{fence}"
+
+
+def relinked(text: str) -> str:
+    """Links that lead from a notebook to others, or to files of the repository, as links of the site."""
+
+    def link(match: re.Match[str]) -> str:
+        target, anchor = match["target"], match["anchor"] or ""
+        if target.endswith(".ipynb") and (ROOT / "tutorials" / target).exists():
+            return f"]({target.removesuffix('.ipynb')}.md{anchor})"
+        if target.endswith(".ipynb") and len(NOTEBOOKS) < 11:  # not written yet
+            return "](index.md)"
+        if target.startswith("../docs/"):
+            return f"](../{target.removeprefix('../docs/')}{anchor})"
+        if target.removeprefix("../") in REPOSITORY_FILES:
+            return f"](../{REPOSITORY_FILES[target.removeprefix('../')]}{anchor})"
+        return match[0]
+
+    return re.sub(r"\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)", link, text)
+
+
+# ---- recipes
+
+
+def title(name: str) -> str:
+    """A recipe's name as a heading."""
+    return name.replace("_", " ").replace("lm", "language modelling").capitalize()
+
+
+def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
+    """A page that says what a recipe does and where each number of it comes from, and its picture."""
+    entry: Recipe = find("recipes", name)
+    with torch.device("meta"):
+        models = {preset: kit.build(name, preset=preset) for preset in entry.presets}
+    drawing = kit.draw(models["base"], None)
+    yield f"recipes/{name}.svg", drawing.svg
+    sizes = ", ".join(
+        f"{sum(p.numel() for p in model.parameters()):,} as `{preset}`" for preset, model in models.items()
+    )
+    taken_shapes, given_shapes = shapes(models["base"])
+    taken = [f"| input | `{key}` | `{shape}` |" for key, shape in taken_shapes.items()]
+    given = [f"| output | `{key}` | `{shape}` |" for key, shape in given_shapes.items()]
+    numbers = [
+        f"| `{key}` | {' | '.join(f'`{entry.parameters(preset, {})[key]}`' for preset in models)} | {source} |"
+        for key in entry.parameters("base", {})
+        for source in [entry.sources.get(key, "").replace("|", "\\|")]
+    ]
+    yield (
+        f"recipes/{name}.md",
+        "\n".join(
+            [
+                f"# {title(name)}",
+                "",
+                inspect.getdoc(entry.function).split("\n\n")[0],
+                "",
+                f'`kit.build("{name}")`: {sizes} parameters.',
+                "",
+                f"![The data flow of {name}, stage by stage]({name}.svg){{ .flow }}",
+                "",
+                "## In and out",
+                "",
+                "| | name | shape |",
+                "|---|---|---|",
+                *taken,
+                *given,
+                "",
+                "Letters are those of [the legend](../concepts.md#the-legend-of-letters).",
+                "",
+                "## Use",
+                "",
+                f"::: perceiver_kit.recipes.{name}",
+                "    options: {show_root_heading: true, heading_level: 3}",
+                "",
+                "## Numbers",
+                "",
+                f"| parameter | {' | '.join(f'`{preset}`' for preset in models)} | source |",
+                f"|---|{'---|' * len(models)}---|",
+                *numbers,
+                "",
+                "## Blocks",
+                "",
+                "What `kit.describe` prints of the stages:",
+                "",
+                fenced("\n".join(models["base"].stages()), "text"),
+                "",
+                "Each can be replaced: a recipe is a short function, and `kit.spec(model)` is all of it as plain JSON.",
+                "[How well it trains](../results.md), [how closely it follows the reference](../parity.md), and",
+                "[how to train it](../training.md) are on pages of their own.",
+                "",
+            ]
+        ),
+    )

@@ -1,0 +1,189 @@
+"""The site: builds strict, its links lead somewhere, nothing comes from the network, every public name is in it."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import perceiver_kit as kit
+from perceiver_kit.draw import shapes
+
+ROOT = Path(__file__).parent.parent
+MODULES = [
+    "inputs",
+    "positions",
+    "encoder",
+    "queries",
+    "decoder",
+    "outputs",
+    "objectives",
+    "training",
+    "recipes",
+    "data",
+    "data.tasks",
+    "data.images",
+    "data.texts",
+    "data.corpora",
+    "data.video",
+    "data.clips",
+    "data.warps",
+    "data.folders",
+    "data.stream",
+    "data.sampling",
+    "plots",
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built in a process of its own without shape checks, as make docs does."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return site
+
+
+def loaded(path: str) -> types.ModuleType:
+    """A script of docs/ as a module."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def public(path: str) -> dict[str, object]:
+    """What a module offers: what it lists, or else what it defines without an underscore."""
+    module = importlib.import_module(f"perceiver_kit.{path}")
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    ]
+    return {name: getattr(module, name) for name in names}
+
+
+NAMES = {f"perceiver_kit.{name}": getattr(kit, name) for name in kit.__all__}
+NAMES |= {f"perceiver_kit.{path}.{name}": value for path in MODULES for name, value in public(path).items()}
+NAMES = {name: value for name, value in NAMES.items() if not isinstance(value, types.ModuleType)}
+
+
+def test_every_public_name_is_in_the_reference_and_links_lead_somewhere(site: Path) -> None:
+    links = loaded("docs/links.py")
+    anchors = set()
+    for path in site.rglob("*.html"):
+        anchors |= links.Page(path.read_text(encoding="utf-8")).anchors
+    there = [value for name, value in NAMES.items() if name in anchors]
+
+    def home(value: object) -> str:
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
+
+    # One thing may have several names, such as kit.Inputs and kit.inputs.Inputs; some stand under their own module.
+    missing = [
+        name
+        for name, value in NAMES.items()
+        if not any(value is other for other in there) and home(value) not in anchors
+    ]
+    assert not missing, missing
+    assert links.broken(site) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    value = NAMES[name]
+    own = value.__dict__.get("__doc__") if inspect.isclass(value) else value.__doc__
+    assert own, f"{name} has no docstring of its own"
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    links = loaded("docs/links.py")
+    (tmp_path / "a.html").write_text(
+        '<h1 id="here">A</h1><a href="b.html#there"></a><a href="#here"></a><a href="#gone"></a>'
+        '<a href="https://example.org"></a><img src="https://example.org/a.png"><img src="none.png">'
+    )
+    (tmp_path / "b.html").write_text('<p id="there">B</p><a href="a.html#here"></a><a href="c.html"></a>')
+    assert links.broken(tmp_path) == [
+        "a.html: #gone has no such anchor",
+        "a.html: https://example.org/a.png is loaded from the network",
+        "a.html: none.png is not there",
+        "b.html: c.html is not there",
+    ]
+    assert links.main([str(tmp_path)]) == 1
+
+
+def test_every_recipe_has_a_page_with_its_picture_shapes_and_sources(site: Path) -> None:
+    for name in kit.list():
+        page = (site / "recipes" / f"{name}.html").read_text(encoding="utf-8")
+        assert (site / "recipes" / f"{name}.svg").is_file()
+        with torch.device("meta"):
+            raw, whole = shapes(kit.build(name))
+        assert all(shape in page for shape in (*raw.values(), *whole.values()))
+        assert "deepmind" in page.lower() or "Perceiver IO" in page
+
+
+def test_the_search_knows_tutorials_recipes_and_names(site: Path) -> None:
+    index = (site / "search" / "search_index.js").read_text(encoding="utf-8")
+    found = json.loads(index[index.index("{") : index.rindex("}") + 1])
+    places = {entry["location"] for entry in found["docs"]}
+    assert {"recipes/optical_flow.html", "concepts.html", "api/blocks.html"} <= places
+    for notebook in (ROOT / "tutorials").glob("*.ipynb"):
+        assert f"tutorials/{notebook.stem}.html" in places
+
+
+def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
+    hooks = loaded("docs/hooks.py")
+    png = b"\x89PNG not really"
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "See [the concepts](../docs/concepts.md#masks)."]},
+        {
+            "cell_type": "code",
+            "source": "print('```')",
+            "outputs": [
+                {"output_type": "stream", "text": ["```\n"]},
+                {
+                    "output_type": "execute_result",
+                    "data": {"image/png": base64.b64encode(png).decode(), "text/plain": "x"},
+                },
+                {"output_type": "execute_result", "data": {"text/html": ["<b>", "bold</b>"], "text/plain": "y"}},
+                {"output_type": "execute_result", "data": {"text/plain": ["42"]}},
+            ],
+        },
+        {"cell_type": "code", "source": "", "outputs": []},
+    ]
+    (tmp_path / "00_some.ipynb").write_text(json.dumps({"cells": cells}))
+    made = dict(hooks.tutorial(tmp_path / "00_some.ipynb"))
+    assert made["tutorials/00_some_0.png"] == png
+    page = made["tutorials/00_some.md"]
+    assert "[the concepts](../concepts.md#masks)" in page
+    assert "```` { .python }\nprint('```')\n````" in page
+    assert "```` { .text .output }\n```\n````" in page
+    assert "<b>bold</b>" in page
+    assert "``` { .text .output }\n42\n```" in page
+    assert page.index("# Title") < page.index("print") < page.index("00_some_0.png") < page.index("bold")
+
+
+def test_formulas_become_mathematics(site: Path) -> None:
+    hooks = loaded("docs/hooks.py")
+    done = hooks.on_page_content(r'<p><span class="arithmatex">\(a_1 &lt; \sqrt{b}\)</span></p>', None, None, None)
+    assert done.startswith("<p><math")
+    assert "<msqrt>" in done
+    assert "<mo>&#x0003C;</mo>" in done, "what HTML escapes is read"
+    for page in site.rglob("*.html"):
+        assert 'class="arithmatex"' not in page.read_text(encoding="utf-8"), page
