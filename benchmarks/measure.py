@@ -113,7 +113,7 @@ def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
 def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) -> dict[str, Any]:
     """The whole video: of the kit for real, of the reference a few of its equal parts, 128 times."""
     raw = inputs(VIDEO, {}, order["small"], torch.float32)
-    one_part = make(VIDEO, model, raw, part(0))
+    one_part = make(VIDEO, model, raw, part(order["small"]))
     if order["side"] != KIT:
         with torch.inference_mode():
             entry = measured(one_part, model, order["repeats"], order["warm"])
@@ -126,7 +126,8 @@ def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) ->
             entry = measured(whole, model, 1, False)
     if order["count"]:
         with counting(model):
-            entry["flops"] = video_flops(model, raw) if order["side"] == KIT else PARTS * flops(one_part)
+            every_row = order["side"] == KIT and not order["small"]
+            entry["flops"] = video_flops(model, raw) if every_row else PARTS * flops(one_part)
             entry["signature"] = signature(one_part())
     return entry
 
@@ -146,7 +147,7 @@ def train(order: dict[str, Any]) -> list[dict[str, Any]]:
     recipe = order["recipe"]
     model, make = loaded(order, torch.float32)
     raw = inputs(recipe, {}, order["small"], torch.float32)
-    return [step(model.train(), make(recipe, model, raw, part(0) if recipe == VIDEO else None), order)]
+    return [step(model.train(), make(recipe, model, raw, part(order["small"]) if recipe == VIDEO else None), order)]
 
 
 def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +165,8 @@ def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:
 def growth(order: dict[str, Any]) -> list[dict[str, Any]]:
     entries = []
     with torch.inference_mode():
+        model, raw = models.growing({})
+        model(raw)  # what the libraries under it take once is no growth
         for point in order["points"]:
             model, raw = models.growing(point)
             entries.append(measured(lambda model=model, raw=raw: model(raw), model, order["repeats"], order["warm"]))

@@ -176,7 +176,7 @@ def against_float32(data: dict[str, Any]) -> str:
 
 
 def plot(data: dict[str, Any], path: Path) -> None:
-    """Bars of times faster: forward and training, on a logarithmic axis."""
+    """Bars of times faster: forward and training, from 1 on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -193,7 +193,16 @@ def plot(data: dict[str, Any], path: Path) -> None:
         below = [entries[name]["ratio"] - entries[name]["least"] for name in names]
         above = [entries[name]["most"] - entries[name]["ratio"] for name in names]
         title = {"forward": "forward", "train": "training step"}[group]
-        axes.barh(places, values, 0.38, color=colour, label=title, xerr=[below, above], ecolor="#555")
+        axes.barh(
+            places,
+            [value - 1 for value in values],
+            0.38,
+            left=1,
+            color=colour,
+            label=title,
+            xerr=[below, above],
+            ecolor="#555",
+        )
         for place, value, more in zip(places, values, above, strict=True):
             axes.annotate(
                 f"{value:.1f}", (value + more, place), (3, 0), textcoords="offset points", va="center", size=8
@@ -204,6 +213,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("times faster than Hugging Face")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes.margins(x=0.12)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -148,7 +148,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "onnx": torch.no_grad()(onnx),
 }
 # It takes as long as all other checks of a recipe, and knows nothing about recipes.
-ONLY = {"inductor": {"optical_flow"}}
+ONLY = {"inductor": {"masked_lm"}}
 
 
 def checks(recipe: str) -> list[str]:
