@@ -26,14 +26,16 @@ from perceiver_kit.registry import Recipe, find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+MEASURED = ("results", "parity", "benchmarks", "robustness")  # what make results, parity, bench and fuzz write
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill in the sections of the navigation that are a folder's name."""
     pages = {
-        "tutorials/": [f"tutorials/{path.stem}.md" for path in NOTEBOOKS],
+        "tutorials/": [{f"{path.stem[:2]} {named(path.stem[3:])}": f"tutorials/{path.stem}.md"} for path in NOTEBOOKS],
         "recipes/": [{title(name): f"recipes/{name}.md"} for name in kit.list()],
+        "measured/": [{named(name): f"{name}.md"} for name in MEASURED if (ROOT / "docs" / f"{name}.md").exists()],
     }
     for section in config.nav or []:
         for heading, inside in section.items():
@@ -157,7 +159,12 @@ def relinked(text: str) -> str:
 
 def title(name: str) -> str:
     """A recipe's name as a heading."""
-    return name.replace("_", " ").replace("lm", "language modelling").capitalize()
+    return named(name.replace("_lm", "_language_modelling"))
+
+
+def named(name: str) -> str:
+    """A file's or recipe's name in words."""
+    return name.replace("_", " ").capitalize()
 
 
 def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
