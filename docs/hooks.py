@@ -94,7 +94,8 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
         text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         heading, *rest = [part.strip() for part in text.split("\n\n")]
         first = re.split(r"(?<=[.!?])\s", " ".join(rest[0].split()))[0] if rest else ""
-        lines.append(f"| [{path.stem[:2]} {heading.lstrip('# ')}]({path.stem}.md) | {relinked(first)} |")
+        heading = re.sub(r"^#\s*(\d+\.\s*)?", "", heading)
+        lines.append(f"| [{path.stem[:2]} {heading}]({path.stem}.md) | {relinked(first)} |")
     yield "tutorials/index.md", "\n".join(lines) + "\n"
 
 
