@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import check_positive
-from ..data.sampling import Steps
+from ..checks import check_positive, describe_value
+from ..data.sampling import EVALUATION, Key, Samples, Steps
+from ..errors import InputError
 
 
 class Data(lightning.LightningDataModule):
     """Any two map-style data sets, as batches: training from a seeded endless stream, the held-out one in order.
 
+    A sample is a dict of ``inputs`` and ``targets`` by name and, where needed, ``mask`` (True = may be read), with
+    tensors of fixed sizes. Data sets of the kit's own kind (``perceiver_kit.data.sampling.Samples``, and what passes
+    their keys on) are asked for (index, step), so that what is random in them is the same after a resume. Any other
+    is asked for its index.
+
     ``batch`` is the global number of samples of a step, shared by all processes.
+
+    >>> points = [{"inputs": {"x": torch.randn(5, 2)}, "targets": {"label": torch.tensor(i % 2)}} for i in range(8)]
+    >>> data = Data(points, None, batch=4, steps=100)
     """
 
     def __init__(
         self,
-        train: Dataset,
-        held_out: Dataset | None,
+        train: Dataset | Sequence,
+        held_out: Dataset | Sequence | None,
         *,
         batch: int,
         steps: int,
@@ -31,7 +42,8 @@ class Data(lightning.LightningDataModule):
         super().__init__()
         check_positive("Data", batch=batch, steps=steps)
         check_positive("Data", workers=workers, least=0)
-        self.train, self.held_out = train, held_out
+        self.train = _keyed(train, "train")
+        self.held_out = None if held_out is None else _keyed(held_out, "held_out")
         self.batch, self.steps, self.seed, self.workers = batch, steps, seed, workers
         self.held_out_batch = held_out_batch or batch
 
@@ -47,6 +59,38 @@ class Data(lightning.LightningDataModule):
         if self.held_out is None:
             return []
         return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers)
+
+
+def _keyed(data: Any, name: str) -> Dataset:
+    """A data set that is asked for (index, step), from one that is, or from any other."""
+    if isinstance(data, Samples):
+        return data
+    key = (0, EVALUATION)
+    try:
+        sample = data[key]
+        if sample["draw"].tolist() == [EVALUATION, 0]:
+            return data
+    except Exception:  # whatever a data set raises for a key that it does not know
+        pass
+    sample = data[0]
+    if not isinstance(sample, Mapping) or not {"inputs", "targets"} <= sample.keys():
+        has = f"a dict of {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else describe_value(sample)
+        raise InputError(f"{name}: a sample must be a dict of 'inputs' and 'targets' by name, got {has}")
+    return _Plain(data)
+
+
+class _Plain(Dataset):
+    """A data set that knows indices only; it is told nothing of steps."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        index, step = key if isinstance(key, tuple) else (key, EVALUATION)
+        return {**self.data[index], "draw": torch.tensor([step, index])}
 
 
 class _Resuming:

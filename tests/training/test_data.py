@@ -1,0 +1,82 @@
+"""Data makes batches of any data set: those that know steps are asked for them, others for their index."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+import perceiver_kit as kit
+from perceiver_kit.data.sampling import Samples
+from perceiver_kit.training import Data
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # a trainer is stood in for
+SIZE = 6
+
+
+class Known(Samples):
+    """Samples with a random number each, as the kit's own data sets have them."""
+
+    seed = 3
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def sample(self, index: int, random: torch.Generator, training: bool) -> dict[str, Any]:
+        x = torch.tensor([float(index), torch.rand((), generator=random).item(), float(training)])
+        return {"inputs": {"x": x}, "targets": {"y": torch.tensor(index)}}
+
+
+class Passing(Dataset):
+    """A wrapper of the user's that passes the key on."""
+
+    def __init__(self, inside: Dataset) -> None:
+        self.inside = inside
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def __getitem__(self, key: Any) -> dict[str, Any]:
+        sample = self.inside[key]
+        return sample | {"inputs": {"x": sample["inputs"]["x"] * 2}}
+
+
+def batches(train: Any, held_out: Any = None) -> tuple[list, list]:
+    data = Data(train, held_out, batch=2, steps=5, seed=1)
+    data.trainer = SimpleNamespace(accumulate_grad_batches=1, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
+    return [*data.train_dataloader()], [*data.val_dataloader()]
+
+
+def test_a_plain_data_set_is_read_in_the_order_of_ours() -> None:
+    plain = [{key: value for key, value in Known()[i].items() if key != "draw"} for i in range(SIZE)]
+    (ours, ours_held_out), (theirs, theirs_held_out) = batches(Known(), Known()), batches(plain, plain)
+    assert len(ours) == len(theirs) == 5
+    for first, second in (*zip(ours, theirs, strict=True), *zip(ours_held_out, theirs_held_out, strict=True)):
+        assert torch.equal(first["draw"], second["draw"])
+        assert torch.equal(first["targets"]["y"], second["targets"]["y"])
+        assert torch.equal(first["inputs"]["x"][:, 0], second["inputs"]["x"][:, 0])
+
+
+def test_data_sets_that_know_steps_are_told_them_through_wrappers_too() -> None:
+    ours, wrapped = batches(Known())[0], batches(Passing(Known()))[0]
+    for first, second in zip(ours, wrapped, strict=True):
+        assert torch.equal(2 * first["inputs"]["x"], second["inputs"]["x"])
+        assert first["inputs"]["x"][:, 2].all(), "training is not seen"
+    randoms = torch.cat([batch["inputs"]["x"][:, 1] for batch in ours])
+    assert len(randoms.unique()) == len(randoms)
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        ([{"image": torch.zeros(2)}], "a dict of image"),
+        (TensorDataset(torch.zeros(4, 2), torch.zeros(4)), "a tuple"),
+        ([torch.zeros(2)], r"float32 \(2,\)"),
+    ],
+)
+def test_samples_of_another_form_are_refused_in_words(data: Any, got: str) -> None:
+    with pytest.raises(kit.InputError, match=rf"train: a sample must be a dict of 'inputs' and 'targets' .*got {got}"):
+        Data(data, None, batch=1, steps=1)
