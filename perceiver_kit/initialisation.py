@@ -34,12 +34,34 @@ def scale_by_fan_in(weight: torch.Tensor) -> None:
     _cut_normal(weight, math.sqrt(1 / weight[0].numel()) / _TRUNCATED)
 
 
-def learned(*shape: int) -> nn.Parameter:
+def learned(*shape: int, deviation: float = 0.02) -> nn.Parameter:
     """A looked-up parameter (latents, positions, queries, tokens): a normal of 0.02, cut at two deviations."""
     check_elements("learned parameter", *shape)
     parameter = nn.Parameter(torch.empty(shape))
-    _cut_normal(parameter, 0.02)
+    _cut_normal(parameter, deviation)
     return parameter
+
+
+def sines(grid: tuple[int, ...], channels: int, *, deviation: float = 0.02) -> nn.Parameter:
+    """A looked-up parameter for each place of a grid, (places, channels): sines and cosines along each axis.
+
+    Their frequencies fall evenly in logarithm, from half a wave a step to half a wave an axis. Places near each other
+    start alike, and a step along an axis starts as the same linear map everywhere.
+
+    >>> sines((28, 28), 64).shape
+    torch.Size([784, 64])
+    """
+    waves = -(-channels // (2 * len(grid)))
+    columns = []
+    for axis, size in enumerate(grid):
+        steps = torch.arange(size, dtype=torch.float32)[:, None]
+        phases = steps * torch.logspace(0, -math.log10(max(size, 2)), waves, dtype=torch.float32) * math.pi
+        shape = [size if other == axis else 1 for other in range(len(grid))]
+        both = torch.stack([phases.sin(), phases.cos()], dim=-1)
+        columns.append(both.view(*shape, waves, 2).expand(*grid, -1, -1))
+    # Axes take turns, so that where the channels end before the waves do, every axis has lost the same.
+    table = torch.stack(columns, dim=-2).flatten(len(grid))[..., :channels].flatten(0, -2)
+    return nn.Parameter((table * (deviation * math.sqrt(2))).to(torch.get_default_dtype()))
 
 
 @torch.no_grad()

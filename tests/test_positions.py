@@ -123,6 +123,30 @@ def test_interpolation_keeps_the_axes_apart(data: st.DataObject, axes: int) -> N
         assert (found.diff(dim=-1) > 0).all() or old[axis] == 1
 
 
+def test_sines_start_each_axis_as_sines_and_cosines_of_the_place() -> None:
+    """A step along an axis turns each pair of columns by an angle of its own, the same everywhere."""
+    grid, channels = (5, 8), 16
+    table = Learned(grid, channels, start="sines", deviation=0.5).table.detach().double().view(5, 8, 4, 2, 2)
+    waves, axes = table.unbind(3), (0, 1)  # (5, 8, waves, sine and cosine) of each axis
+    for axis in axes:
+        along = torch.complex(waves[axis][..., 1], waves[axis][..., 0]).movedim(axis, 0)
+        assert_close(along.abs(), torch.full_like(along.abs(), 0.5 * math.sqrt(2)), 1e-6)
+        turns = along[1:] / along[:-1]
+        assert_close(turns, turns[:1, :1].expand_as(turns), 1e-5)
+        angles = turns[0, 0].angle().abs()
+        assert angles[0].item() == pytest.approx(math.pi, rel=1e-5)
+        assert angles[-1].item() == pytest.approx(math.pi / grid[axis], rel=1e-5)
+        assert_close(along, along[:, :1].expand_as(along), 1e-6)  # and nothing along the other axis
+    assert Learned((3, 4, 5), 7, start="sines").table.shape == (60, 7)
+
+
+def test_positions_start_with_the_deviation_that_is_asked_for() -> None:
+    for start, share in (("normal", 0.8796), ("sines", 1.0)):  # a normal cut at two deviations has 0.88 of its own
+        for deviation in (0.02, 1.0):
+            table = Learned((32, 32), 64, start=start, deviation=deviation).table
+            assert table.square().mean().sqrt().item() == pytest.approx(share * deviation, rel=0.01)
+
+
 def test_projected_is_a_linear_layer_over_any_positions() -> None:
     inner = Fourier(bands=2, max_resolution=(4,))
     positions = Projected(inner, 7).double()
@@ -154,6 +178,7 @@ def test_grids_that_do_not_fit_are_refused(positions: Positions, grid: tuple, me
         (lambda: Fourier(bands=1, max_resolution=(4, 0)), "max_resolution must be an int of at least 1, got 0"),
         (lambda: Fourier(bands=1, max_resolution=(4,), ends="half"), "ends is 'half'; did you mean 'half_open'"),
         (lambda: Learned((), 3), r"Learned: grid must be a tuple of positive ints, one per axis, got \(\)"),
+        (lambda: Learned((4,), 1, start="sine"), "start is 'sine'; did you mean 'sines'"),
         (lambda: Learned((4,), 0), "Learned: channels must be an int of at least 1, got 0"),
         (lambda: Learned((1, 1, 1, 1), 2, interpolate=True), r"up to three axes, got grid \(1, 1, 1, 1\)"),
     ],

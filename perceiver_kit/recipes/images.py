@@ -11,7 +11,7 @@ from ..inputs import Conv1x1, ConvStem, Inputs, Pixels
 from ..inputs.base import Input
 from ..model import PerceiverIO
 from ..outputs import Classify, Outputs
-from ..positions import Fourier, Projected
+from ..positions import Fourier, Projected, Start
 from ..positions import Learned as LearnedPositions
 from ..queries import Learned, Queries
 from ..registry import register
@@ -39,12 +39,14 @@ TINY: dict[str, Any] = dict(num_labels=10, num_latents=32, latent_dim=128, layer
 
 @register(
     "recipes",
-    tiny=TINY | dict(image_size=28, channels=64),
+    tiny=TINY | dict(image_size=28, channels=64, blocks=1, position_start="sines", position_deviation=1.0),
     sources=SOURCES
     | dict(
         image_size=f"{PAPER}, section 4.2: trained on 224 × 224; other sizes interpolate its positions",
         channels=f"{COLAB}: 1×1 convolution to 256, learned positions of 256 projected to 256",
         decoder_residual=f"{REFERENCE}: on; off in {COLAB}",
+        position_start=f"{COLAB}: a cut normal",
+        position_deviation=COLAB,
     ),
 )
 def image_classification_learned(
@@ -64,6 +66,8 @@ def image_classification_learned(
     self_widening: int = 1,
     query_residual: bool = True,
     decoder_residual: bool = True,
+    position_start: Start = "normal",
+    position_deviation: float = 0.02,
     dropout: float = 0.0,
     gelu: Gelu = "exact",
 ) -> PerceiverIO:
@@ -77,9 +81,9 @@ def image_classification_learned(
     [torch.Size([2, 5]), torch.Size([2, 5])]
     """
     size = height_width("image_classification_learned", image_size)
-    positions = Projected(LearnedPositions(size, channels, interpolate=True), channels)
+    learned = LearnedPositions(size, channels, interpolate=True, start=position_start, deviation=position_deviation)
     return _classifier(
-        Conv1x1(channels, positions=positions),
+        Conv1x1(channels, positions=Projected(learned, channels)),
         decoder_residual=decoder_residual,
         num_labels=num_labels,
         num_latents=num_latents,

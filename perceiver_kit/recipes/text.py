@@ -11,6 +11,7 @@ from ..inputs import Inputs, TextTokens
 from ..model import PerceiverIO
 from ..outputs import Classify, Outputs, TiedText
 from ..positions import Learned as LearnedPositions
+from ..positions import Start
 from ..queries import Learned, Positional, Queries
 from ..registry import register
 from .common import ORIGINAL, PAPER, REFERENCE
@@ -30,6 +31,7 @@ SOURCES = dict(
     cross_widening=f"{REFERENCE}",
     self_widening=f"{REFERENCE}",
     query_residual=f"{REFERENCE}: of the encoder",
+    position_start=f"{ORIGINAL}: a cut normal of 0.02",
     dropout=f"{ORIGINAL}: none",
     gelu=f"{REFERENCE}: exact; the original computes jax's tanh approximation",
 )
@@ -38,15 +40,16 @@ TINY: dict[str, Any] = dict(
     channels=64,
     num_latents=32,
     latent_dim=128,
-    layers=3,
+    layers=2,
     qk_channels=64,
     v_channels=128,
+    position_start="sines",
 )
 
 
 @register(
     "recipes",
-    tiny=TINY | dict(decoder_qk_channels=64),
+    tiny=TINY | dict(max_length=64, decoder_qk_channels=64),
     sources=SOURCES
     | dict(
         decoder_heads=f"{ORIGINAL}, colabs/masked_language_modelling.ipynb",
@@ -71,6 +74,7 @@ def masked_lm(
     cross_widening: int = 1,
     self_widening: int = 1,
     query_residual: bool = True,
+    position_start: Start = "normal",
     dropout: float = 0.0,
     gelu: Gelu = "exact",
 ) -> PerceiverIO:
@@ -84,7 +88,7 @@ def masked_lm(
     >>> model({"text": batch.ids}, mask={"text": batch.keep})["text"].shape
     torch.Size([2, 20, 262])
     """
-    text = _text(vocabulary, max_length, channels)
+    text = _text(vocabulary, max_length, channels, position_start)
     inputs = Inputs(text=text)
     encoder = Encoder(
         inputs.channels,
@@ -102,7 +106,8 @@ def masked_lm(
         dropout=dropout,
         gelu=gelu,
     )
-    queries = Queries(text=Positional(LearnedPositions((max_length,), channels), follows="text"))
+    positions = LearnedPositions((max_length,), channels, start=position_start)
+    queries = Queries(text=Positional(positions, follows="text"))
     decoder = CrossAttention(
         channels,
         latent_dim,
@@ -137,6 +142,7 @@ def sequence_classification(
     cross_widening: int = 1,
     self_widening: int = 1,
     query_residual: bool = True,
+    position_start: Start = "normal",
     dropout: float = 0.0,
     gelu: Gelu = "exact",
 ) -> PerceiverIO:
@@ -149,7 +155,7 @@ def sequence_classification(
     >>> model({"text": torch.randint(262, (2, 100))})["label"].shape
     torch.Size([2, 5])
     """
-    inputs = Inputs(text=_text(vocabulary, max_length, channels))
+    inputs = Inputs(text=_text(vocabulary, max_length, channels, position_start))
     encoder = Encoder(
         inputs.channels,
         num_latents=num_latents,
@@ -171,5 +177,6 @@ def sequence_classification(
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(latent_dim, num_labels)))
 
 
-def _text(vocabulary: int, max_length: int, channels: int) -> TextTokens:
-    return TextTokens(vocabulary, channels, positions=LearnedPositions((max_length,), channels), combine="add")
+def _text(vocabulary: int, max_length: int, channels: int, position_start: Start) -> TextTokens:
+    positions = LearnedPositions((max_length,), channels, start=position_start)
+    return TextTokens(vocabulary, channels, positions=positions, combine="add")
