@@ -164,6 +164,8 @@ class Learned(Positions):
         check_positive("Learned", channels=channels)
         if interpolate and len(grid) > len(self._MODES):
             raise AssemblyError(f"Learned: interpolate works for up to three axes, got grid {self.grid}")
+        if isinstance(deviation, bool) or not isinstance(deviation, int | float) or not 0 < deviation < math.inf:
+            raise AssemblyError(f"Learned: deviation must be a positive number, got {deviation!r}")
         self.channels, self.interpolate = channels, interpolate
         if start == "normal":
             self.table = learned(math.prod(self.grid), channels, deviation=deviation)

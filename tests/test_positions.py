@@ -179,6 +179,7 @@ def test_grids_that_do_not_fit_are_refused(positions: Positions, grid: tuple, me
         (lambda: Fourier(bands=1, max_resolution=(4,), ends="half"), "ends is 'half'; did you mean 'half_open'"),
         (lambda: Learned((), 3), r"Learned: grid must be a tuple of positive ints, one per axis, got \(\)"),
         (lambda: Learned((4,), 1, start="sine"), "start is 'sine'; did you mean 'sines'"),
+        (lambda: Learned((4,), 1, deviation=0), "Learned: deviation must be a positive number, got 0"),
         (lambda: Learned((4,), 0), "Learned: channels must be an int of at least 1, got 0"),
         (lambda: Learned((1, 1, 1, 1), 2, interpolate=True), r"up to three axes, got grid \(1, 1, 1, 1\)"),
     ],
