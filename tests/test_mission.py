@@ -249,7 +249,7 @@ def _() -> None:
         found = model.decode(encoded)
     assert found["text"].shape == (2, 9, 262) and encoded.latents.shape == (2, 32, 128)
     assert maps["encoder.cross.0"][0].shape == (2, 8, 32, 9) and maps["decoder.cross"][0].shape == (2, 8, 9, 32)
-    assert torch.equal(states["encoder.transformer.2"][-1], encoded.latents)
+    assert torch.equal(states["encoder.transformer.1"][-1], encoded.latents)
     assert {"Classification", "MaskedTokens", "EndPointError", "Reconstruction"} <= {*kit.list("objectives")}
     objective = kit.objectives.Classification("label")
     loss, parts = objective({"label": torch.zeros(2, 3)}, {"label": torch.tensor([0, 2])})

@@ -49,7 +49,7 @@ TINY: dict[str, Any] = dict(
 
 @register(
     "recipes",
-    tiny=TINY | dict(max_length=64, decoder_qk_channels=64),
+    tiny=TINY | dict(decoder_qk_channels=64),
     sources=SOURCES
     | dict(
         decoder_heads=f"{ORIGINAL}, colabs/masked_language_modelling.ipynb",
