@@ -244,7 +244,7 @@ def _encoder_lines(model: PerceiverIO) -> Iterator[str]:
     times = "" if encoder.cross_attends == 1 else f" {encoder.cross_attends} times"
     yield f"latents read the rows{times}: {_heads(known['cross_heads'])}"
     if encoder.layers:
-        layers = f"{encoder.layers} layers"
+        layers = "1 layer" if encoder.layers == 1 else f"{encoder.layers} layers"
         if encoder.blocks > 1:
             layers = f"{encoder.blocks} × {'the same ' if known['share_blocks'] else ''}{layers}"
         yield f"then {layers} of self-attention: {_heads(known['self_heads'])}"
