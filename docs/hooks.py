@@ -144,8 +144,6 @@ def relinked(text: str) -> str:
         target, anchor = match["target"], match["anchor"] or ""
         if target.endswith(".ipynb") and (ROOT / "tutorials" / target).exists():
             return f"]({target.removesuffix('.ipynb')}.md{anchor})"
-        if target.endswith(".ipynb") and len(NOTEBOOKS) < 11:  # not written yet
-            return "](index.md)"
         if target.startswith("../docs/"):
             return f"](../{target.removeprefix('../docs/')}{anchor})"
         if target.removeprefix("../") in REPOSITORY_FILES:

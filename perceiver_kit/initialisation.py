@@ -35,7 +35,7 @@ def scale_by_fan_in(weight: torch.Tensor) -> None:
 
 
 def learned(*shape: int, deviation: float = 0.02) -> nn.Parameter:
-    """A looked-up parameter (latents, positions, queries, tokens): a normal of 0.02, cut at two deviations."""
+    """A looked-up parameter (latents, positions, queries, tokens): a normal of ``deviation``, cut at two of them."""
     check_elements("learned parameter", *shape)
     parameter = nn.Parameter(torch.empty(shape))
     _cut_normal(parameter, deviation)
