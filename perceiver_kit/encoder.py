@@ -14,7 +14,7 @@ from .initialisation import learned
 from .registry import Block, register
 from .tokens import Tokens
 
-DEEPEST = 4096  # layers, and blocks: each is a module, so a number that is wrong would be made before it is found out
+DEEPEST = 1024  # layers of all blocks: each takes its time to make, so a number that is wrong is refused before
 
 Sharing = Literal["all", "after_first", "none"]
 
@@ -67,6 +67,7 @@ class Encoder(Block):
         check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
         check_positive("Encoder", layers=layers, least=0, most=DEEPEST)
         check_positive("Encoder", blocks=blocks, cross_attends=cross_attends, most=DEEPEST)
+        check_positive("Encoder", least=0, most=DEEPEST, **{"layers × blocks": layers * blocks})
         check_choice("Encoder", "share_cross_attends", share_cross_attends, ("all", "after_first", "none"))
         if cross_attends > blocks:
             raise AssemblyError(

@@ -186,3 +186,9 @@ def test_wrong_rows_are_refused(rows: object, mask: torch.Tensor | None, message
 def test_an_unknown_sharing_is_refused_with_the_nearest() -> None:
     with pytest.raises(kit.AssemblyError, match="share_cross_attends is 'first'; did you mean 'after_first'"):
         Encoder(5, num_latents=3, latent_dim=8, layers=1, share_cross_attends="first")
+
+
+@pytest.mark.parametrize("sizes", [dict(layers=1025), dict(layers=64, blocks=17), dict(layers=0, blocks=1025)])
+def test_a_depth_that_nobody_means_is_refused_before_it_is_made(sizes: dict) -> None:
+    with pytest.raises(kit.AssemblyError, match=r"Encoder: .* must be at most 1,024, got"):
+        kit.Encoder(4, num_latents=2, latent_dim=8, **sizes)
