@@ -37,8 +37,8 @@ def page(cases: dict[str, int], minutes: float) -> str:
             f"| **all** | **{sum(cases.values()):,}** |",
             "",
             f"`make fuzz` makes this page again ({minutes:.0f} minutes on one thread); a case depends on its number",
-            "alone, so one that fails can be run again. Plugins, kills during a save and full disks have their own tests",
-            "(`tests/test_plugins.py`, `tests/hub/test_checkpoint.py`, `tests/training/test_resume.py`).",
+            "alone, so one that fails can be run again. Plugins, kills during a save and full disks have tests",
+            "of their own (`tests/test_plugins.py`, `tests/hub/test_checkpoint.py`, `tests/training/test_resume.py`).",
             f"torch {torch.__version__.partition('+')[0]}, Python {platform.python_version()}.",
             "",
         ]
