@@ -50,7 +50,7 @@ def capture_hidden(model: nn.Module, only: str | Sequence[str] | None = None) ->
     >>> model = build("masked_lm", preset="tiny")
     >>> with capture_hidden(model) as states:
     ...     _ = model(torch.zeros(2, 10, dtype=torch.int64))
-    >>> states["encoder.transformer.2"][0].shape
+    >>> states["encoder.transformer.1"][0].shape
     torch.Size([2, 32, 128])
     """
     with _recording(model, _blocks(model, only), lambda block, arguments, output: output, joined_along=1) as states:
