@@ -13,7 +13,8 @@ DEMO := $(VENV)/.installed-demo
 DEV  := $(VENV)/.installed-dev
 
 # Notebooks run in a pytest of their own: it is given none of the options that are for modules. Lax: outputs may differ
-# from the committed ones, since other machines round differently; what must hold, the cells assert.
+# from the committed ones, since other machines round differently; what must hold, the cells assert. One thread: their
+# models are small, and where a core is busy two threads wait for each other several times as long as they compute.
 NOTEBOOKS := $(sort $(wildcard tutorials/*.ipynb))
 NBVAL     := -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
@@ -31,7 +32,7 @@ demo: $(DEMO)  ## train a small model on a clip of video and sound, and show wha
 
 test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
 	$(BIN)/python -m pytest
-	$(if $(NOTEBOOKS),$(BIN)/python -m pytest $(NBVAL) $(NOTEBOOKS))
+	$(if $(NOTEBOOKS),OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(NOTEBOOKS))
 
 check: $(DEV)  ## lint, formatting, types
 	$(BIN)/ruff check .
