@@ -116,8 +116,12 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    import torch
+
     from .demo import demo
 
+    # The model is small: where a core is busy, two threads wait for each other several times as long as they compute.
+    torch.set_num_threads(1)
     demo(clip=options.clip, directory=options.out, seconds=options.seconds, seed=options.seed)
 
 
