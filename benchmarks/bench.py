@@ -61,7 +61,7 @@ def write_weights(recipe: str, directory: str, small: bool) -> None:
 def names(task: Task) -> list[str]:
     """The processes of each side: one for memory and what else is counted once, and the rounds."""
     rounds = [str(number) for number in range(task.rounds)]
-    return rounds if task.heavy and rounds else ["memory", *rounds]
+    return ["memory", *rounds] if task.memory or not rounds else rounds
 
 
 def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -> list[dict]:
@@ -79,9 +79,7 @@ def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -
         "count": name == names(task)[0],
         "small": small,
     }
-    environment = (
-        dict(os.environ) | (RETURNING if memory or task.heavy else {}) | ({"OMP_NUM_THREADS": "1"} if small else {})
-    )
+    environment = dict(os.environ) | (RETURNING if memory else {}) | ({"OMP_NUM_THREADS": "1"} if small else {})
     command = [sys.executable, "-m", "benchmarks.measure", json.dumps(order)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:

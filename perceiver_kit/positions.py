@@ -105,20 +105,32 @@ class Fourier(Positions):
             raise InputError(f"Fourier positions have {len(self.max_resolution)} axes, but the grid is {grid}")
         device = index.device if index is not None else device
         axes = [axis_coordinates(size, self.ends, device) for size in grid]
+        if index is None:
+            columns = [_spread(table, axis, grid) for group in self._tables(axes) for axis, table in enumerate(group)]
+            return torch.cat(columns, dim=-1).flatten(0, -2)
+        places = unravel(index, grid)
+        # Of an axis that is longer than the rows asked for, only what they need: chunks of it would else each make a
+        # table of all of it. In a graph the number of rows may be open and must decide nothing.
+        long = [torch.compiler.is_compiling() or size > index.shape[-1] for size in grid]
+        axes = [axis[place] if alone else axis for axis, place, alone in zip(axes, places, long, strict=True)]
+        columns = [
+            table if alone else table[place]
+            for group in self._tables(axes)
+            for table, place, alone in zip(group, places, long, strict=True)
+        ]
+        return torch.cat(columns, dim=-1)
+
+    def _tables(self, axes: list[Float[Tensor, "..."]]) -> list[list[Float[Tensor, "..."]]]:
+        """Features of some coordinates of each axis: themselves, their sines, their cosines."""
         phases = [
-            math.pi * (axis[:, None] * _frequencies(resolution, self.bands, device))
+            math.pi * (axis[..., None] * _frequencies(resolution, self.bands, axis.device))
             for axis, resolution in zip(axes, self.max_resolution, strict=True)
         ]
-        tables = [[axis[:, None] for axis in axes]] if self.coordinates else []
+        tables = [[axis[..., None] for axis in axes]] if self.coordinates else []
         tables.append([phase.sin() for phase in phases])
         if not self.sine_only:
             tables.append([phase.cos() for phase in phases])
-        if index is None:
-            columns = [_spread(table, axis, grid) for group in tables for axis, table in enumerate(group)]
-            return torch.cat(columns, dim=-1).flatten(0, -2)
-        places = unravel(index, grid)
-        columns = [table[place] for group in tables for table, place in zip(group, places, strict=True)]
-        return torch.cat(columns, dim=-1)
+        return tables
 
 
 def _frequencies(resolution: int, bands: int, device: torch.device | None) -> Float[Tensor, "bands"]:

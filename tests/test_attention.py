@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -312,6 +313,49 @@ def test_self_attend_equals_the_formula(heads: int, gelu: str, b: int, m: int) -
     rows = torch.randn(b, m, 6, dtype=torch.float64)
     wanted = restated.self_attend(restated.arrays(block), "", restated.array(rows), heads=heads, gelu=gelu)
     assert_close(block(rows), torch.from_numpy(wanted), 1e-9)
+
+
+@pytest.mark.parametrize("kind", [SelfAttend, functools.partial(CrossAttend, 6)])
+def test_what_no_product_made_is_computed_again_for_the_backward_pass(
+    kind: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = noisy(kind(6, heads=2, widening=3, residual_dropout=0.3)).double().train()
+    rows = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+
+    def run(least: int) -> tuple[int, list[Tensor]]:
+        held: dict[int, int] = {}
+        monkeypatch.setattr(module, "AGAIN", least)
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: held.update({t.data_ptr(): t.numel()}) or t, lambda t: t
+        ):
+            result = block(*[rows] * (2 if isinstance(block, CrossAttend) else 1))
+        return sum(held.values()), [result, *torch.autograd.grad(result.square().mean(), [rows, *block.parameters()])]
+
+    size = rows.numel() * rows.element_size()
+    all_held, wanted = run(size + 1)
+    some_held, found = run(size)
+    # A normalised row and three times its width after the GELU.
+    assert all_held - some_held >= 4 * rows.numel()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))
+
+
+def test_what_is_computed_again_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, rows = noisy(SelfAttend(6, heads=2)).double(), torch.randn(1, 3, 6, dtype=torch.float64)
+    parameters, seen = dict(block.named_parameters()), []
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(block, parameters, (rows,)).square().sum()
+
+    wanted = torch.func.grad(loss)(parameters)
+    monkeypatch.setattr(module, "AGAIN", 0)
+    found = torch.func.grad(loss)(parameters)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    block.feed_forward.register_forward_hook(lambda *_: seen.append("hook"))
+    block(rows).sum().backward()
+    assert seen == ["hook"]
+    block.feed_forward = torch.nn.Linear(6, 6).double()
+    assert block(rows).shape == rows.shape
 
 
 def test_residual_dropout_falls_on_both_layers() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import perceiver_kit as kit
 from perceiver_kit.positions import Fourier, Learned, Positions, Projected, axis_coordinates, unravel
@@ -187,3 +188,23 @@ def test_grids_that_do_not_fit_are_refused(positions: Positions, grid: tuple, me
 def test_wrong_arguments_are_refused(make, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         make()
+
+
+class Sines(TorchDispatchMode):
+    """How many sines were computed at once, at most."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.sin.default:
+            self.most = max(self.most, args[0].numel())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("rows", "most"), [(5, 5 * 4), (200, 100 * 4)])
+def test_some_rows_cost_no_table_of_a_longer_axis(rows: int, most: int) -> None:
+    """Else the chunks of a long output would cost its length squared."""
+    positions = Fourier(bands=4, max_resolution=(64, 64))
+    with Sines() as sines:
+        positions((100, 3), torch.arange(rows))
+    assert sines.most == most
