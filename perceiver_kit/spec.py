@@ -123,19 +123,14 @@ def _make(node: Mapping[str, Any], made: dict[int, Block], where: str) -> Block:
     if not (inspect.isclass(block) and issubclass(block, Block)):
         raise AssemblyError(f"spec: {where}: {node['block']} is not a block")
     arguments = {key: _decode(item, made, f"{where}.{key}") for key, item in node["arguments"].items()}
-    positional: list[Any] = []
-    parameters = [*inspect.signature(block.__init__).parameters.values()][1:]
-    for parameter in parameters:
-        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.name in arguments:
-            positional.append(arguments.pop(parameter.name))
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            positional.extend(arguments.pop(parameter.name, ()))
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= arguments.pop(parameter.name, {})
+    own = inspect.signature(block.__init__)
+    signature = own.replace(parameters=[*own.parameters.values()][1:])
+    known = {name: arguments.pop(name) for name in signature.parameters if name in arguments}
+    bound = inspect.BoundArguments(signature, known)  # type: ignore[arg-type]
     try:
-        return block(*positional, **arguments)
-    except (TypeError, PerceiverKitError) as error:
-        hint = "" if isinstance(error, PerceiverKitError) else f"; it takes {nearest('', [p.name for p in parameters])}"
+        return block(*bound.args, **bound.kwargs, **arguments)
+    except (TypeError, ValueError) as error:
+        hint = "" if isinstance(error, PerceiverKitError) else f"; it takes {nearest('', signature.parameters)}"
         raise AssemblyError(f"spec: {where} ({node['block']}): {error}{hint}") from error
 
 

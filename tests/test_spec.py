@@ -139,6 +139,24 @@ PLAIN = st.recursive(
 )
 
 
+class Parts(kit.Block):
+    """Every way in which Python hands over arguments."""
+
+    def __init__(self, one: int, /, two: int, three: int = 3, *more: int, last: int = 0, **named: int) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("given", [(1, 2), (1, 2, 7), (1, 2, 7, 8, 9)], ids=len)
+def test_arguments_of_every_kind_come_back_in_their_places(given: tuple[int, ...]) -> None:
+    registry._entries["inputs"]["Parts"] = Parts
+    try:
+        found = kit.build(through_json(kit.spec(Parts(*given, last=4, other=5)))).recorded
+    finally:
+        del registry._entries["inputs"]["Parts"]
+    one, two, three, *more = given if len(given) > 2 else (*given, 3)
+    assert found == dict(one=one, two=two, three=three, more=tuple(more), last=4, named={"other": 5})
+
+
 @settings(max_examples=100)
 @given(value=PLAIN)
 def test_every_plain_argument_survives_with_its_type(value: Any) -> None:
@@ -250,6 +268,9 @@ def edited(path: str, value: Any) -> dict:
         ("model/arguments/encoder/arguments/layers", {"same_as": 7}, "refers to block 7, which is not made before it"),
         ("model/arguments/encoder/arguments/layers", math.nan, "spec: model.encoder.layers is nan, but an argument"),
         ("model/arguments/encoder/arguments/channels", 4, "inputs.channels is 3, but encoder.channels is 4"),
+        ("model/arguments/inputs/arguments/named", 3, r"model.inputs \(inputs.Inputs\): .*not iterable; it takes"),
+        ("model/arguments/inputs/arguments/named", ["abc"], r"model.inputs \(inputs.Inputs\): dictionary update"),
+        ("model/arguments/encoder/arguments/self", 3, r"model.encoder \(.*\): .*multiple values .*'self'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
