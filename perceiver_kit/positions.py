@@ -14,7 +14,7 @@ from torch import Tensor
 from .checks import check_choice, check_positive, check_sizes
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines
-from .registry import Block, register
+from .registry import Block, register, undefined
 from .tokens import Grid
 
 Ends = Literal["both", "half_open"]
@@ -60,7 +60,7 @@ class Positions(Block):
 
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         """(n, c) for the whole grid, (k, c) or (b, k, c) for indices (k,) or (b, k)."""
-        raise NotImplementedError
+        raise undefined(self, "forward(grid, index)")
 
 
 def check_positions(owner: str, positions: object) -> None:

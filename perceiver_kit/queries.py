@@ -14,7 +14,7 @@ from .errors import AssemblyError, InputError
 from .modalities import ByModality, check_modalities, common_width, pad
 from .positions import Learned as LearnedPositions
 from .positions import Positions, check_positions
-from .registry import Block, register
+from .registry import Block, register, undefined
 from .tokens import Encoded, Grid, take_rows
 
 
@@ -38,7 +38,7 @@ class Query(Block):
 
     def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
         """Rows (1, k, c) or (b, k, c) at flat indices (k,) or (b, k) of the grid; all of it for None."""
-        raise NotImplementedError
+        raise undefined(self, "forward(grid, index, encoded)")
 
 
 @register("queries")

@@ -221,6 +221,11 @@ class Block(nn.Module, metaclass=_Recorded):
         return live
 
 
+def undefined(block: Block, method: str) -> AssemblyError:
+    """What a base raises for a method that the block derived from it has to define and does not."""
+    return AssemblyError(f"{type(block).__name__} must define {method}: a block of its kind is made of that")
+
+
 def copied(value: Any) -> Any:
     """Containers copied, so that the caller may go on changing his; blocks and plain values as they are."""
     if isinstance(value, Mapping):

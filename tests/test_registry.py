@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit import decoder, inputs, outputs, positions, queries, registry
+from perceiver_kit import decoder, inputs, objectives, outputs, positions, queries, registry
 
 from .strategies import RECIPES
 
@@ -240,6 +240,36 @@ def test_every_recipe_is_described(recipe: str, preset: str) -> None:
         assert f"{name} = {value}" in described
     for name in (*model.inputs.blocks, *model.outputs.blocks):
         assert name in described
+
+
+def test_what_only_encodes_and_a_block_alone_are_described() -> None:
+    encoder = kit.Encoder(3, num_latents=4, latent_dim=8, layers=2)
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    line = "Encoder(4 latents × 8, 1 blocks × 2 layers)"
+    assert kit.describe(encoder).splitlines() == [line, f"{parameters:,} parameters"]
+    described = kit.describe(kit.PerceiverIO(inputs.Inputs(points=inputs.Features(3)), encoder)).splitlines()
+    assert [line.split()[0] for line in described[:-1]] == ["input", "Inputs", "encoder"]
+    assert described[-1] == f"{parameters:,} parameters"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("base", "call", "method"),
+    [
+        (inputs.Input, lambda mine: mine(3)(torch.zeros(1, 3)), r"embed\(raw, name\)"),
+        (positions.Positions, lambda mine: mine()((4,)), r"forward\(grid, index\)"),
+        (queries.Query, lambda mine: mine()((4,), None, None), r"forward\(grid, index, encoded\)"),
+        (outputs.Output, lambda mine: mine()(torch.zeros(1, 2, 3)), r"forward\(rows\)"),
+        (objectives.Objective, lambda mine: mine().sum_of(None, None, None), r"sum_of\(output, target, targets\)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_block_that_lacks_what_its_kind_is_made_of_says_so(base: type, call, method: str) -> None:
+    class Mine(base):
+        pass
+
+    with pytest.raises(kit.AssemblyError, match=f"^Mine must define {method}"):
+        call(Mine)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import check_choice, check_sizes
 from ..errors import AssemblyError
 from ..positions import Positions, check_positions
-from ..registry import Block
+from ..registry import Block, undefined
 from ..tokens import Grid, Layout, Tokens
 
 Combine = Literal["concat", "add"]
@@ -54,7 +54,7 @@ class Input(Block):
 
     def embed(self, raw: Tensor, name: str) -> Float[Tensor, "b *grid c"]:
         """Content on its grid; raises InputError, naming the modality, for a raw tensor that it cannot read."""
-        raise NotImplementedError
+        raise undefined(self, "embed(raw, name)")
 
     def place(self, content: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n d"]:
         """Content with its positions."""

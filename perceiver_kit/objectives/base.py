@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checks import describe_value
 from ..errors import InputError, MissingPackage, UnknownName, nearest
-from ..registry import Block
+from ..registry import Block, undefined
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -37,7 +37,7 @@ class Objective(Block):
 
     def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
         """The summed loss and the number of things in it."""
-        raise NotImplementedError
+        raise undefined(self, "sum_of(output, target, targets)")
 
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         """The loss in parts, by name."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from ..registry import Block
+from ..registry import Block, undefined
 from ..tokens import Grid
 
 
@@ -31,7 +31,7 @@ class Output(Block):
         """Refuse, before anything is decoded, a grid that ``whole`` has no form for."""
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
-        raise NotImplementedError
+        raise undefined(self, "forward(rows)")
 
     def affine(self) -> Affine | None:
         """What ``forward`` is, where it is one linear layer: inference joins it with those before. None otherwise.
