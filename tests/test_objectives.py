@@ -435,8 +435,12 @@ def test_wrong_names_and_arguments_are_refused_with_a_hint() -> None:
         objective_for("multimodal_autoencoder")
     with pytest.raises(kit.UnknownName, match="weights names 'imgae'; did you mean 'image'"):
         Weighted(dict(image=Reconstruction("image")), weights=dict(imgae=0.1))
-    with pytest.raises(kit.AssemblyError, match="at least one objective"):
-        Weighted({})
+    for nothing in ({}, None, [Regression("image")]):
+        with pytest.raises(kit.AssemblyError, match="at least one objective by name"):
+            Weighted(nothing)
+    for weight, shown in ((math.nan, "nan"), ("1", "'1'"), (True, "True"), (None, "None")):
+        with pytest.raises(kit.AssemblyError, match=f"weight of 'image' must be a finite number, got {shown}"):
+            Weighted(dict(image=Reconstruction("image")), weights=dict(image=weight))
     with pytest.raises(kit.AssemblyError, match="'image' must be an objective, got a Linear"):
         Weighted(dict(image=torch.nn.Linear(1, 1)))
     with pytest.raises(kit.AssemblyError, match="label_smoothing"):

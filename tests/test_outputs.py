@@ -57,6 +57,15 @@ def test_the_whole_is_all_rows_in_another_form(name: str, data: st.DataObject, b
     assert name in ROWS or name == "Waveform" or whole is rows
 
 
+@every_output
+def test_an_output_says_which_linear_layer_it_is_or_none(name: str) -> None:
+    block, rows = make(name), torch.randn(2, 5, 6)
+    layer = block.affine()
+    assert (layer is None) == (name == "Rows")
+    if layer is not None:
+        assert_close(rows @ layer.weight.T + layer.bias, block(rows), 1e-5)
+
+
 @given(grid=grids(3), b=st.integers(1, 2))
 def test_pixels_are_channels_first_at_their_place(grid: tuple, b: int) -> None:
     rows = torch.randn(b, int(np.prod(grid)), 3)
@@ -108,7 +117,8 @@ def test_a_grid_without_a_form_is_refused(block: nn.Module, grid: tuple, message
         (lambda: outputs.Project(3, 0), "Project: channels must be an int of at least 1, got 0"),
         (lambda: outputs.Pixels(3, -1), "Pixels: channels must be an int of at least 1, got -1"),
         (lambda: outputs.Classify(3, 0), "Classify: channels must be an int of at least 1, got 0"),
-        (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a number, got '1'"),
+        (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a finite number, got '1'"),
+        (lambda: outputs.Flow(3, scale=float("nan")), "Flow: scale must be a finite number, got nan"),
         (lambda: outputs.TiedText(inputs.OneHot(3)), "TiedText: text must be .* TextTokens block, got a OneHot"),
         (lambda: outputs.Outputs(), r"Outputs: each modality needs one block, got \[\]"),
         (lambda: outputs.Outputs(a=inputs.OneHot(3)), r"'a' must be a block for outputs \(Output\), got OneHot"),

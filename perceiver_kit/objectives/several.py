@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..checks import short
 from ..errors import AssemblyError, InputError, UnknownName, nearest
 from ..modalities import ByModality, check_names
 from ..registry import register
@@ -30,12 +32,15 @@ class Weighted(Objective):
 
     def __init__(self, objectives: Mapping[str, Objective], *, weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
+        if not isinstance(objectives, Mapping) or not objectives:
+            raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
         for name, objective in objectives.items():
             if not isinstance(objective, Objective):
                 raise AssemblyError(f"Weighted: {name!r} must be an objective, got a {type(objective).__name__}")
-        if not objectives:
-            raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
         check_names("Weighted: weights", weights or {}, objectives)
+        for name, weight in (weights or {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise AssemblyError(f"Weighted: the weight of {name!r} must be a finite number, got {short(weight)}")
         self.objectives = ByModality(objectives)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in objectives}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..checks import short
 from ..errors import AssemblyError
 from ..registry import register
 from .base import Affine
@@ -25,8 +28,8 @@ class Flow(Pixels):
 
     def __init__(self, in_channels: int, *, scale: float = 0.2) -> None:
         super().__init__(in_channels, 2)
-        if isinstance(scale, bool) or not isinstance(scale, int | float):
-            raise AssemblyError(f"Flow: scale must be a number, got {scale!r}")
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise AssemblyError(f"Flow: scale must be a finite number, got {short(scale)}")
         self.scale = float(scale)
         nn.init.zeros_(self.project.weight)
 
