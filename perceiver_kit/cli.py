@@ -166,7 +166,3 @@ def _convert(options: argparse.Namespace) -> None:
     ours = Path(options.source).is_dir() and is_ours(Path(options.source))
     written = (to_huggingface if ours else save)(model, options.destination)
     print(f"{written} is in {'Hugging Face' if ours else 'the kit'}'s format")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -50,7 +50,7 @@ def draw(model: nn.Module, path: str | Path | None = None) -> Drawing:
     before it has. Arrows go as the data goes; a dashed one leads to a query that is made from the input's rows.
     Nothing is computed, so models on the meta device do too. With ``path`` the SVG is also written there.
 
-    Raises InputError for a module that is not a PerceiverIO.
+    Raises InputError for a module that is not a PerceiverIO, and for a path that cannot be written.
 
     >>> drawing = draw(build("optical_flow", preset="tiny"))
     >>> [box.kind for box in drawing.boxes]
@@ -65,7 +65,10 @@ def draw(model: nn.Module, path: str | Path | None = None) -> Drawing:
     label = f"Data flow of {boxes[0].name}: {', '.join(f'{box.kind} {box.name}'.strip() for box in boxes[1:])}"
     svg = page_svg(parts, width=WIDTH, height=boxes[-1].bottom + 2, label=label)
     if path is not None:
-        Path(path).write_text(svg, encoding="utf-8")
+        try:
+            Path(path).write_text(svg, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"draw: {path} cannot be written ({error.strerror})") from error
     return Drawing(svg, tuple(boxes))
 
 

@@ -76,6 +76,7 @@ def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
         (["describe", "masked_ml"], "did you mean 'masked_lm'"),
         (["describe", "masked_lm", "--preset", "tinny"], "did you mean 'tiny'"),
         (["draw", "masked_ml"], "did you mean 'masked_lm'"),
+        (["draw", "masked_lm", "--preset", "tiny", "--out", "no/folder.svg"], "no/folder.svg cannot be written"),
         (["list", "inptus"], "did you mean 'inputs'"),
         (["convert", "nowhere", "out"], "neither a directory nor the id"),
         (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),
@@ -91,3 +92,12 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert message in error
     assert error.splitlines()[-1].startswith("perceiver-kit: ")
     assert not [*tmp_path.glob("runs*")]
+
+
+def test_stopping_a_command_is_one_line_and_exit_code_130(capsys, monkeypatch):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("perceiver_kit.cli._list", stopped)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "perceiver-kit: stopped\n"

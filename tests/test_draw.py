@@ -181,6 +181,27 @@ def test_blocks_of_the_users_own_are_drawn() -> None:
 def test_a_drawing_shows_itself_and_is_written(tmp_path) -> None:
     drawing = kit.draw(tiny("masked_lm"), tmp_path / "model.svg")
     assert (tmp_path / "model.svg").read_text(encoding="utf-8") == drawing.svg == drawing._repr_svg_()
+    assert repr(drawing) == f"Drawing({drawing.svg.count('<g>')} boxes)"
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path) -> None:
+    with pytest.raises(kit.InputError, match=r"draw: .*nowhere.model\.svg cannot be written \(No such file"):
+        kit.draw(tiny("masked_lm"), tmp_path / "nowhere" / "model.svg")
+
+
+def test_sound_of_any_length_is_drawn_in_patches() -> None:
+    """Sixteen samples a row: n rows in, and as many out."""
+    sound = kit.inputs.AudioPatches(16)
+    model = kit.PerceiverIO(
+        kit.Inputs(sound=sound),
+        kit.Encoder(16, num_latents=4, latent_dim=16, layers=0),
+        kit.Queries(sound=kit.queries.Positional(kit.positions.Fourier(bands=2, max_resolution=(8,)), follows="sound")),
+        kit.CrossAttention(5, 16),
+        kit.Outputs(sound=kit.outputs.Waveform(5, 16)),
+    )
+    drawing = check(model)
+    assert lines(drawing, "input", "sound")[0] == "(b, samples)"
+    assert lines(drawing, "output", "sound")[-1] == "(b, 16n)"
 
 
 @pytest.mark.usefixtures("unchecked")
