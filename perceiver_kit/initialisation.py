@@ -17,15 +17,14 @@ from .checks import check_elements
 _TRUNCATED = 0.87962566103423978
 
 
-def linear(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Linear:
+def linear(in_channels: int, out_channels: int) -> nn.Linear:
     """A linear layer with weights from a normal of variance 1 / fan-in, cut at two deviations, and zero biases."""
     check_elements("linear layer", in_channels, out_channels)
     layer: nn.Linear = nn.utils.skip_init(  # type: ignore[assignment]
-        nn.Linear, in_channels, out_channels, bias=bias, device=torch.get_default_device()
+        nn.Linear, in_channels, out_channels, device=torch.get_default_device()
     )
     scale_by_fan_in(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.bias)
     return layer
 
 

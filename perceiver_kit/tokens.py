@@ -62,9 +62,6 @@ class Layout:
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self.segments)
 
-    def __contains__(self, name: object) -> bool:
-        return any(segment == name for segment, _ in self.segments)
-
 
 @dataclass(frozen=True)
 class Tokens:

@@ -48,6 +48,16 @@ def test_the_output_may_be_absent() -> None:
     assert CrossAttention(3, 8).out_channels == 3
 
 
+def test_the_output_may_start_at_zero_and_learn() -> None:
+    decoder = CrossAttention(3, 8, out_channels=5, zero_output=True)
+    queries, latents = torch.randn(1, 7, 3), torch.randn(2, 4, 8)
+    rows = decoder(queries, latents)
+    assert not rows.any()
+    (rows - 1).square().sum().backward()
+    assert decoder.project.weight.grad.any()
+    assert CrossAttention(3, 8, out_channels=5)(queries, latents).any(), "only where it is asked for"
+
+
 @given(b=st.integers(1, 3), o=st.integers(1, 4))
 def test_mean_pooling_asks_nothing(b: int, o: int) -> None:
     decoder, latents = MeanPool(8, out_channels=5), torch.randn(b, 4, 8)

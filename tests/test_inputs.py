@@ -355,6 +355,29 @@ def test_wrong_calls_are_refused(value: object, mask: object, message: str) -> N
         pair()(value, mask)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("hidden", "got"),
+    [
+        (torch.ones(2, 5) > 0, r"bool \(2, 5\)"),
+        (torch.ones(3) > 0, r"bool \(3,\)"),
+        (torch.ones(2, 4), r"float32 \(2, 4\)"),
+        ([True, False], "a list"),
+    ],
+)
+def test_what_does_not_say_which_rows_are_hidden_is_refused(hidden: object, got: str) -> None:
+    every = pair(hide=dict(points=0.5))
+    with pytest.raises(kit.InputError, match=rf"hidden of 'points' must be bool \(2,\) or \(2, 4\), got {got}"):
+        every(VALUE, hidden={"points": hidden})
+    with pytest.raises(kit.UnknownName, match="hidden names 'image'; There are: points"):
+        every(VALUE, hidden={"image": torch.ones(2) > 0})
+
+
+def test_a_modality_that_is_not_there_is_named_with_the_nearest() -> None:
+    with pytest.raises(kit.UnknownName, match="no modality 'imgae'; did you mean 'image'"):
+        pair().blocks["imgae"]
+
+
 def test_a_mask_of_what_was_left_out_is_refused() -> None:
     with pytest.raises(kit.InputError, match="mask names 'image', but inputs has no 'image'"):
         pair(hide=dict(image=0.0))({"points": VALUE["points"]}, {"image": torch.ones(2, 6) > 0})

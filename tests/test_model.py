@@ -323,6 +323,15 @@ def test_copies_and_pickles_give_the_same_results(recipe: str) -> None:
         assert kit.spec(twin) == kit.spec(model)
 
 
+def test_some_rows_have_their_shape_where_nothing_has_values() -> None:
+    """On the meta device, indices cannot be checked; shapes are what they would be."""
+    with torch.device("meta"):
+        model = kit.build("multimodal_autoencoding", preset="tiny")
+        tensors = {name: value.to("meta") for name, value in raws(tiny("multimodal_autoencoding"), 2).items()}
+        found = model(tensors, at={"image": torch.empty(2, 7, dtype=torch.int64), "label": None})
+    assert {name: tuple(value.shape) for name, value in found.items()} == {"image": (2, 7, 3), "label": (2, 4)}
+
+
 # ---- wrong assemblies
 
 

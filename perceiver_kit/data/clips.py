@@ -89,13 +89,15 @@ def one_clip(clip: Clip, *, num_frames: int, parts: int | None = None, seed: int
 
     Raises InputError for a clip that is too short, saying how many frames it needs.
     """
-    for number in (4, 3, 2, 1) if parts is None else (parts,):
+    number = 4 if parts is None else parts
+    while True:
         try:
             divided_rows = _divided(clip, num_frames, number)
             break
         except InputError:
             if parts is not None or number == 1:
                 raise
+            number -= 1
     kept = [footage(clip)]
     train, held_out = (Windows(kept, rows, num_frames=num_frames, classes=number, seed=seed) for rows in divided_rows)
     return train, held_out

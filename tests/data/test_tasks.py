@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 import perceiver_kit as kit
+from perceiver_kit import registry
 from perceiver_kit.data.clips import Footage, Window, Windows, one_clip
 from perceiver_kit.data.files import Pictures, divided, divided_by_class, read_picture
+from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.sampling import Steps
 from perceiver_kit.data.tasks import FITS, Task, open_task, tasks
 from perceiver_kit.data.video import Clip
@@ -150,6 +155,24 @@ def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
         read_picture(tmp_path / "deep.png", (8, 8))[0].flatten().tolist()
         == np.rint(deep.flatten() / 60_000 * 255).tolist()
     )
+
+
+def test_a_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 9000, 8000, 8, 2, 0, 0, 0)
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    with pytest.raises(InputError, match=r"huge\.png has 9000 × 8000 pixels; at most 67,108,864 are read"):
+        read_picture(path, (8, 8))
+
+
+def test_without_pillow_a_picture_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = picture(tmp_path / "x.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingPackage, match="reading pictures needs Pillow: pip install Pillow"):
+        read_picture(path, (8, 8))
 
 
 def test_pictures_are_kept_only_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +388,9 @@ def test_importing_the_kit_and_its_data_loads_no_optional_package() -> None:
         "import sys, perceiver_kit.data.tasks, perceiver_kit.data.stream\n"
         f"print([name for name in {optional} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Coverage, where it watches, keeps its own notes with sqlite3.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "[]"
 
 
@@ -374,6 +399,21 @@ def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match="pip install"):
         open_task(name, recipe=FITS[name][0], preset="tiny")
+
+
+@pytest.mark.parametrize("module", ["email", "this", "a_module_that_is_nowhere"])
+def test_a_package_without_its_file_is_as_good_as_missing(module: str) -> None:
+    """It may be there in part, be one file, or not be there."""
+    with pytest.raises(MissingPackage, match="a photo ships in the package some-photos: pip install some-photos"):
+        packaged("some-photos", module, "data", "photo.png", purpose="a photo")
+    assert packaged("email", "email", "mime", "text.py", purpose="a text").is_file()
+
+
+def test_a_folder_means_nothing_to_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = registry.Recipe(lambda *, layers=1: None, {"base": {}}, {})
+    monkeypatch.setitem(registry._entries["recipes"], "mine", mine)
+    with pytest.raises(InputError, match=r"no folder can be read for mine, only for image_.*; make a Task yourself"):
+        open_task(tmp_path, recipe="mine")
 
 
 def test_a_loader_of_ones_own_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

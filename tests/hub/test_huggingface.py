@@ -280,6 +280,12 @@ def test_only_models_of_recipes_are_written(tmp_path: Path) -> None:
         kit.to_huggingface(model, tmp_path)
 
 
+def test_where_nothing_can_be_written_the_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot save to .*file: File exists"):
+        kit.to_huggingface(kit.build("sequence_classification", preset="tiny"), tmp_path / "file")
+
+
 # ---- the hub
 
 

@@ -91,6 +91,10 @@ def test_flows_are_drawn_to_one_scale_that_the_picture_names() -> None:
         wanted = plots.flow_to_rgb(flow, largest=largest).permute(1, 2, 0).numpy()
         np.testing.assert_allclose(panels[name], wanted, atol=1e-6)
     assert f"{largest:.3g} pixels" in figure.axes[-1].get_xlabel()
+    wider = plots.flow(torch.rand(3, 4, 6), flows, largest=9.0)
+    wanted = plots.flow_to_rgb(flows["large"], largest=9.0).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(maps(wider.axes[2])[0], wanted, atol=1e-6)
+    assert "9 pixels" in wider.axes[-1].get_xlabel()
     drawn(plots.flow_wheel())
 
 
@@ -199,6 +203,8 @@ def test_losses_are_running_means_at_their_steps(count: int, every: int) -> None
     )
     assert lines["a"].get_xdata()[-1] == count * every
     assert "chance (0.5)" in lines
+    assert figure.axes[0].get_yscale() == "linear"
+    assert plots.losses({"a": values}, log=True).axes[0].get_yscale() == "log"
 
 
 IMAGE, WEIGHTS = torch.rand(3, 8, 8), torch.rand(2, 16)
@@ -223,6 +229,10 @@ WRONG = {
     "lines of no columns": lambda: plots.attention_over_text("a" * 16, WEIGHTS, columns=0),
     "flow of three channels": lambda: plots.flow_to_rgb(IMAGE),
     "largest of zero": lambda: plots.flow_to_rgb(IMAGE[:2], largest=0),
+    "frames of two channels": lambda: plots.flow(IMAGE[:2], {"a": IMAGE[:2]}),
+    "no flows": lambda: plots.flow(IMAGE, {}),
+    "no rows": lambda: plots.reconstructions({}),
+    "rows without names": lambda: plots.reconstructions([IMAGE[None]]),
     "flows without names": lambda: plots.flow(IMAGE, IMAGE[:2]),
     "a batch of flows": lambda: plots.flow(IMAGE, {"a": IMAGE[None, :2]}),
     "unequal rows": lambda: plots.reconstructions({"a": IMAGE[None], "b": IMAGE[None].repeat(2, 1, 1, 1)}),
@@ -237,6 +247,14 @@ def test_what_does_not_fit_is_refused_in_words(wrong) -> None:
     with pytest.raises(kit.InputError) as error:
         wrong()
     assert len(str(error.value)) > 20
+
+
+@pytest.mark.parametrize(
+    ("ids", "got"), [(torch.zeros(2, 8).long(), r"int64 \(2, 8\)"), (torch.zeros(16), r"float32 \(16,\)")]
+)
+def test_ids_are_one_row_of_whole_numbers(ids: Tensor, got: str) -> None:
+    with pytest.raises(kit.InputError, match=rf"text must be a str, bytes, or ids \(n,\), got {got}"):
+        plots.attention_over_text(ids, WEIGHTS)
 
 
 def test_tensors_may_be_on_a_graph_and_in_any_precision() -> None:

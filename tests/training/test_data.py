@@ -69,6 +69,24 @@ def test_data_sets_that_know_steps_are_told_them_through_wrappers_too() -> None:
     assert len(randoms.unique()) == len(randoms)
 
 
+class Stamped(Dataset):
+    """Takes any key, as arrays do, and has a draw of its own that says nothing of steps."""
+
+    def __len__(self) -> int:
+        return SIZE
+
+    def __getitem__(self, key: Any) -> dict[str, Any]:
+        index = key[0] if isinstance(key, tuple) else key
+        return {"inputs": {"x": torch.tensor(float(index))}, "targets": {}, "draw": torch.tensor([7, 7])}
+
+
+def test_a_data_set_with_a_draw_of_its_own_is_not_taken_for_one_that_knows_steps() -> None:
+    known, stamped = batches(Known())[0], batches(Stamped())[0]
+    for first, second in zip(known, stamped, strict=True):
+        assert torch.equal(first["draw"], second["draw"])
+        assert torch.equal(second["inputs"]["x"], second["draw"][:, 1].float())
+
+
 @pytest.mark.parametrize(
     ("data", "got"),
     [
