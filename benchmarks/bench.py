@@ -73,7 +73,8 @@ def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -
         "dtype": task.dtype,
         "points": task.points,
         "repeats": 1 if memory else task.repeats,
-        "warm": task.warm and not memory,
+        # The first step of training makes the optimizer's state, which counts.
+        "warm": task.warm and not (memory and "train" in task.kind),
         "side": side,
         "directory": directory,
         "count": name == names(task)[0],

@@ -71,13 +71,16 @@ def timed(call: Call, repeats: int) -> float:
 
 
 def measured(call: Call, model: nn.Module, repeats: int, warm: bool) -> dict[str, Any]:
-    """Median seconds and the peak above what is held once the model and its inputs are there."""
+    """Median seconds and the peak above what is held once the model and its inputs are there.
+
+    Where ``warm``, what a first call makes the libraries take, and keep, is neither time nor memory of a call.
+    """
     for parameter in model.parameters():
         parameter.detach().sum()  # a file that is mapped into memory counts only once it is read
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    held = memory("VmRSS")
     if warm:
         call()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    held = memory("VmRSS")
     seconds = timed(call, repeats)
     # Less than a MiB cannot be told from what else a process does.
     return {"seconds": seconds, "mebibytes": max(1.0, memory("VmHWM") - held)}

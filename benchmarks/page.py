@@ -16,7 +16,7 @@ INTRODUCTION = """\
 The kit beside Hugging Face's `transformers`: the same weights, inputs, threads and dtype, batch 1, published sizes.
 Each figure is the median over several processes in which the two take turns; the range is that of the processes'
 ratios. *MiB* is the peak beyond the loaded model and its inputs, in a process of its own where freed memory goes back
-to the system at once.
+to the system at once, after a first call, whose buffers the libraries keep.
 `make bench` makes this page again; [benchmarks.json](benchmarks.json) has all figures."""
 
 FORWARD = """\
@@ -28,8 +28,8 @@ TFLOP counts matrix products, convolutions and attention of the calls that were 
 kit makes fewer where it projects only the short side of an attention; *of the peak* and the floor are of its own."""
 
 TRAIN = """\
-Forward, mean square as a loss, backward, a step of AdamW. Gradients and the optimizer's state, the same on both sides
-and there from the start, are part of the memory. `multimodal_autoencoding` decodes one of the 128 parts: Hugging Face
+Forward, mean square as a loss, backward, a step of AdamW. Gradients and the optimizer's state, the same on both sides,
+are part of the memory. `multimodal_autoencoding` decodes one of the 128 parts: Hugging Face
 cannot train on more."""
 
 GROWTH = """\

@@ -87,11 +87,12 @@ class Attention(nn.Module):
             return self._projecting_queries(queries, keys, mask, kernel)
         if side == "keys":
             return self._projecting_keys(queries, keys, mask, kernel)
-        q, k, v = (
+        # Without names, so that they are gone when the output is made.
+        heads = (
             rearrange(rows, "b n (heads c) -> b heads n c", heads=self.heads)
             for rows in (self.query(queries), self.key(keys), self.value(keys))
         )
-        read = weighted_sum(q, k, v, mask=mask, scale=self.scale, dropout=dropout, kernel=kernel)
+        read = weighted_sum(*heads, mask=mask, scale=self.scale, dropout=dropout, kernel=kernel)
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
     def _projecting_queries(self, queries: Tensor, keys: Tensor, mask: Tensor | None, kernel: Kernel) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -128,7 +129,8 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float
     """The kernel of torch. On a CPU it needs equal widths: zeros add nothing to a product, so padding is exact."""
     width = v.shape[-1]
     if q.shape[-1] != width and q.device.type == "cpu":
-        wide = max(q.shape[-1], width)
+        # Up to a multiple of four: optical flow's decoder with 323 columns 179 GFLOP/s, with 324 188.
+        wide = 4 * math.ceil(max(q.shape[-1], width) / 4)
         q, k, v = (F.pad(rows, (0, wide - rows.shape[-1])) for rows in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)[..., :width]
 
