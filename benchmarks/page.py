@@ -19,7 +19,7 @@ NOTES: dict[str, str] = {
     "forward/optical_flow": (
         "Profile: 81 % attention in torch's fused kernel (166 GFLOP/s; the latents' 16 heads of 32 channels reach "
         "139: exponentials weigh most there), 13 % linear layers at the peak, 6 % joining, norms, copies and GELU. At "
-        "its floor it would be 3.4 times faster."
+        "its floor it would be 3.3 times faster."
     ),
     "bfloat16/optical_flow": (
         "The target was set where bfloat16 products are four times as fast as float32 ones; here they are twice as "
