@@ -26,7 +26,8 @@ from perceiver_kit.registry import Recipe, find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-MEASURED = ("results", "parity", "benchmarks", "robustness")  # what make results, parity, bench and fuzz write
+# What make results, parity, bench, fuzz and coverage write.
+MEASURED = ("results", "parity", "benchmarks", "robustness", "coverage")
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 
