@@ -26,8 +26,7 @@ from perceiver_kit.registry import Recipe, find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-# What make results, parity, bench, fuzz and coverage write.
-MEASURED = ("results", "parity", "benchmarks", "robustness", "coverage")
+MEASURED = ("results", "parity", "benchmarks", "robustness", "mutations")  # written by make results, parity, bench, …
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Tensors here are small: threads that wait for each other on a busy machine cost a hundred times what they compute.
 torch.set_num_threads(1)
@@ -17,6 +17,9 @@ torch.set_num_threads(1)
 slow = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("ci", max_examples=15, deadline=None, derandomize=True, suppress_health_check=slow)
 settings.register_profile("search", max_examples=300, deadline=None, suppress_health_check=slow)
+settings.register_profile(  # benchmarks/mutations.py: whether something fails, not the smallest that does
+    "first", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

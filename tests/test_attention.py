@@ -157,6 +157,18 @@ def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
     assert float(attention.key.bias.grad.abs().max()) <= TOLERANCE[c["dtype"]] * scale
 
 
+def test_no_kernel_is_asked_for_weights_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kernels of torch give zeros for them, some NaN."""
+    for name in ("_fused", "_tiled"):
+        monkeypatch.setattr(kernels, name, lambda q, k, v, allowed, *_: seen.append(allowed) or torch.nan * q)
+    mask, seen = torch.tensor([[True, False], [False, False]]), []
+    q, k = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 2, 4)
+    for kernel in ("fused", "tiled"):
+        read = kernels.weighted_sum(q, k, k, mask=mask, scale=1.0, kernel=kernel)
+        assert not read[1].any()  # whatever the kernel gives
+        assert seen.pop()[:, 0, 0].tolist() == [[True, False], [True, True]]
+
+
 def planned(attention: Attention, m: int, n: int, dtype: torch.dtype, device: str, dropout: float = 0.0) -> tuple:
     """What is decided for this attention, without computing it."""
     return kernels.plan(
@@ -266,6 +278,19 @@ def test_gradients_under_dropout_are_those_of_what_was_drawn(tiles: bool, monkey
 
     assert torch.autograd.gradcheck(drawn, (queries, keys))
     assert not torch.equal(drawn(queries, keys), attention.eval()(queries, keys))
+
+
+@pytest.mark.parametrize("keys", [9, 4], ids=["whole", "tiles"])
+def test_dropout_falls_on_weights_that_sum_to_one(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of values that are all one, the weights that were kept are read: one on average, as far from it as follows."""
+    monkeypatch.setattr(kernels, "KEYS", keys)
+    q, k, samples, p = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 9, 3), 20_000, 0.4
+    values = torch.ones(samples, 1, 9, 1)
+    options = dict(mask=None, scale=1.0, dropout=p, kernel="tiled")
+    read = kernels.weighted_sum(q, k.expand(samples, -1, -1, -1), values, **options)[:, 0, :, 0]
+    wanted = ((q @ k.mT).softmax(-1).square().sum(-1) * p / (1 - p)).sqrt()[0, 0]
+    assert_close(read.std(0), wanted, 0.03)
+    assert_close(read.mean(0), torch.ones(2), 5 * float(wanted.max()) / samples**0.5)
 
 
 def test_widths_default_to_those_of_the_keys() -> None:

@@ -410,6 +410,10 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
             lambda: inputs.Features(2, positions=FOURIER, combine="add"),
             r"positions of 3 channels cannot be added to content of 2; use Projected\(positions, 2\)",
         ),
+        (
+            lambda: inputs.Features(2, positions=positions.Learned((4,), 1), combine="add"),
+            "positions of 1 channels cannot be added to content of 2",
+        ),
         (lambda: inputs.Patches((4,)), r"size is \(height, width\) or \(frames, height, width\), got \(4,\)"),
         (lambda: inputs.Patches(4), "size must be a tuple of positive ints, one per axis, got 4"),
         (lambda: inputs.Patches((2, 2), out_channels=0), "out_channels must be an int of at least 1, got 0"),

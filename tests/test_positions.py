@@ -68,6 +68,13 @@ def test_coordinates_of_both_end_rules() -> None:
     assert torch.equal(axis_coordinates(30_720, "both"), torch.linspace(-1, 1, 30_720))
 
 
+def test_a_traced_graph_has_the_same_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {(n, ends): axis_coordinates(n, ends) for n in (1, 2, 5, 224, 30_720) for ends in ("both", "half_open")}
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for (n, ends), coordinates in wanted.items():
+        assert (axis_coordinates(n, ends) - coordinates).abs().max() < 2e-7
+
+
 def test_fourier_features_stay_float32_in_a_bfloat16_model() -> None:
     positions = Fourier(bands=4, max_resolution=(64,))
     wanted = positions((64,))
@@ -77,11 +84,11 @@ def test_fourier_features_stay_float32_in_a_bfloat16_model() -> None:
 @pytest.mark.parametrize("ends", ["both", "half_open"])
 def test_fourier_features_stay_float32_whatever_the_default_is(ends: str) -> None:
     positions = Fourier(bands=4, max_resolution=(64,), ends=ends)
-    wanted = positions((64,))
+    wanted = positions((1000,))  # bfloat16 has the coordinates of 64 exactly
     torch.set_default_dtype(torch.bfloat16)
     try:
-        assert torch.equal(positions((64,)), wanted)
-        assert torch.equal(positions((64,), torch.arange(64)), wanted)
+        assert torch.equal(positions((1000,)), wanted)
+        assert torch.equal(positions((1000,), torch.arange(1000)), wanted)
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -52,3 +52,13 @@ def test_what_is_encoded_is_mapped_tensor_by_tensor_and_decodes() -> None:
         assert (first.layout, first.given) == (encoded.layout, encoded.given)
         wanted = model.decode(encoded)["flow"][:1]
         torch.testing.assert_close(model.decode(first)["flow"], wanted)
+
+
+def test_what_is_encoded_loses_nothing_in_a_tree() -> None:
+    rows, content = {"audio": torch.randn(2, 6, 3)}, {"image": torch.randn(2, 32, 1)}
+    encoded = Encoded(torch.randn(2, 4, 8), LAYOUT, ("audio",), rows, content)
+    leaves, tree = pytree.tree_flatten(encoded)
+    assert {id(leaf) for leaf in leaves} == {
+        id(tensor) for tensor in (encoded.latents, rows["audio"], content["image"])
+    }
+    assert vars(pytree.tree_unflatten(leaves, tree)) == vars(encoded)
