@@ -21,7 +21,7 @@ NBVAL     := -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nb
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity results fuzz mutations clean
+.PHONY: help demo test check docs bench parity results fuzz coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,11 +56,14 @@ parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 fuzz: $(DEV)  ## tens of thousands of cases of bad input, counted in docs/robustness.md (ten minutes)
 	$(BIN)/python benchmarks/robustness.py
 
+coverage: $(DEV)  ## run the tests with lines and branches counted in docs/coverage.md; below 95 % fails (twelve minutes)
+	$(BIN)/python benchmarks/coverage_page.py
+
 mutations: $(DEV)  ## put mistakes into the package, one by one, and see a test fail (an hour; ONLY=words: some)
 	$(BIN)/python benchmarks/mutations.py $(if $(JOBS),--jobs $(JOBS)) $(ONLY)
 
 clean:  ## remove everything that make made, the environment included
-	rm -rf $(VENV) site build dist .coverage htmlcov .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) site build dist .coverage* htmlcov .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv makes: where it is missing, the environment is not whole and is made anew.

@@ -26,7 +26,8 @@ from perceiver_kit.registry import Recipe, find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-MEASURED = ("results", "parity", "benchmarks", "robustness", "mutations")  # written by make results, parity, bench, …
+# What make results, parity, bench, fuzz, coverage and mutations write.
+MEASURED = ("results", "parity", "benchmarks", "robustness", "coverage", "mutations")
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 
