@@ -56,7 +56,7 @@ parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 fuzz: $(DEV)  ## tens of thousands of cases of bad input, counted in docs/robustness.md (ten minutes)
 	$(BIN)/python benchmarks/robustness.py
 
-coverage: $(DEV)  ## run the tests with lines and branches counted in docs/coverage.md; below 95 % fails (twelve minutes)
+coverage: $(DEV)  ## run the tests with lines and branches counted in docs/coverage.md; below 95 % fails (thirteen minutes)
 	$(BIN)/python benchmarks/coverage_page.py
 
 mutations: $(DEV)  ## put mistakes into the package, one by one, and see a test fail (an hour; ONLY=words: some)

@@ -52,11 +52,11 @@ def place(kind: str, name: str, details: Sequence[str], parameters: int, x: floa
     room = int((width - 2 * PADDING) / (SMALL * LETTER))
     lines = tuple(part for detail in details for part in wrapped(detail, room))
     strip = 2 * LINE_HEIGHT if kind == "latents" else 0
-    height = LINE_HEIGHT * (1 + len(title(kind, name, width)) + len(lines)) + 1.4 * PADDING + strip
+    height = LINE_HEIGHT * (1 + len(title(name, width)) + len(lines)) + 1.4 * PADDING + strip
     return Box(kind, name, lines, parameters, x, y, width, height)
 
 
-def title(kind: str, name: str, width: float) -> list[str]:
+def title(name: str, width: float) -> list[str]:
     """The name in lines of the larger letters; none for a box without a name."""
     return wrapped(readable(name), int((width - 2 * PADDING) / (LARGE * LETTER))) if name else []
 
@@ -122,7 +122,7 @@ def box_svg(box: Box, strip: int = 0) -> Iterable[str]:
     if box.parameters:
         count = f"{written(box.parameters)} params"
         yield _text(box.x + box.width - PADDING, y, count, size=SMALL - 1, colour=muted, anchor="end")
-    for line in title(box.kind, box.name, box.width):
+    for line in title(box.name, box.width):
         y += LINE_HEIGHT
         yield _text(x, y, line, size=LARGE, colour=ink, bold=True)
     for line in box.lines:

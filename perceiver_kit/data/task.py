@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from .sampling import Sample
 
 IMAGE_RECIPES = ("image_classification_conv", "image_classification_fourier", "image_classification_learned")
-TEXT_RECIPES = ("masked_lm", "sequence_classification")
 VIDEO_RECIPES = ("multimodal_autoencoding",)
 
 
