@@ -35,6 +35,7 @@ def test_it_equals_the_formula(
     wanted = restated.cross_attend(p, "cross.", *arguments, heads=heads, residual=residual, gelu=gelu)
     if out is not None:
         wanted = wanted @ p["project.weight"].T + p["project.bias"]
+    assert decoder.cross.feed_forward[0].out_features == 3 * widening
     found = decoder(queries, latents)
     assert found.shape == (b, o, decoder.out_channels)
     assert_close(found, torch.from_numpy(wanted), 1e-8)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit import outputs
+from perceiver_kit import folding, outputs
 from perceiver_kit.decoder import CrossAttention, MeanPool
 from perceiver_kit.folding import fold
 from perceiver_kit.inputs import TextTokens
@@ -82,6 +82,18 @@ def test_folded_equals_decoder_and_then_output(
     assert found.shape == (batch, 9, last.channels)
     # Far from zero, float32 itself is as much coarser.
     assert_close(found.double(), wanted, TOLERANCE[dtype] * (1 + far))
+
+
+def test_statistics_are_computed_in_single_precision_where_the_model_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from zero a mean that is rounded to bfloat16 would be as wrong as the deviation is large."""
+    decoder, last = (module.bfloat16() for module in parts(padding=1))
+    queries, pad = ((100 + 2 * torch.randn(shape)).bfloat16() for shape in ((2, 99, 3), (1, 1)))
+    read = []
+    monkeypatch.setattr(folding, "weighted_sum", lambda q, k, v, **_: read.append(q) or v[:, :, [0] * 99])
+    with torch.no_grad():
+        fold(decoder, last, torch.randn(2, 3, 6).bfloat16(), pad, MANY)(queries)
+        wanted = folding._normalised(queries.double(), pad.double(), decoder.cross.query_norm.eps)
+    assert ((read[0][:, 0] - wanted).abs() <= wanted.abs() * 2**-8 + 1e-5).all()
 
 
 @given(
@@ -210,11 +222,11 @@ def test_a_model_folds_its_many_rows_and_follows_its_weights(recipe: str, monkey
 
 def test_a_hook_on_the_queries_is_called() -> None:
     model = tiny("multimodal_autoencoding")
-    seen = []
-    handle = model.queries.register_forward_hook(lambda *_: seen.append(1))
+    seen = set()
+    handle = model.queries.register_forward_hook(lambda _, arguments, __: seen.add(arguments[0]))
     try:
         with torch.no_grad():
             model(raws(model, 1))
     finally:
         handle.remove()
-    assert seen
+    assert seen == {"audio", "image", "label"}

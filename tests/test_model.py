@@ -96,14 +96,15 @@ def test_some_outputs_of_a_recipe_are_those_of_the_whole(recipe: str, data: st.D
 
 def test_chunks_of_rows_without_gradients_are_bounded_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("multimodal_autoencoding")
-    tensors, calls = raws(model, 1), []
+    tensors, calls = raws(model, 2), []
     model.decoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[0].shape[1]))
-    monkeypatch.setitem(kit.model.CHUNK, "cpu", 4 * 1000 * model.queries.channels)
+    monkeypatch.setitem(kit.model.CHUNK, "cpu", 2 * 4 * 1000 * model.queries.channels)
     try:
         with torch.no_grad():
             whole = model(tensors, at={"image": None})
             assert calls == [1000, 1000, 1000, 1000, 96]
-            assert_close(model(tensors, at={"image": None}, chunk=4096)["image"], whole["image"], SINGLE)
+            assert_close(model(tensors, at={"image": None}, chunk=3000)["image"], whole["image"], SINGLE)
+            assert calls[5:] == [3000, 1096]  # who says how many is heard
     finally:
         model.decoder._forward_pre_hooks.clear()
 
@@ -275,6 +276,18 @@ def test_a_tensor_alone_is_the_only_modality() -> None:
     keep = torch.rand(2, 7) < 0.5
     assert torch.equal(model(points)["label"], model({"points": points})["label"])
     assert torch.equal(model(points, mask=keep)["label"], model({"points": points}, mask={"points": keep})["label"])
+
+
+def test_an_output_that_follows_what_was_left_out_is_refused() -> None:
+    """Although mask tokens stand where it was: how long it would have been, they do not say."""
+    every = inputs.Inputs(other=inputs.Features(3), points=inputs.Features(3, grid=(7,)), hide=dict(points=0.0))
+    query = queries.Positional(positions.Learned((7,), 8), follows="points")
+    answers = outputs.Outputs(label=outputs.Rows(8))
+    model = points_model(inputs=every, queries=queries.Queries(label=query), outputs=answers)
+    both = {"points": torch.randn(2, 5, 3), "other": torch.randn(2, 4, 3)}
+    assert model(both)["label"].shape == (2, 5, 8)
+    with pytest.raises(kit.InputError, match="follows the input 'points', which was left out"):
+        model({"other": both["other"]})
 
 
 def test_mean_pooling_needs_no_queries() -> None:
