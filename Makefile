@@ -53,7 +53,7 @@ results: $(DEV)  ## train on real data, beside baselines, and write docs/results
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 	$(BIN)/python benchmarks/parity.py
 
-fuzz: $(DEV)  ## tens of thousands of cases of bad input, counted in docs/robustness.md (ten minutes)
+fuzz: $(DEV)  ## tens of thousands of bad inputs, thousands of faults, counted in docs/robustness.md (half an hour)
 	$(BIN)/python benchmarks/robustness.py
 
 coverage: $(DEV)  ## run the tests with lines and branches counted in docs/coverage.md; below 95 % fails (thirteen minutes)

@@ -8,7 +8,15 @@ from .data import ByteTokenizer, ImageProcessor
 from .decoder import CrossAttention, MeanPool
 from .draw import Drawing, draw
 from .encoder import Encoder
-from .errors import AssemblyError, CheckpointError, InputError, MissingPackage, PerceiverKitError, UnknownName
+from .errors import (
+    AssemblyError,
+    CheckpointError,
+    InputError,
+    MissingPackage,
+    PerceiverKitError,
+    TrainingError,
+    UnknownName,
+)
 from .hub import load, save, to_huggingface
 from .inputs import Inputs
 from .model import PerceiverIO
@@ -44,6 +52,7 @@ __all__ = [
     "SelfAttend",
     "Tiled",
     "Tokens",
+    "TrainingError",
     "UnknownName",
     "build",
     "capture_attention",

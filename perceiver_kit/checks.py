@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -50,10 +51,39 @@ def check_probability(owner: str, **numbers: float) -> None:
             raise AssemblyError(f"{owner}: {name} must be a number in [0, 1], got {short(number)}")
 
 
+def check_number(owner: str, *, above: float | None = None, **numbers: float) -> None:
+    """Every number is finite and at least 0, or above ``above``; else an AssemblyError that names it.
+
+    >>> check_number("Training", rate=float("nan"))
+    Traceback (most recent call last):
+    perceiver_kit.errors.AssemblyError: Training: rate must be a finite number of at least 0, got nan
+    """
+    for name, number in numbers.items():
+        right = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+        if not right or number < 0 or (above is not None and number <= above):
+            bound = "of at least 0" if above is None else f"above {above:g}"
+            raise AssemblyError(f"{owner}: {name} must be a finite number {bound}, got {short(number)}")
+
+
+def check_seed(owner: str, seed: int) -> None:
+    """An int of 64 bits with a sign, as PyTorch takes it; else an AssemblyError."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
+        raise AssemblyError(f"{owner}: seed must be an int from -2**63 to 2**63 - 1, got {short(seed)}")
+
+
 def check_choice(owner: str, name: str, value: object, choices: Collection[str]) -> None:
     """The value is one of the choices; else an AssemblyError with the nearest one."""
     if value not in choices:
         raise AssemblyError(f"{owner}: {name} is {value!r}; {nearest(value, choices)}")
+
+
+@contextmanager
+def writing(owner: str, path: object) -> Iterator[None]:
+    """What the system says against writing a file here becomes an InputError that names it."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{owner}: {path} cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def short(value: object) -> str:
@@ -78,6 +108,21 @@ def describe_value(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+def check_finite(value: Tensor, name: str, *, hint: str = "") -> None:
+    """No NaN and no infinity; else an InputError that says how many and where the first is.
+
+    >>> check_finite(torch.tensor([[0.0, 1.0], [float("nan"), 2.0]]), "sound")
+    Traceback (most recent call last):
+    perceiver_kit.errors.InputError: sound must be finite, got 1 NaN and 0 infinite of 4 values, the first at (1, 0)
+    """
+    if not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all()):
+        return
+    nan = value.isnan()
+    first = tuple((~value.isfinite()).nonzero()[0].tolist())
+    came = f"{int(nan.sum())} NaN and {int((~value.isfinite() & ~nan).sum())} infinite of {value.numel()} values"
+    raise InputError(f"{name} must be finite, got {came}, the first at {first}{f'; {hint}' if hint else ''}")
 
 
 def check_tensor(value: object, name: str, axes: str, *, kind: str = "float", hint: str = "") -> None:

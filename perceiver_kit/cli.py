@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except PerceiverKitError as error:
+    except (PerceiverKitError, OSError) as error:  # or a path that the system refuses, in words of its own
         print(f"perceiver-kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

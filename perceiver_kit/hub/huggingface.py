@@ -16,7 +16,8 @@ from ..building import build
 from ..errors import CheckpointError, PerceiverKitError, nearest
 from ..recipes.common import height_width
 from ..spec import spec
-from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, read_json, shared_tensors, write_atomically
+from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
+from .files import read_json, write_atomically
 from .tables import CONVERSIONS, GELU, Conversion, check_widths, multimodal_config, multimodal_sizes
 
 BIN = "pytorch_model.bin"
@@ -47,6 +48,9 @@ def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
 def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     """Write a recipe's model as ``transformers`` loads it: config.json and model.safetensors.
 
+    Into an empty directory, or one of the same model: ``transformers`` reads two files, which no rename can put in
+    place together, so a kill between the two leaves one of each. ``save`` has no such moment.
+
     Raises CheckpointError for a model that no recipe made, that was changed since, or whose parameters Hugging Face
     has no place for (such as another number of Fourier bands).
 
@@ -73,8 +77,12 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / WEIGHTS, to_bytes(tensors, metadata={"format": "pt"}))
-        write_atomically(directory / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
+        write_atomically(
+            {
+                directory / WEIGHTS: to_bytes(tensors, metadata={"format": "pt"}),
+                directory / CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
+            }
+        )
     except OSError as error:
         raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
     return directory
@@ -145,7 +153,7 @@ def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if name == "image_classification_learned":
             height, width = height_width(name, parameters["image_size"])
             if height != width:
-                raise ValueError(f"image_size must be square, got {(height, width)}")
+                raise CheckpointError(f"image_size must be square, got {(height, width)}")
             config["image_size"] = height
         elif name == "optical_flow":
             config["train_size"] = [*height_width(name, parameters["image_size"])]

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..checks import describe_value, short
 from ..errors import CheckpointError
-from .checkpoint import CONFIG, WEIGHTS, load_kit, open_weights, read_json
+from .checkpoint import CONFIG, WEIGHTS, load_kit, open_weights
+from .files import read_json
 from .huggingface import from_hub, load_huggingface
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -32,10 +34,16 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
     >>> load(directory).training
     False
     """
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(f"load takes a directory or the id of a hub repository, got {describe_value(source)}")
     directory = Path(source)
-    if not directory.exists() and isinstance(source, str) and _REPOSITORY.fullmatch(source):
+    try:
+        there, known = directory.is_dir(), directory.exists()
+    except OSError as error:  # a name longer than any, or a folder that may not be looked into
+        raise CheckpointError(f"{short(str(source))} cannot be read: {error.strerror or error}") from error
+    if not known and isinstance(source, str) and _REPOSITORY.fullmatch(source):
         directory = from_hub(source)
-    if not directory.is_dir():
+    elif not there:
         raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")
     if is_ours(directory):
         return load_kit(directory).to(device)

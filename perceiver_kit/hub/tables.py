@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import CheckpointError
 from ..recipes.common import height_width
 
 ATTENTION = {
@@ -175,20 +176,20 @@ def check_widths(parameters: dict[str, Any]) -> None:
     width = parameters["latent_dim"]
     values = parameters["v_channels"] or parameters["qk_channels"] or width
     if values != width:
-        raise ValueError(f"v_channels (by default qk_channels) must be latent_dim, {width}, got {values}")
+        raise CheckpointError(f"v_channels (by default qk_channels) must be latent_dim, {width}, got {values}")
     for heads in ("cross_heads", "self_heads"):
         if width % parameters[heads]:
-            raise ValueError(f"latent_dim {width} must be divisible by {heads}, got {parameters[heads]}")
+            raise CheckpointError(f"latent_dim {width} must be divisible by {heads}, got {parameters[heads]}")
 
 
 def multimodal_sizes(config: dict[str, Any]) -> dict[str, Any]:
     """Image and audio sizes of a multimodal config.json, where they are products of what it says."""
     frames, height, width = (config.get("output_shape") or (1, 16, 224, 224))[1:]
     if frames != config.get("num_frames", 16):
-        raise ValueError(f"num_frames {config.get('num_frames', 16)} and output_shape's {frames} frames differ")
+        raise CheckpointError(f"num_frames {config.get('num_frames', 16)} and output_shape's {frames} frames differ")
     side = config.get("image_size", 56)
     if (height, width) != (4 * side, 4 * side):
-        raise ValueError(f"output_shape's {height} × {width} is not 4 × image_size, which is {side}")
+        raise CheckpointError(f"output_shape's {height} × {width} is not 4 × image_size, which is {side}")
     return {
         "image_size": (height, width),
         "audio_samples": frames * config.get("audio_samples_per_frame", 1920),
@@ -201,10 +202,10 @@ def multimodal_config(parameters: dict[str, Any]) -> dict[str, Any]:
     height, width = height_width("multimodal_autoencoding", parameters["image_size"])
     samples = parameters["audio_samples"] or frames * 1920
     if height != width or samples % frames:
-        raise ValueError(f"images must be square and audio a whole number of samples a frame, got {parameters}")
+        raise CheckpointError(f"images must be square and audio a whole number of samples a frame, got {parameters}")
     hidden = parameters["hide_label"]
     if (hidden[-1] if isinstance(hidden, tuple | list) else hidden) != 1:
-        raise ValueError(f"hide_label must be 1.0 in evaluation, as it always is there, got {hidden!r}")
+        raise CheckpointError(f"hide_label must be 1.0 in evaluation, as it always is there, got {hidden!r}")
     return {
         "output_shape": [1, frames, height, width],
         "image_size": height // 4,

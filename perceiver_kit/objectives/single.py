@@ -39,6 +39,7 @@ class Classification(Objective):
         if not probabilities and (target.dtype != torch.int64 or target.shape != output.shape[:1]):
             wanted = f"int64 ({output.shape[0]},) or float {tuple(output.shape)}"
             raise InputError(f"target {self.output!r} must be {wanted}, got {describe_value(target)}")
+        _check_classes(self.output, target, output.shape[-1])
         loss = F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing, reduction="sum")
         return loss, target.shape[0]
 
@@ -120,6 +121,7 @@ class MaskedTokens(Objective):
             wanted = tuple(output.shape[:2])
             raise InputError(f"target {self.output!r} must be int64 {wanted}, got {describe_value(target)}")
         asked = target != -100
+        _check_classes(self.output, target[asked], output.shape[-1])
         return F.cross_entropy(output[asked].float(), target[asked], reduction="sum"), asked.sum()
 
     def meters(self) -> dict[str, Metric]:
@@ -216,6 +218,14 @@ class Reconstruction(Objective):
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         return output.float(), target.float()
+
+
+def _check_classes(name: str, target: Tensor, classes: int) -> None:
+    """Indices are those of classes. On a CPU only: on other devices looking would wait for all that is computed."""
+    if target.dtype == torch.int64 and target.device.type == "cpu" and target.numel():
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < 0 or high >= classes:
+            raise InputError(f"target {name!r} must be classes from 0 to {classes - 1}, got {low} to {high}")
 
 
 def _distance(error: Tensor) -> Tensor:

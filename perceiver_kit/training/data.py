@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytorch_lightning as lightning
-import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import check_positive, describe_value
-from ..data.sampling import EVALUATION, Key, Samples, Steps
-from ..errors import InputError
+from ..checks import check_positive, check_seed
+from ..data.sampling import Steps
+from .samples import Named, batched
 
 
 class Data(lightning.LightningDataModule):
@@ -23,6 +21,9 @@ class Data(lightning.LightningDataModule):
     is asked for its index.
 
     ``batch`` is the global number of samples of a step, shared by all processes.
+
+    A sample that cannot be made is named, with its step, in an InputError; so is one with NaN or infinities in an
+    input without a mask, and samples of different sizes.
 
     >>> points = [{"inputs": {"x": torch.randn(5, 2)}, "targets": {"label": torch.tensor(i % 2)}} for i in range(8)]
     >>> data = Data(points, None, batch=4, steps=100)
@@ -42,8 +43,10 @@ class Data(lightning.LightningDataModule):
         super().__init__()
         check_positive("Data", batch=batch, steps=steps)
         check_positive("Data", workers=workers, least=0)
-        self.train = _keyed(train, "train")
-        self.held_out = None if held_out is None else _keyed(held_out, "held_out")
+        check_positive("Data", held_out_batch=batch if held_out_batch is None else held_out_batch)
+        check_seed("Data", seed)
+        self.train = Named(train, "train", workers=workers)
+        self.held_out = None if held_out is None else Named(held_out, "held_out", workers=workers)
         self.batch, self.steps, self.seed, self.workers = batch, steps, seed, workers
         self.held_out_batch = held_out_batch or batch
 
@@ -52,45 +55,17 @@ class Data(lightning.LightningDataModule):
         assert trainer is not None
         sampler = _Resuming(self, trainer)
         return DataLoader(
-            self.train, batch_sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0
+            self.train,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=batched,
         )
 
     def val_dataloader(self) -> DataLoader | list:
         if self.held_out is None:
             return []
-        return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers)
-
-
-def _keyed(data: Any, name: str) -> Dataset:
-    """A data set that is asked for (index, step), from one that is, or from any other."""
-    if isinstance(data, Samples):
-        return data
-    key = (0, EVALUATION)
-    try:
-        sample = data[key]
-        if sample["draw"].tolist() == [EVALUATION, 0]:
-            return data
-    except Exception:  # whatever a data set raises for a key that it does not know
-        pass
-    sample = data[0]
-    if not isinstance(sample, Mapping) or not {"inputs", "targets"} <= sample.keys():
-        has = f"a dict of {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else describe_value(sample)
-        raise InputError(f"{name}: a sample must be a dict of 'inputs' and 'targets' by name, got {has}")
-    return _Plain(data)
-
-
-class _Plain(Dataset):
-    """A data set that knows indices only; it is told nothing of steps."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        index, step = key if isinstance(key, tuple) else (key, EVALUATION)
-        return {**self.data[index], "draw": torch.tensor([step, index])}
+        return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=batched)
 
 
 class _Resuming:

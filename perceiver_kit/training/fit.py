@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-import torch
-from pytorch_lightning.callbacks import Checkpoint, EMAWeightAveraging, TQDMProgressBar
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import EMAWeightAveraging, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
 from ..building import build
-from ..checks import check_positive, check_probability
+from ..checks import check_number, check_positive, check_probability
 from ..errors import InputError
 from ..hub import save
 from ..plots import curves
 from .data import Data
 from .module import Training
+from .reporting import reported
+from .saving import Saving, opened, rows_before, step_of
 
 
 def fit(
@@ -48,92 +48,69 @@ def fit(
     happened. ``precision`` and ``strategy`` are Lightning's too (``"bf16-mixed"``, ``"ddp"``, a
     ``ModelParallelStrategy`` for FSDP2). ``ema`` keeps an average of the weights with that decay, and saves it.
 
-    Returns the last held-out metrics. Raises InputError, before anything starts, for a directory that holds another
-    run, or none to resume.
+    Returns the last held-out metrics.
+
+    Raises InputError, before anything starts, for a directory that holds another run, or none to resume;
+    CheckpointError for a checkpoint that is damaged or of another model, and where nothing can be written;
+    TrainingError for a data worker that died, too little memory, and weights that have become NaN. Whatever ends a
+    run, its last checkpoint is whole, and errors say which it is.
     """
     directory = Path(directory)
-    saving = _Saving(directory / "checkpoints" / "last.ckpt", save_every)
-    found = saving.found()
+    check_positive("fit", accumulate=accumulate, save_every=save_every)
+    check_positive("fit", validate_every=1 if validate_every is None else validate_every)
+    check_number("fit", clip=0.0 if clip is None else clip)
+    saving = Saving(directory / "checkpoints" / "last.ckpt", save_every)
+    with reported(saving, data, directory):
+        found = saving.found()
     if resume and found is None:
         raise InputError(f"there is nothing to resume in {directory}: {saving.last} does not exist")
     if not resume and found is not None:
         raise InputError(f"{directory} holds a run already: resume it, or choose another directory")
-    check_positive("fit", accumulate=accumulate, save_every=save_every)
     if data.steps != training.steps:
         raise InputError(f"the data has {data.steps} steps, but the training {training.steps}; they must be equal")
     if ema is not None:
         check_probability("fit", ema=ema)
         if isinstance(strategy, ModelParallelStrategy):
             raise InputError("ema keeps a copy of all weights, which a strategy that shards them does not have")
-    directory.mkdir(parents=True, exist_ok=True)
+    step = None if found is None else step_of(found, training)
     average = _Average(decay=ema) if ema is not None else None
     callbacks: list[Any] = [saving] if average is None else [average, saving]
     callbacks += [TQDMProgressBar(refresh_rate=10)] if progress else []
-    trainer = lightning.Trainer(
-        max_steps=training.steps,
-        max_epochs=-1,
-        precision=precision,  # type: ignore[arg-type]
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=clip,
-        callbacks=callbacks,
-        logger=[
-            _metrics(directory, found),
-            TensorBoardLogger(directory, name="tensorboard", version=""),
-        ],
-        val_check_interval=None if validate_every is None else validate_every * accumulate,
-        check_val_every_n_epoch=None if validate_every is not None else 1,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=None if data.held_out is not None else 0,
-        log_every_n_steps=min(10, training.steps),
-        use_distributed_sampler=False,
-        strategy=strategy,
-        devices=devices,
-        num_nodes=nodes,
-        accelerator="auto",
-    )
-    trainer.fit(training, data, ckpt_path=found, weights_only=True)
-    if average is not None:
-        average.on_train_end(trainer, training)  # a run that had ended when it was resumed has not come to this
-    export(training, directory)
-    if trainer.is_global_zero:
-        curves(directory / "metrics.csv", directory / "curves.png")
-    results = trainer.validate(training, data, verbose=False) if data.held_out is not None else [{}]
-    return {name.removeprefix("held_out/"): float(value) for name, value in results[0].items()}
-
-
-class _Saving(Checkpoint):
-    """Keeps the last checkpoint, whole wherever a process is killed: written beside, then renamed."""
-
-    def __init__(self, last: Path, every: int) -> None:
-        self.last, self.every = last, every
-        self.new, self.old = last.with_name("new.ckpt"), last.with_name("old.ckpt")
-        self.saved = 0
-
-    def found(self) -> Path | None:
-        """The last one that is whole."""
-        return next((path for path in (self.last, self.old) if path.exists()), None)
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.saved = trainer.global_step
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self.saved or (step % self.every and step != trainer.max_steps):
-            return
-        self.saved = step
-        for logger in trainer.loggers:
-            logger.save()  # so that a run resumed from here knows its past
-        trainer.save_checkpoint(self.new)
-        trainer.strategy.barrier()
+    with reported(saving, data, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        loggers = [_metrics(directory, step), TensorBoardLogger(directory, name="tensorboard", version="")]
+        try:
+            trainer = lightning.Trainer(
+                max_steps=training.steps,
+                max_epochs=-1,
+                precision=precision,  # type: ignore[arg-type]
+                accumulate_grad_batches=accumulate,
+                gradient_clip_val=clip,
+                callbacks=callbacks,
+                logger=loggers,
+                val_check_interval=None if validate_every is None else validate_every * accumulate,
+                check_val_every_n_epoch=None if validate_every is not None else 1,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                limit_val_batches=None if data.held_out is not None else 0,
+                log_every_n_steps=min(10, training.steps),
+                use_distributed_sampler=False,
+                strategy=strategy,
+                devices=devices,
+                num_nodes=nodes,
+                accelerator="auto",
+            )
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise InputError(f"fit: Lightning refuses precision, strategy, devices or nodes: {error}") from error
+        trainer.fit(training, data, ckpt_path=found, weights_only=True)
+        if average is not None:
+            average.on_train_end(trainer, training)  # a run that had ended when it was resumed has not come to this
+        export(training, directory)
         if trainer.is_global_zero:
-            if self.last.is_dir():  # sharded: a directory with files cannot be replaced in one step
-                shutil.rmtree(self.old, ignore_errors=True)
-                self.last.rename(self.old)
-            self.new.replace(self.last)
-            shutil.rmtree(self.old, ignore_errors=True)
-        trainer.strategy.barrier()
+            curves(directory / "metrics.csv", directory / "curves.png")
+        results = trainer.validate(training, data, verbose=False) if data.held_out is not None else [{}]
+    return {name.removeprefix("held_out/"): float(value) for name, value in results[0].items()}
 
 
 class _Average(EMAWeightAveraging):
@@ -143,15 +120,10 @@ class _Average(EMAWeightAveraging):
             super().setup(*args, **kwargs)
 
 
-def _metrics(directory: Path, checkpoint: Path | None) -> CSVLogger:
-    """Lightning's, which would delete what a run wrote before it was resumed: what came before the checkpoint stays."""
-    path, earlier = directory / "metrics.csv", []
-    if checkpoint is not None and path.exists():
-        state = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
-        step = torch.load(state, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-        earlier = [row for row in rows if int(row["step"]) < step]
+def _metrics(directory: Path, step: int | None) -> CSVLogger:
+    """Lightning's, which would delete what a run wrote before it was resumed: what came before this step stays."""
+    path = directory / "metrics.csv"
+    earlier = rows_before(path, step) if step is not None and path.exists() else []
     logger = CSVLogger(directory, name="", version="", prefix="")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Experiment logs directory")
@@ -182,7 +154,7 @@ def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
     checkpoint = Path(checkpoint)
     if not (checkpoint / "meta.pt").is_file():
         raise InputError(f"{checkpoint} is not a sharded checkpoint: it has no meta.pt")
-    model = build(torch.load(checkpoint / "meta.pt", weights_only=True)["perceiver_kit"])
+    model = build(opened(checkpoint)[0]["perceiver_kit"])
     state = {"state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant here

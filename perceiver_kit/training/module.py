@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..attention import CrossAttend, SelfAttend
-from ..checks import check_choice, check_positive
+from ..checks import check_choice, check_number, check_positive, check_seed
 from ..data.sampling import generator
 from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
@@ -62,6 +62,8 @@ class Training(lightning.LightningModule):
         super().__init__()
         check_positive("Training", steps=steps)
         check_positive("Training", warmup=warmup, least=0)
+        check_number("Training", rate=rate, weight_decay=weight_decay)
+        check_seed("Training", seed)
         check_choice("Training", "optimizer", optimizer, ("adamw", "lamb"))
         check_choice("Training", "schedule", schedule, ("cosine", "constant_then_cosine"))
         check_names("Training: queries", queries or {}, model.outputs.blocks if model.outputs else ())

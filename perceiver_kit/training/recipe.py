@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..building import build
+from ..checks import check_seed
 from ..data.tasks import Task, open_task
 from ..model import PerceiverIO
 from ..objectives import objective_for
@@ -47,6 +48,7 @@ def train_recipe(
 
     Returns the held-out metrics. Bad data are refused before training starts.
     """
+    check_seed("train_recipe", seed)
     parameters = dict(parameters or {})
     if not isinstance(data, Task):
         sizes = {name: parameters[name] for name in ("image_size", "max_length", "num_frames") if name in parameters}

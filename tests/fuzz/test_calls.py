@@ -136,3 +136,66 @@ def test_command_lines(rng: Random) -> None:
         assert code in (0, 2)
         assert (out if code == 0 else err).getvalue().strip()
         assert not [*Path(folder).rglob("*.ckpt")]
+
+
+SOURCES = [
+    "",
+    ".",
+    "..",
+    "/",
+    "\0",
+    "a" * 300,
+    "a/" + "b" * 300,
+    "a/b\0",
+    "/dev/null",
+    "/dev/zero",
+    "~",
+    "\ud800",
+    "a\nb/c",
+]
+
+
+@fuzzed()
+def test_sources_of_models(rng: Random) -> None:
+    """What is no model and leads to none: nothing is asked of a network, and no device is read."""
+    source: Any = rng.choice([*SOURCES, None, 3, b"bytes", Path("nowhere"), Path("/dev/zero"), ["a"]])
+    if isinstance(source, str) and rng.random() < 0.3:
+        source = rng.choice(SOURCES) + source
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), result_or_documented_error():
+        kit.load(source, device=rng.choice(["cpu", "cpu", "meta"]))
+
+
+NUMBERS = ["0", "1", "-1", "1e9", "nan", "inf", "-inf", "0.5", "9" * 400, "", "x", str(2**63), str(2**31)]
+OPTIONS = ["--rate", "--batch", "--seed", "--accumulate", "--ema", "--save-every", "--validate-every", "--precision"]
+WRONG = {
+    "--optimizer": ["sgd", ""],
+    "--schedule": ["cosine", "x"],
+    "--precision": ["16-mixed", "64-true", "8", "bf16", ""],
+}
+
+
+@fuzzed(share=0.1)
+def test_trainings_with_any_options(rng: Random) -> None:
+    """Of one step, on texts that are right: what is asked for is done, or refused in a line."""
+    options = [
+        "--steps",
+        "1",
+        "--preset",
+        rng.choice(["tiny", "tiny", "x"]),
+        "--workers",
+        rng.choice(["0", "0", "-1", "x"]),
+    ]
+    for option in rng.sample([*OPTIONS, *WRONG], rng.randint(1, 3)):
+        options += [option, rng.choice(WRONG.get(option, NUMBERS))]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for number in range(4):
+            Path(f"{number}.txt").write_text("In the beginning was the word. " * 20)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                code = main(["train", "masked_lm", "--data", ".", "--out", "run", *options])
+            except SystemExit as stop:
+                code = stop.code
+        assert code in (0, 2)
+        assert code == 0 or "perceiver-kit: " in err.getvalue() or "error: argument" in err.getvalue()

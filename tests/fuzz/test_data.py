@@ -17,6 +17,7 @@ from PIL import Image
 
 import perceiver_kit as kit
 from perceiver_kit.data.files import read_picture
+from perceiver_kit.data.folders import masked_texts
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.video import load_clip
 
@@ -148,3 +149,20 @@ def test_folders_of_texts(rng: Random) -> None:
             task = open_task(folder, recipe=recipe, preset="tiny")
             sample = task.train[0, 0]
             assert set(sample) >= {"inputs", "targets", "draw"}
+
+
+@fuzzed()
+def test_text_files_of_any_bytes(rng: Random) -> None:
+    """One file that is read from disk as bytes, whatever they are; and what the tokenizer says of them comes back."""
+    content = rng.choice(
+        [b"", b"\xff\xfe", text(rng).encode("utf-8", "surrogatepass"), rng.randbytes(rng.randrange(999))]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{rng.choice(SUFFIXES)}"
+        path.write_bytes(content)
+        with result_or_documented_error():
+            task = masked_texts(path, max_length=rng.choice([1, 8, 64]), rate=rng.choice([0.0, 0.15, 1.0, -1, 2]))
+            ids = task.train[0, 0]["inputs"]["text"]
+            assert 0 <= int(ids.min()) <= int(ids.max()) < 262
+    ids = [6 + byte for byte in content]
+    assert kit.ByteTokenizer().decode(ids) == content.decode("utf-8", errors="replace")

@@ -108,7 +108,9 @@ def test_tensors_that_are_not_what_they_were(rng: Random) -> None:
         entry = header[name]
         match rng.choice(["dtype", "shape", "offsets", "drop", "rename", "junk"]):
             case "dtype" if "dtype" in entry:
-                entry["dtype"] = rng.choice(["F16", "BF16", "F64", "I64", "BOOL", "U8", "F8_E4M3", "X"])
+                entry["dtype"] = rng.choice(
+                    ["F16", "BF16", "F64", "I64", "I32", "U32", "BOOL", "U8", "F8_E4M3", "C64", "X"]
+                )
             case "shape" if "shape" in entry:
                 entry["shape"] = rng.choices([0, 1, 2, 16, 2**40, -1], k=rng.randint(0, 3))
             case "offsets" if "data_offsets" in entry:

@@ -1,0 +1,143 @@
+"""What goes wrong around the kit, made to go wrong: counted, and each case a function of its number.
+
+``FAULTS=1000`` is how many cases each test has, a few by default; ``make fuzz`` runs thousands and keeps the counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+import perceiver_kit as kit
+
+from .states import state
+
+CASES = int(os.environ.get("FAULTS", "2"))
+HERE = Path(__file__).parent
+counts: Counter[str] = Counter()
+
+
+def injected(*, share: float = 1.0, least: int = 1) -> Callable:
+    """A test over cases, ``share`` of the usual number; it is given the case's ``Random`` and an empty folder."""
+
+    def wrap(test: Callable) -> Callable:
+        name = f"{test.__module__.rpartition('.')[2].removeprefix('test_')}: {test.__name__.removeprefix('test_')}"
+
+        def every(*fixtures: Any) -> None:
+            for case in range(max(least, round(CASES * share))):
+                try:
+                    with tempfile.TemporaryDirectory() as folder, in_time():
+                        test(Random(f"{name} {case}"), Path(folder), *fixtures)
+                        counts[name] += 1
+                except Exception as error:
+                    error.add_note(f"case {case} of {name}")
+                    raise
+
+        def with_saver(saver: Saver) -> None:
+            every(saver)
+
+        def alone() -> None:
+            every()
+
+        told = "saver" in test.__code__.co_varnames[: test.__code__.co_argcount]
+        wrapped = functools.wraps(test)(with_saver if told else alone)
+        del wrapped.__wrapped__  # pytest would look for a fixture called rng
+        return wrapped
+
+    return wrap
+
+
+@contextlib.contextmanager
+def in_time(seconds: int = 120) -> Iterator[None]:
+    """Nothing waits for what has died."""
+
+    def late(*_: Any) -> None:
+        raise AssertionError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def which(directory: Path, states: int = 4) -> int:
+    """The number of the state that a directory holds, to the last bit; an AssertionError for any other content."""
+    found = kit.load(directory).state_dict()
+    for number in range(states):
+        wanted = state(number).state_dict()
+        if found.keys() == wanted.keys() and all(
+            found[name].shape == tensor.shape and torch.equal(found[name], tensor) for name, tensor in wanted.items()
+        ):
+            return number
+    raise AssertionError(f"{directory} holds what was never saved")
+
+
+def tidy(directory: Path) -> bool:
+    """Nothing is there but the two files."""
+    return sorted(os.listdir(directory)) == ["config.json", "model.safetensors"]
+
+
+@contextlib.contextmanager
+def failing(call: str, nth: int, error: BaseException) -> Iterator[list[int]]:
+    """From the nth time on, a function of ``os`` raises instead."""
+    real, calls = getattr(os, call), [0]
+
+    @functools.wraps(real)
+    def fails(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] >= nth:
+            raise error
+        return real(*arguments, **options)
+
+    setattr(os, call, fails)
+    try:
+        yield calls
+    finally:
+        setattr(os, call, real)
+
+
+class Saver:
+    """A process that forks children which save, and kills them: ``saver.py``, told in lines of JSON."""
+
+    def __init__(self, said: Path) -> None:
+        self.said = said
+
+    def __enter__(self) -> Saver:
+        paths = os.pathsep.join([str(Path(kit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        with self.said.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, HERE / "saver.py"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.process:  # closes its pipes and waits for it
+            self.process.stdin.close()  # type: ignore[union-attr]
+
+    def __call__(self, **told: Any) -> list[dict[str, Any]]:
+        """What each child did: how it ended, how often it saved, and errors of the kit that it met."""
+        print(json.dumps(told), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()  # type: ignore[union-attr]
+        assert answer, self.said.read_text()[-3000:]
+        return json.loads(answer)

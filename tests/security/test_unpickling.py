@@ -1,0 +1,201 @@
+"""Files of strangers are data: no path to a model, a training or a picture unpickles anything or runs it."""
+
+from __future__ import annotations
+
+import ast
+import io
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import torch
+
+import perceiver_kit as kit
+
+PACKAGE = Path(kit.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# ---- what the package's own code may not do
+
+FORBIDDEN_MODULES = {
+    "cloudpickle", "code", "codeop", "ctypes", "dill", "joblib", "marshal", "runpy", "shelve", "subprocess", "tarfile",
+    "pickle", "urllib", "xmlrpc", "yaml", "zipfile",
+}  # fmt: skip
+BUILTINS = {"__import__", "breakpoint", "compile", "eval", "exec"}  # a method of one of these names is another thing
+METHODS = {"import_module", "system", "popen", "unpack_archive", "extractall", "from_pretrained"}
+# Each with the reason why it is right there.
+ALLOWED = {
+    ("training/saving.py", "zipfile"): "names the exception that a damaged checkpoint raises; opens nothing",
+    ("training/saving.py", "pickle"): "names the exception with which weights_only refuses; opens nothing",
+    ("training/fit.py", "load"): "FSDP2's own shards, of one's own runs, as its docstring says",
+    ("registry.py", "entry_points"): "imports plugins that are installed here, not what a file names",
+}
+
+
+def wrong(source: str) -> list[str]:
+    """Whatever could run what a file says, by the name that ``ALLOWED`` would know it by."""
+    tree, bad, modules = ast.parse(source), [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            bad += sorted({alias.name.split(".")[0] for alias in node.names} & FORBIDDEN_MODULES)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            bad += sorted({(node.module or "").split(".")[0]} & FORBIDDEN_MODULES)
+            bad += [alias.name for alias in node.names if alias.name in ("load", "loads", "entry_points")]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        bad += [given.arg for given in node.keywords if given.arg in ("converters", "trust_remote_code")]
+        if isinstance(node.func, ast.Name):
+            bad += [node.func.id] if node.func.id in BUILTINS else []
+        elif isinstance(node.func, ast.Attribute):
+            name, of = node.func.attr, ast.unparse(node.func.value)
+            constants = {
+                given.arg: given.value.value for given in node.keywords if isinstance(given.value, ast.Constant)
+            }
+            if of == "torch" and name == "load":
+                bad += [] if constants.get("weights_only") is True else ["torch.load"]
+            elif of == "np" and name == "load":
+                pickled = any(given.arg == "allow_pickle" for given in node.keywords)
+                bad += ["np.load"] if pickled and constants.get("allow_pickle") is not False else []
+            elif name in METHODS or (name in ("load", "loads") and of.split(".")[0] in modules - {"json"}):
+                bad.append(name)
+    return bad
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_code_unpickles_or_runs_what_it_reads(path: Path) -> None:
+    where = path.relative_to(PACKAGE).as_posix()
+    bad = [name for name in wrong(path.read_text(encoding="utf-8")) if (where, name) not in ALLOWED]
+    assert not bad, f"{where} has {bad}: read what it reads as data, or say in ALLOWED why this is safe"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import torch\ntorch.load(path)",
+        "import torch\ntorch.load(path, weights_only=False)",
+        "import torch\ntorch.load(path, weights_only=flag)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "eval(text)",
+        "__import__(name)",
+        "importlib.import_module(name)",
+        "os.system(line)",
+        "import yaml",
+        "import shelve",
+        "import joblib as j\nj.load(x)",
+        "import torch\ntorch.jit.load(x)",
+        "from torch.jit import load",
+        "np.loadtxt(x, converters=f)",
+        "import zipfile",
+        "model.from_pretrained(name)",
+    ],
+)
+def test_the_scan_sees(code: str) -> None:
+    assert wrong(code)
+
+
+def test_every_exception_to_the_scan_is_still_needed() -> None:
+    for where, name in ALLOWED:
+        assert name in wrong((PACKAGE / where).read_text(encoding="utf-8")), (where, name)
+
+
+# ---- loading under watch: no unpickler is made, no program started, no port opened
+
+WATCHED = """
+    import pickle, sys, json
+    from pathlib import Path
+
+    import torch
+    import perceiver_kit as kit
+    from perceiver_kit.cli import main
+
+    directory = Path(sys.argv[1])
+    ours, theirs, back = (directory / name for name in ("ours", "theirs", "back"))
+    kit.save(kit.build("masked_lm", preset="tiny", decoder_qk_channels=256), ours)
+    kit.to_huggingface(kit.load(ours), theirs)
+    kit.list()  # plugins are imported here, once, not while a file is read
+
+    events = []
+    WATCH = ("pickle.find_class", "exec", "subprocess.Popen", "os.system", "socket.connect", "shutil.unpack_archive")
+
+    def hook(name, arguments):
+        if name in WATCH:
+            # Python itself makes exec events: of modules that are imported for the first time, from their files.
+            if name == "exec" and arguments[0].co_filename.startswith(("/", "<frozen")):
+                return
+            events.append((name, str(arguments)[:200]))
+
+    sys.addaudithook(hook)
+
+    def refused(*arguments, **options):
+        events.append(("pickle", "an unpickler was made"))
+        raise AssertionError("an unpickler was made")
+
+    pickle.Unpickler = pickle._Unpickler = pickle.load = pickle.loads = refused
+    loads = {"the kit's": lambda: kit.load(ours), "Hugging Face's": lambda: kit.load(theirs)}
+    loads["by command"] = lambda: main(["convert", str(theirs), str(back)])
+    loads["a spec"] = lambda: kit.build(json.loads((ours / "config.json").read_text()))
+    for load in loads.values():
+        load()
+    sys.stderr.write("\\n".join(map(str, events)))
+"""
+
+
+def test_loading_makes_no_unpickler_and_starts_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", dedent(WATCHED), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stderr == ""
+    assert (tmp_path / "back" / "model.safetensors").exists()
+
+
+class Evil:
+    """What it is pickled as makes a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+def evil_zip(mark: Path) -> bytes:
+    """As torch.save writes it."""
+    file = io.BytesIO()
+    torch.save({"global_step": 1, "perceiver_kit": Evil(mark), "state_dict": Evil(mark)}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", [lambda mark: pickle.dumps(Evil(mark)), evil_zip], ids=["pickle", "torch.save"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin", "last.ckpt", "meta.pt"])
+def test_a_pickle_is_never_opened_as_anything(name: str, form: Any, tmp_path: Path) -> None:
+    mark, directory = tmp_path / "mark", tmp_path / "model"
+    kit.save(kit.build("masked_lm", preset="tiny", decoder_qk_channels=256), directory)
+    if name == "pytorch_model.bin":
+        kit.to_huggingface(kit.load(directory), directory)
+        (directory / "model.safetensors").unlink()
+    (directory / name).write_bytes(form(mark))
+    if name in ("last.ckpt", "meta.pt"):
+        pytest.importorskip("pytorch_lightning")
+        from perceiver_kit.training import Training, load_sharded
+        from perceiver_kit.training.saving import step_of
+
+        training = Training(kit.load(directory), kit.objectives.MaskedTokens(), steps=1)
+        read = load_sharded if name == "meta.pt" else lambda folder: step_of(folder / name, training)
+    else:
+        read = kit.load
+    if name == "config.json":
+        kit.load(directory)  # the weights carry their own
+        (directory / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    with pytest.raises(kit.PerceiverKitError, match=name.replace(".", r"\.")):
+        read(directory)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Evil(mark)))  # it would have been seen
+    assert mark.exists()
