@@ -44,7 +44,7 @@ def check_sizes(owner: str, name: str, sizes: object) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def check_probability(owner: str, **numbers: float) -> None:
+def check_probability(owner: str, /, **numbers: float) -> None:
     """Every number is in [0, 1]; else an AssemblyError that names it."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:

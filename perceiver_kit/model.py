@@ -186,11 +186,13 @@ class PerceiverIO(Block):
         parts = []
         for part in _parts(index, math.prod(grid), chunk, encoded.latents.device):
             if folded is None:
-                queries = self.queries(name, grid, part, encoded)
-                parts.append(output(self.decoder(queries, encoded.latents)))
+                rows = self.decoder(self.queries(name, grid, part, encoded), encoded.latents)
+                parts.append(rows if output.mixes_rows else output(rows))
             else:
                 parts.append(folded(self.queries.blocks[name](grid, part, encoded)))
         rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if output.mixes_rows and folded is None:
+            rows = output(rows)  # which may not see one chunk at a time
         return output.whole(rows, grid) if index is None else rows
 
     def _affordable(self, latents: Tensor) -> int:

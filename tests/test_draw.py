@@ -128,7 +128,7 @@ def test_models_without_queries_or_decoder_are_drawn() -> None:
     assert "query" not in [box.kind for box in check(pooled).boxes]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "<b>&\"'", "x\ny\x00\ud800", "w" * 200, "名" * 60, "e\u0301" * 30])
+@pytest.mark.parametrize("name", [*NAMES, "<b>&\"'", "x\ny\x00", "w" * 200, "名" * 60, "e\u0301" * 30])
 def test_any_name_is_drawn(name: str) -> None:
     inputs = kit.Inputs({name: kit.inputs.Features(3), "other": kit.inputs.OneHot(4)}, hide={name: 0.5})
     encoder = kit.Encoder(inputs.channels, num_latents=4, latent_dim=16, layers=0)

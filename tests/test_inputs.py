@@ -21,6 +21,11 @@ from .strategies import NAMES, RAW, RECIPES, assert_close, axes, grids, input_bl
 INPUTS = [name for name in kit.list("inputs") if name != "Inputs"]
 
 
+def test_a_name_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(kit.AssemblyError, match="UTF-8"):
+        kit.Inputs({"x\ud800": inputs.Features(3)})
+
+
 def test_every_input_block_is_tested() -> None:
     """A block that is registered later needs a line in RAW, then recipes that use it are tested with it."""
     assert set(INPUTS) <= set(RAW)

@@ -533,3 +533,26 @@ def test_a_required_modality_that_is_missing_is_named(case: Assembly) -> None:
     with pytest.raises(kit.InputError) as caught:
         case.model(rest)
     assert str(caught.value) == f"inputs lacks {missing!r}, which has no mask token (may be left out: none)"
+
+
+class Centred(outputs.Rows):
+    """Rows less their mean: what each is depends on all of them."""
+
+    mixes_rows = True
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows - rows.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_an_output_that_mixes_rows_sees_all_of_them_whatever_the_chunk(gradients: bool) -> None:
+    places = positions.Fourier(bands=2, max_resolution=(9,))
+    every, ask = inputs.Inputs(points=inputs.Features(3)), queries.Queries(line=queries.Positional(places, size=(9,)))
+    answer = outputs.Outputs(line=Centred(ask.channels))
+    encoder = kit.Encoder(3, num_latents=2, latent_dim=8, layers=1)
+    model = kit.PerceiverIO(every, encoder, ask, kit.CrossAttention(ask.channels, 8), answer).eval()
+    with torch.set_grad_enabled(gradients):
+        encoded = model.encode(torch.randn(2, 5, 3))
+        whole = model.decode(encoded)["line"]
+        assert_close(model.decode(encoded, chunk=4)["line"], whole, SINGLE)
+    assert whole.mean(1).abs().max() < 1e-5
