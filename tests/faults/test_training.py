@@ -32,6 +32,9 @@ pytestmark = [
     pytest.mark.filterwarnings(RESUMED),
     pytest.mark.filterwarnings(FORK),
     pytest.mark.filterwarnings("ignore:resource_tracker"),
+    # PyTorch tells of a dead worker by raising in a signal's handler, wherever the process is: in a callback of the
+    # garbage collector too, which cannot raise. The next batch that is asked for then raises it again.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 RECIPE, STEPS, BATCH = "image_classification_fourier", 5, 3
 DYING: dict[str, Any] = {
