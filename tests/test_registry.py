@@ -228,6 +228,24 @@ def test_a_block_that_keeps_its_child_under_another_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_defaults_give_way_to_the_preset_and_that_to_what_is_asked_for(recipe: str) -> None:
+    entry = registry.find("recipes", recipe)
+    base, tiny = entry.parameters("base", {}), entry.parameters("tiny", {})
+    assert tiny == base | dict(entry.presets["tiny"]) != base
+    asked = dict.fromkeys(base, "asked")
+    assert entry.parameters("tiny", asked) == asked
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_note_of_a_recipe_makes_the_model_again(recipe: str) -> None:
+    with torch.device("meta"):
+        model = kit.build(recipe, preset="tiny", layers=1)
+        assert model.recipe["name"] == recipe and model.recipe["preset"] == "tiny"
+        again = kit.build(recipe, **model.recipe["parameters"])
+    assert kit.spec(again)["model"] == kit.spec(model)["model"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("preset", ["base", "tiny"])
 def test_every_recipe_is_described(recipe: str, preset: str) -> None:
     described = kit.describe(recipe, preset=preset)

@@ -110,6 +110,14 @@ def test_a_block_in_two_places_is_written_once_and_stays_one() -> None:
     assert blocks["left"].positions is not blocks["other"].positions
 
 
+def test_several_blocks_in_two_places_each_are_told_apart() -> None:
+    one, other = inputs.Features(3), inputs.Features(3)
+    model = small(inputs=inputs.Inputs(a=one, b=other, c=one, d=other))
+    blocks = kit.build(through_json(kit.spec(model))).inputs.blocks
+    assert blocks["a"] is blocks["c"] is not blocks["b"]
+    assert blocks["b"] is blocks["d"]
+
+
 def test_a_tied_embedding_stays_tied() -> None:
     model = kit.build(through_json(kit.spec(kit.build("masked_lm", preset="tiny"))))
     assert model.outputs.blocks["text"].text is model.inputs.blocks["text"]
