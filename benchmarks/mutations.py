@@ -3,7 +3,7 @@
 The list is benchmarks/mutants/*.txt. Each mistake is one that a good engineer makes: a scale without its root, a mask
 in one branch only, a tie that is lost. It is caught where the tests named for its file fail, one exit code of pytest;
 where they cannot even be collected, it is broken and proves nothing. Results stay in results/mutations/, so that a run
-that was interrupted goes on; survivors are always tried again. When all are done, docs/mutations.md is written.
+that was interrupted goes on; survivors are always tried again. docs/mutations.md says what came of all that were tried.
 
     python benchmarks/mutations.py [--jobs N] [--again] [WORD…]    only mistakes whose file or words hold every WORD
 """
@@ -264,12 +264,13 @@ def rows(found: list[tuple[Mutant, dict[str, Any]]]) -> list[dict[str, Any]]:
     ]
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: list[dict[str, Any]], listed: int) -> str:
     """docs/mutations.md: how many of each file, which they are, and what the first run taught."""
     files = [*dict.fromkeys(row["file"] for row in rows)]
     count = {file: [row for row in rows if row["file"] == file] for file in files}
     caught = [row for row in rows if row["outcome"] in ("caught", "hung")]
-    first = [row for row in rows if row["closed"]]
+    first = [row for row in rows if row["closed"] and row in caught]
+    alive = [row for row in rows if row not in caught]
     table = [
         f"| `{file}` | {len(count[file])} | {sum(row in caught for row in count[file])} |" for file in sorted(files)
     ]
@@ -280,7 +281,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "a time, and the tests that are named for the file run. A mistake is caught where one of them fails; where",
         "they could not even be collected, it would count as not caught.",
         "",
-        f"**{len(caught)} of {len(rows)} are caught.** "
+        f"**{len(caught)} of {len(rows)} are caught**; {len(rows)} of the list's {listed} have been tried. "
         f"{len(first)} survived the first run; what closed them stands below.",
         "",
         "| file | mistakes | caught |",
@@ -297,6 +298,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         *[f"- `{row['file']}`: {row['what']} {row['closed']} {caught_by(row)}" for row in first],
         "",
+        *(["## Open", "", "No test that ran notices these yet.", ""] if alive else []),
+        *[f"- `{row['file']}`: {row['what']}" for row in alive],
+        *([""] if alive else []),
         "## All mistakes",
         "",
     ]
@@ -311,7 +315,9 @@ def page(rows: list[dict[str, Any]]) -> str:
 def caught_by(row: dict[str, Any]) -> str:
     """The test that failed first, in words."""
     test = row["by"].partition("[")[0].rpartition("::")[2].removeprefix("test_").replace("_", " ")
-    return {"caught": f"*{test}*", "hung": "*its tests do not end*"}.get(row["outcome"], f"**{row['outcome']}**")
+    return {"caught": f"*{test}*" if test else "", "hung": "*its tests do not end*"}.get(
+        row["outcome"], f"**{row['outcome']}**"
+    )
 
 
 def main() -> None:
@@ -338,10 +344,9 @@ def main() -> None:
             if row["outcome"] == outcome:
                 print(f"{outcome}: {mutant}")
     print(f"{len(found)} of {len(every)} tried, {sum(row['outcome'] in ('caught', 'hung') for _, row in found)} caught")
-    if len(found) == len(every):
-        ROWS.write_text(json.dumps(rows(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        PAGE.write_text(page(rows(found)), encoding="utf-8")
-        print(f"wrote {PAGE.relative_to(ROOT)}")
+    ROWS.write_text(json.dumps(rows(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page(rows(found), len(every)), encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
