@@ -61,7 +61,7 @@ def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str,
     for name, block in merged.items():
         if not isinstance(name, str) or not name:
             raise AssemblyError(f"{owner}: a modality's name must be a non-empty str, got {name!r}")
-        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise AssemblyError(f"{owner}: a modality's name must be text that UTF-8 can write, got {name!r}")
         if not isinstance(block, kind):
             raise AssemblyError(

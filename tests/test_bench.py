@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import perceiver_kit as kit
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from benchmarks import figures, page
 from benchmarks.measure import FUSED, counting, flops
 from benchmarks.tasks import HUGGING_FACE, KIT, TASKS, Target, Task, chosen, quick

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from benchmarks import mutations
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "perceiver_kit"
@@ -15,16 +15,7 @@ PACKAGE = ROOT / "perceiver_kit"
 WITHOUT = {"errors.py", "cli.py", "demo.py", "draw.py", "svg.py", "data/packages.py", "data/task.py"}
 
 
-@pytest.fixture(scope="module")
-def mutations() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutations", ROOT / "benchmarks" / "mutations.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_mistake_is_one_change_of_what_the_code_does(mutations: ModuleType) -> None:
+def test_every_mistake_is_one_change_of_what_the_code_does() -> None:
     every = mutations.mutants()
     assert len(every) >= 100
     assert len({str(mutant) for mutant in every}) == len({mutant[:4] for mutant in every}) == len(every)
@@ -35,19 +26,19 @@ def test_every_mistake_is_one_change_of_what_the_code_does(mutations: ModuleType
         assert mutant.what.endswith(".") and mutant.tests
 
 
-def test_every_file_of_the_core_has_mistakes(mutations: ModuleType) -> None:
+def test_every_file_of_the_core_has_mistakes() -> None:
     files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
     core = {file for file in files - WITHOUT if not file.startswith("plots/")}
     assert {mutant.file for mutant in mutations.mutants()} == core
 
 
-def test_a_text_that_is_not_there_just_once_is_an_error_of_the_list(mutations: ModuleType) -> None:
+def test_a_text_that_is_not_there_just_once_is_an_error_of_the_list() -> None:
     for old in ("no such text", "return", ""):
         with pytest.raises(SystemExit, match="times, not once"):
             mutations.mutated(mutations.Mutant("tokens.py", "A mistake.", old, "", (), ""))
 
 
-def test_the_list_is_read_as_it_is_written(mutations: ModuleType) -> None:
+def test_the_list_is_read_as_it_is_written() -> None:
     text = "#\n\n= a.py: tests/a.py tests/b.py\n\nThe sum\nis lost.\n- x + y\n-     z\n+\n\nB.\n- 1\n+ 2\n@ c.py\n! D"
     first, second = mutations.parsed(text)
     assert first == ("a.py", "The sum is lost.", "x + y\n    z", "", ("tests/a.py", "tests/b.py"), "")

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,9 +22,11 @@ import torch
 
 import perceiver_kit as kit
 
+from ..fuzz.harness import in_time
 from .states import state
 
 CASES = int(os.environ.get("FAULTS", "2"))
+SECONDS = 120
 HERE = Path(__file__).parent
 counts: Counter[str] = Counter()
 
@@ -39,7 +40,7 @@ def injected(*, share: float = 1.0, least: int = 1) -> Callable:
         def every(*fixtures: Any) -> None:
             for case in range(max(least, round(CASES * share))):
                 try:
-                    with tempfile.TemporaryDirectory() as folder, in_time():
+                    with tempfile.TemporaryDirectory() as folder, in_time(SECONDS):
                         test(Random(f"{name} {case}"), Path(folder), *fixtures)
                         counts[name] += 1
                 except Exception as error:
@@ -58,22 +59,6 @@ def injected(*, share: float = 1.0, least: int = 1) -> Callable:
         return wrapped
 
     return wrap
-
-
-@contextlib.contextmanager
-def in_time(seconds: int = 120) -> Iterator[None]:
-    """Nothing waits for what has died."""
-
-    def late(*_: Any) -> None:
-        raise AssertionError(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def which(directory: Path, states: int = 4) -> int:

@@ -52,24 +52,33 @@ def fuzzed(*, share: float = 1.0) -> Callable:
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    """At most so many seconds, and so much memory above what the process has."""
+def in_time(seconds: int) -> Iterator[None]:
+    """At most so many seconds: nothing waits for ever."""
 
     def late(*_: Any) -> None:
-        raise AssertionError(f"not done after {SECONDS} s")
+        raise AssertionError(f"not done after {seconds} s")
 
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = signal.signal(signal.SIGALRM, late)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEBIBYTES * 2**20, hard))
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """At most so many seconds, and so much memory above what the process has."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with in_time(SECONDS):
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEBIBYTES * 2**20, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextlib.contextmanager
