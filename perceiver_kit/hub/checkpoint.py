@@ -129,13 +129,32 @@ def check_tensors(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
 
 
 def open_weights(path: Path) -> Any:
-    """An open safetensors file, its header checked; CheckpointError for one that is missing or damaged."""
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+    """An open safetensors file, its header checked; CheckpointError for one that is missing or damaged.
+
+    safetensors opens it twice, for the header and for the tensors: where another process has saved in between, the two
+    would be of different models, so it is opened again.
+    """
+    while True:
+        if not path.is_file():
+            raise CheckpointError(f"no checkpoint at {path}")
+        before = _version(path)
+        try:
+            weights = safe_open(path, framework="pt")
+        except (SafetensorError, OSError, RuntimeError) as error:
+            if _version(path) == before:
+                raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+        else:
+            if _version(path) == before:
+                return weights
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Which file this path now is; None for none."""
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def shared_tensors(model: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:

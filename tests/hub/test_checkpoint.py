@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit import inputs, outputs
-from perceiver_kit.hub import files
+from perceiver_kit.hub import checkpoint, files
 
 from ..strategies import RECIPES, Assembly, assemblies, noisy, raws, tiny
 
@@ -354,6 +354,28 @@ def test_a_save_half_way_through_writing_leaves_the_old_file(tmp_path: Path, mon
     monkeypatch.undo()
     assert same(kit.load(tmp_path), old)
     assert len([*tmp_path.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_model_that_is_saved_over_while_it_is_opened_is_read_again(
+    noticed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors may see the header of one file and the tensors of another, and notices if these are too few."""
+    kit.save(small(seed=0), tmp_path)
+    opened = []
+
+    def open_slowly(path: Path, framework: str) -> safe_open:
+        opened.append(path)
+        weights = safe_open(path, framework=framework)
+        if len(opened) == 1:
+            kit.save(small(seed=1), tmp_path)
+            if noticed:
+                raise RuntimeError("size is smaller than the required mapping size")
+        return weights
+
+    monkeypatch.setattr(checkpoint, "safe_open", open_slowly)
+    assert same(checkpoint.load_kit(tmp_path), small(seed=1))
+    assert len(opened) == 2
 
 
 def test_blocks_whose_buffers_are_not_saved_make_them_themselves(tmp_path: Path) -> None:
