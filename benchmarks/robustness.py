@@ -1,7 +1,7 @@
-"""`make fuzz`: tens of thousands of cases of bad input, and thousands of faults, counted in docs/robustness.md.
+"""`make fuzz`: models drawn, tens of thousands of bad inputs, and thousands of faults, counted in docs/robustness.md.
 
-Runs tests/fuzz and tests/faults with many more cases than `make test` has; `CASES=500` says how many for each test of
-bad input, and a fifth of that for each fault.
+Runs tests/models, tests/fuzz and tests/faults with many more cases than `make test` has; `CASES=500` says how many for
+each test of bad input, and a fifth of that for each fault and for each property of models.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "robustness.md"
 
 
-def page(fuzzed: dict[str, int], faults: dict[str, int], minutes: float) -> str:
+def page(models: dict[str, int], fuzzed: dict[str, int], faults: dict[str, int], minutes: float) -> str:
     """The text of docs/robustness.md."""
     versions = f"torch {torch.__version__.partition('+')[0]}, Python {platform.python_version()}."
     return "\n".join(
         [
             "# Robustness",
             "",
+            *models_drawn(models),
             *bad_input(fuzzed),
             *faults_injected(faults),
             f"`make fuzz` makes this page again ({minutes:.0f} minutes on one thread); a case depends on its number",
@@ -43,6 +44,20 @@ def table(head: str, counts: dict[str, int]) -> list[str]:
     """Counts by name, and all of them."""
     lines = [f"| {name.partition(': ')[2].replace('_', ' ')} | {count:,} |" for name, count in counts.items()]
     return [f"| {head} | cases |", "|---|---|", *lines, f"| **all** | **{sum(counts.values()):,}** |", ""]
+
+
+def models_drawn(counts: dict[str, int]) -> list[str]:
+    """The section about tests/models."""
+    return [
+        "## Models drawn",
+        "",
+        "Models are drawn from the blocks that are registered: one to three inputs and outputs under any names, any",
+        "blocks, positions, sizes, dropout and hiding, blocks that are shared. Each property below was held of as many",
+        "models as the table says; a model that it does not apply to is not counted. The same number draws the same",
+        "models.",
+        "",
+        *table("property", counts),
+    ]
 
 
 def bad_input(counts: dict[str, int]) -> list[str]:
@@ -85,10 +100,12 @@ def count(folder: str, cases: int, *, number: str, counts: str) -> dict[str, int
 def main() -> None:
     """Run, and write the page where everything passed."""
     start, cases = time.monotonic(), int(os.environ.get("CASES", "1000"))
+    models = count("tests/models", max(1, cases // 5), number="MODELS", counts="MODELS_COUNTS")
     fuzzed = count("tests/fuzz", cases, number="FUZZ", counts="FUZZ_COUNTS")
     faults = count("tests/faults", max(1, cases // 5), number="FAULTS", counts="FAULT_COUNTS")
-    PAGE.write_text(page(fuzzed, faults, (time.monotonic() - start) / 60), encoding="utf-8")
-    print(f"wrote {PAGE}: {sum(fuzzed.values()):,} cases of bad input, {sum(faults.values()):,} faults")
+    PAGE.write_text(page(models, fuzzed, faults, (time.monotonic() - start) / 60), encoding="utf-8")
+    drawn, bad, injected = (sum(counts.values()) for counts in (models, fuzzed, faults))
+    print(f"wrote {PAGE}: {drawn:,} models drawn, {bad:,} cases of bad input, {injected:,} faults")
 
 
 if __name__ == "__main__":

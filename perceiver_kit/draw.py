@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def _laid_out(model: PerceiverIO) -> tuple[list[Box], list[list[str]]]:
     asked = [
         (key, [*_query_lines(model, key)], own(queries.blocks[key], _of(queries.padding, key)))
         for key in queries.blocks
-        if queries.blocks[key].channels
+        if queries.channels  # a query of nothing has some once it is padded
     ]
     single = len(asked) == 1
     cards = _cards("query", asked, latents.bottom + GAP, alone=ASIDE - MARGIN - 22)
@@ -321,11 +322,11 @@ def _output_shape(model: PerceiverIO, name: str, block: Output) -> str:
         names = [*_row_letters(model.inputs.blocks[str(model.queries.blocks[name].follows)])]
         grid, letters = MARKS[: len(names)], dict(zip(MARKS, names, strict=False))
     width = getattr(block, "channels", block.in_channels)
-    try:
-        whole = block.whole(torch.empty(1, math.prod(grid), width, device="meta"), grid)
-    except Exception:  # a block of the user's that cannot be asked without data: its rows are known all the same
-        return f"(b, o, {width})"
-    return f"(b, {', '.join(_size(size, letters) for size in whole.shape[1:])})"
+    for rows in (grid, (1,) * len(grid)):  # where the inputs decide, an output of one row refuses all other grids
+        with contextlib.suppress(Exception):  # a block of the user's that cannot be asked without data
+            whole = block.whole(torch.empty(1, math.prod(rows), width, device="meta"), rows)
+            return f"(b, {', '.join(_size(size, letters) for size in whole.shape[1:])})"
+    return f"(b, o, {width})"
 
 
 def _row_letters(block: Input) -> Iterator[str]:

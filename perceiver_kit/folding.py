@@ -101,7 +101,7 @@ def _attention(cross: CrossAttend, latents: Tensor, padding: Tensor | None, rows
     content = width - (0 if padding is None else padding.shape[-1])
     projected = rows * (width * (qk + v) + m * (qk + v))
     folded = rows * m * (content + 3 + width) + m * width * (qk + v)
-    if attention.heads > 1 or cross.query_residual or folded > projected:
+    if attention.heads > 1 or cross.query_residual or content == 0 or folded > projected:
         return None
     rows_of_latents = cross.key_norm(latents)
     keys = attention.key(rows_of_latents)

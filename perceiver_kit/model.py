@@ -11,7 +11,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from .checks import describe_value
-from .encoder import Encoder
 from .errors import AssemblyError, InputError
 from .folding import fold
 from .inputs import Inputs
@@ -36,8 +35,9 @@ CHUNK_ELSEWHERE = 2**28
 class PerceiverIO(Block):
     """Raw inputs by name → a dict of outputs by name, through a fixed array of latents.
 
-    ``decoder`` is any block (queries (b, o, c), latents (b, m, d)) → (b, o, d'). Without ``queries`` every output is
-    one row that asks nothing (mean pooling). Without decoder and outputs the model encodes only.
+    ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
+    (b, o, d'). Without ``queries`` every output is one row that asks nothing (mean pooling). Without decoder and
+    outputs the model encodes only.
 
     Source: Perceiver IO (Jaegle et al. 2022).
 
@@ -55,7 +55,7 @@ class PerceiverIO(Block):
     def __init__(
         self,
         inputs: Inputs,
-        encoder: Encoder,
+        encoder: Block,
         queries: Queries | None = None,
         decoder: Block | None = None,
         outputs: Outputs | None = None,
@@ -81,7 +81,8 @@ class PerceiverIO(Block):
             lacking = [w for w in widths if block is not None and not isinstance(getattr(block, w, None), int)]
             if lacking:
                 raise AssemblyError(f"PerceiverIO: {name} {type(block).__name__} must have {', '.join(lacking)}: int")
-        self.inputs, self.encoder, self.queries = inputs, encoder, queries
+        self.inputs, self.queries = inputs, queries
+        self.encoder: Any = encoder  # a block of any class
         self.decoder, self.outputs = decoder, outputs
         self._check_widths()
 

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .checks import check_positive, check_sizes, describe_value
-from .encoder import Encoder
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
@@ -40,7 +39,7 @@ class Tiled(PerceiverIO):
     def __init__(
         self,
         inputs: Inputs,
-        encoder: Encoder,
+        encoder: Block,
         queries: Queries,
         decoder: Block,
         outputs: Outputs,

@@ -16,7 +16,8 @@ import perceiver_kit as kit
 from perceiver_kit import inputs, positions, registry
 
 from . import restated
-from .strategies import NAMES, RAW, RECIPES, assert_close, axes, grids, input_blocks, noisy, raw, tiny
+from .blocks import input_blocks
+from .strategies import NAMES, RAW, RECIPES, assert_close, axes, grids, noisy, raw, tiny
 
 INPUTS = [name for name in kit.list("inputs") if name != "Inputs"]
 

@@ -1,4 +1,4 @@
-"""Properties of whole models, held over every recipe at tiny size and over assemblies drawn at random.
+"""Properties of whole models, held over every recipe at tiny size; models/ holds them over any that can be drawn.
 
 All, some, and chunks of the outputs agree; what is masked or not asked for has no part in anything.
 """
@@ -18,72 +18,12 @@ from torch import Tensor, nn
 import perceiver_kit as kit
 from perceiver_kit import decoder, inputs, outputs, positions, queries
 
-from .strategies import (
-    RECIPES,
-    Assembly,
-    assemblies,
-    assert_close,
-    composite,
-    distance,
-    raw,
-    raws,
-    rows_of,
-    tiny,
-)
+from .models.holding import holds_for_chunks, holds_for_some, holds_whatever_masked_rows_hold
+from .strategies import RECIPES, assert_close, distance, raw, raws, tiny
 
 # Each of these may go another way through attention, which rounds differently.
-SINGLE, DOUBLE = 1e-5, 1e-9
+SINGLE = 1e-5
 recipes = pytest.mark.parametrize("recipe", RECIPES)
-
-
-def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int, ...]]:
-    return {name: model.queries.grid(name, encoded) for name in model.outputs.blocks}
-
-
-@composite
-def indices(draw: st.DrawFn, rows: int, batch: int) -> Tensor:
-    """Flat indices, repeated and in any order: (k,) for the batch or (b, k) for each sample."""
-    k = draw(st.integers(1, 5))
-    one = st.lists(st.integers(0, rows - 1), min_size=k, max_size=k)
-    if draw(st.booleans()):
-        return torch.tensor(draw(one))
-    return torch.tensor(draw(st.lists(one, min_size=batch, max_size=batch)))
-
-
-def taken(rows: Tensor, index: Tensor) -> Tensor:
-    """The rows (b, k, c) at indices (k,) or (b, k), sample by sample."""
-    each = index.expand(len(rows), -1)
-    return torch.stack([sample[i] for sample, i in zip(rows, each, strict=True)])
-
-
-def holds_for_some_and_chunks(model: nn.Module, tensors: dict, batch: int, data: st.DataObject, within: float) -> None:
-    encoded = model.encode(tensors)
-    assert encoded.latents.shape == (batch, model.encoder.num_latents, model.encoder.latent_dim)
-    whole, sizes = model.decode(encoded), output_grids(model, encoded)
-    assert [*whole] == sorted(whole) == [*model.outputs.blocks]
-    through_forward = model(tensors)
-    for name, result in whole.items():
-        assert torch.equal(through_forward[name], result)
-        rows = rows_of(model.outputs.blocks[name], result)
-        count = math.prod(sizes[name])
-        assert rows.shape[:2] == (batch, count)
-        assert rows.isfinite().all()
-
-        chunk = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk")
-        assert_close(model.decode(encoded, chunk=chunk)[name], result, within)
-        index = data.draw(indices(count, batch), label=f"at of {name}")
-        some = model.decode(encoded, at={name: index})
-        assert [*some] == [name]
-        assert_close(some[name], taken(rows, index), within)
-        assert_close(model(tensors, at={name: index}, chunk=2)[name], some[name], within)
-        assert_close(model.decode(encoded, at={name: None})[name], result, within)
-
-
-@settings(max_examples=40)
-@given(case=assemblies(), data=st.data())
-def test_some_outputs_and_chunks_of_them_are_those_of_the_whole(case: Assembly, data: st.DataObject) -> None:
-    with torch.no_grad():
-        holds_for_some_and_chunks(case.model, case.raw, case.batch, data, DOUBLE)
 
 
 @recipes
@@ -91,7 +31,8 @@ def test_some_outputs_and_chunks_of_them_are_those_of_the_whole(case: Assembly, 
 @given(data=st.data())
 def test_some_outputs_of_a_recipe_are_those_of_the_whole(recipe: str, data: st.DataObject) -> None:
     with torch.no_grad():
-        holds_for_some_and_chunks(tiny(recipe), raws(tiny(recipe), 2), 2, data, SINGLE)
+        holds_for_chunks(tiny(recipe), raws(tiny(recipe), 2), data, SINGLE)
+        holds_for_some(tiny(recipe), raws(tiny(recipe), 2), data, SINGLE)
 
 
 def test_chunks_of_rows_without_gradients_are_bounded_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,73 +50,7 @@ def test_chunks_of_rows_without_gradients_are_bounded_by_themselves(monkeypatch:
         model.decoder._forward_pre_hooks.clear()
 
 
-@given(case=assemblies(), data=st.data())
-def test_what_is_not_asked_for_costs_nothing(case: Assembly, data: st.DataObject) -> None:
-    names = [*case.model.outputs.blocks]
-    asked = data.draw(st.lists(st.sampled_from(names), unique=True), label="asked")
-    called: set[str] = set()
-    for name in names:
-        for block in (case.model.queries.blocks[name], case.model.outputs.blocks[name]):
-            block.register_forward_pre_hook(lambda *_, name=name: called.add(name))
-    found = case.model(case.raw, at=dict.fromkeys(asked))
-    assert sorted(found) == sorted(called) == sorted(asked)
-
-
-@given(case=assemblies())
-def test_encode_keeps_only_what_some_query_reads(case: Assembly) -> None:
-    encoded = case.model.encode(case.raw)
-    blocks = [case.model.queries.blocks[name] for name in case.model.queries.blocks]
-    assert set(encoded.rows) == {block.follows for block in blocks if isinstance(block, queries.FromInput)}
-    assert set(encoded.content) == {block.follows for block in blocks if isinstance(block, queries.FromContent)}
-
-
 # ---- masks
-
-
-def poisoned_embedding(block: nn.Module, mask: Tensor, poison: float) -> None:
-    """From now on the block's content is poison wherever it is masked, whatever it computes."""
-    embed = type(block).embed
-    block.embed = lambda raw, name: torch.where(
-        mask.view(*(content := embed(block, raw, name)).shape[:-1], 1), content, poison
-    )
-
-
-def loss(model: nn.Module, found: dict[str, Tensor]) -> Tensor:
-    """A number to which each value of each output adds differently."""
-    return sum((value * torch.linspace(-1, 2, value.numel()).view_as(value)).sum() for value in found.values())
-
-
-def holds_whatever_masked_rows_hold(model: nn.Module, tensors: dict, names: list[str], whole_sample: bool) -> None:
-    """Results and gradients stay, to the bit, when masked content becomes NaN; and one unmasked value moves them."""
-    layout = model.inputs(tensors)[0].layout
-    batch = len(next(iter(tensors.values())))
-    masks = {name: torch.rand(batch, *layout.grid(name)) < 0.6 for name in names}
-    for mask in masks.values():
-        mask[-1] = mask[-1] & (not whole_sample)
-    results = []
-    for poison in (0.0, 7.0, float("nan")):
-        poisoned = copy.deepcopy(model).requires_grad_()
-        for name, mask in masks.items():
-            poisoned_embedding(poisoned.inputs.blocks[name], mask, poison)
-        found = poisoned(tensors, mask={name: mask.flatten(1) for name, mask in masks.items()})
-        assert all(value.isfinite().all() for value in found.values())
-        loss(model, found).backward()
-        gradients = {name: p.grad for name, p in poisoned.named_parameters()}
-        results.append(found | {name: gradient for name, gradient in gradients.items() if gradient is not None})
-    for other in results[1:]:
-        assert results[0].keys() == other.keys()
-        for name, value in results[0].items():
-            assert value.isfinite().all(), name
-            assert torch.equal(value, other[name]), name
-    flat = model(tensors, mask={name: mask.flatten(1) for name, mask in masks.items()})
-    on_grid = model(tensors, mask=masks)  # the same masks by place
-    for name, value in flat.items():
-        assert torch.equal(value, on_grid[name])
-
-
-@given(case=assemblies(), whole_sample=st.booleans())
-def test_masked_content_never_matters(case: Assembly, whole_sample: bool) -> None:
-    holds_whatever_masked_rows_hold(case.model, case.raw, [*case.raw], whole_sample)
 
 
 @recipes
@@ -229,15 +104,6 @@ def test_raw_nan_under_a_mask_never_matters(seed: int) -> None:
 # ---- samples and rows
 
 
-@given(case=assemblies())
-def test_samples_of_a_batch_are_independent(case: Assembly) -> None:
-    together = case.model(case.raw)
-    for i in range(case.batch):
-        alone = case.model({name: value[i : i + 1] for name, value in case.raw.items()})
-        for name, value in alone.items():
-            assert_close(value, together[name][i : i + 1], DOUBLE)
-
-
 @recipes
 def test_samples_of_a_batch_are_independent_in_a_recipe(recipe: str) -> None:
     model = tiny(recipe)
@@ -246,18 +112,6 @@ def test_samples_of_a_batch_are_independent_in_a_recipe(recipe: str) -> None:
     for i in range(2):
         for name, value in model({key: value[i : i + 1] for key, value in tensors.items()}).items():
             assert_close(value, together[name][i : i + 1], SINGLE)
-
-
-@given(seed=st.integers(0, 2**16), n=st.integers(1, 9))
-def test_permuting_rows_with_their_positions_changes_nothing(seed: int, n: int) -> None:
-    torch.manual_seed(seed)
-    every = inputs.Inputs(points=inputs.Features(5), other=inputs.Features(3), min_padding=1)
-    encoder = kit.Encoder(every.channels, num_latents=3, latent_dim=8, layers=1).double()
-    tensors = {"points": torch.randn(2, n, 5).double(), "other": torch.randn(2, 4, 3).double()}
-    mask, order = {"points": torch.rand(2, n) < 0.7}, torch.randperm(n)
-    moved = tensors | {"points": tensors["points"][:, order]}
-    wanted = encoder(every(tensors, mask)[0])
-    assert_close(encoder(every(moved, {"points": mask["points"][:, order]})[0]), wanted, DOUBLE)
 
 
 def points_model(**options) -> kit.PerceiverIO:
@@ -524,15 +378,6 @@ def test_inputs_that_share_no_batch_size_are_refused(recipe: str) -> None:
             model(good | {first: good[first][:1]})
     else:
         assert raw(model.inputs.blocks[next(iter(good))], 3).shape[0] == 3
-
-
-@given(case=assemblies(hide=False, least=2))
-def test_a_required_modality_that_is_missing_is_named(case: Assembly) -> None:
-    missing = next(iter(case.raw))
-    rest = {name: value for name, value in case.raw.items() if name != missing}
-    with pytest.raises(kit.InputError) as caught:
-        case.model(rest)
-    assert str(caught.value) == f"inputs lacks {missing!r}, which has no mask token (may be left out: none)"
 
 
 class Centred(outputs.Rows):

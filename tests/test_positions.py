@@ -15,7 +15,8 @@ import perceiver_kit as kit
 from perceiver_kit.positions import Fourier, Learned, Positions, Projected, axis_coordinates, unravel
 
 from . import restated
-from .strategies import assert_close, grids, some_positions
+from .blocks import some_positions
+from .strategies import assert_close, grids
 
 ANY_GRID = st.integers(1, 3).flatmap(lambda axes: grids(axes, most=6))
 

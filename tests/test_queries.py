@@ -11,7 +11,8 @@ import perceiver_kit as kit
 from perceiver_kit import inputs, positions, queries
 from perceiver_kit.tokens import Encoded, Layout, take_rows
 
-from .strategies import NAMES, assert_close, query_blocks
+from .blocks import query_blocks
+from .strategies import NAMES, assert_close
 
 FOURIER = positions.Fourier(bands=2, max_resolution=(4,))
 

@@ -1,0 +1,121 @@
+"""What holds of any model with its inputs, of a drawn one as of a recipe: some rows, chunks, masks."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import perceiver_kit as kit
+
+from ..strategies import assert_close, composite, rows_of
+
+
+def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int, ...]]:
+    return {name: model.queries.grid(name, encoded) for name in model.outputs.blocks}
+
+
+@composite
+def indices(draw: st.DrawFn, rows: int, batch: int) -> Tensor:
+    """Flat indices, repeated and in any order: (k,) for the batch or (b, k) for each sample."""
+    k = draw(st.integers(1, 5))
+    one = st.lists(st.integers(0, rows - 1), min_size=k, max_size=k)
+    if draw(st.booleans()):
+        return torch.tensor(draw(one))
+    return torch.tensor(draw(st.lists(one, min_size=batch, max_size=batch)))
+
+
+def taken(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows (b, k, c) at indices (k,) or (b, k), sample by sample."""
+    each = index.expand(len(rows), -1)
+    return torch.stack([sample[i] for sample, i in zip(rows, each, strict=True)])
+
+
+def holds_for_chunks(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:
+    encoded = model.encode(tensors)
+    whole, sizes = model.decode(encoded), output_grids(model, encoded)
+    for name, result in whole.items():
+        count = math.prod(sizes[name])
+        assert result.isfinite().all()
+        chunk = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk")
+        assert_close(model.decode(encoded, chunk=chunk)[name], result, within)
+        assert_close(model(tensors, chunk=chunk)[name], result, within)
+
+
+def holds_for_some(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:
+    encoded = model.encode(tensors)
+    whole, sizes = model.decode(encoded), output_grids(model, encoded)
+    batch = len(encoded.latents)
+    assert [*whole] == sorted(whole) == [*model.outputs.blocks]
+    through_forward = model(tensors)
+    for name, result in whole.items():
+        assert torch.equal(through_forward[name], result)
+        rows = rows_of(model.outputs.blocks[name], result)
+        count = math.prod(sizes[name])
+        assert rows.shape[:2] == (batch, count)
+        index = data.draw(indices(count, batch), label=f"at of {name}")
+        if model.outputs.blocks[name].mixes_rows:
+            with pytest.raises(kit.InputError, match="depend on each other; decode it whole"):
+                model.decode(encoded, at={name: index})
+            continue
+        some = model.decode(encoded, at={name: index})
+        assert [*some] == [name]
+        assert_close(some[name], taken(rows, index), within)
+        assert_close(model(tensors, at={name: index}, chunk=2)[name], some[name], within)
+        assert_close(model.decode(encoded, at={name: None})[name], result, within)
+
+
+def loss(found: dict[str, Tensor]) -> Tensor:
+    """A number to which each value of each output adds differently."""
+    return sum((value * torch.linspace(-1, 2, value.numel()).view_as(value)).sum() for value in found.values())
+
+
+def poison(model: nn.Module, masks: dict[str, Tensor], value: float) -> None:
+    """From now on the content of inputs is this value wherever it is masked, whatever they compute."""
+
+    def poisoned(block: nn.Module) -> None:
+        def embed(raw: Tensor, name: str) -> Tensor:
+            content = type(block).embed(block, raw, name)
+            return torch.where(masks[name].view(*content.shape[:-1], 1), content, value) if name in masks else content
+
+        block.embed = embed
+
+    for block in {id(block): block for block in map(model.inputs.blocks.__getitem__, masks)}.values():
+        poisoned(block)
+
+
+def random_masks(model: nn.Module, tensors: dict, names: list[str], whole_sample: bool) -> dict[str, Tensor]:
+    """Masks (b, *grid) with holes; with ``whole_sample`` nothing of the last sample may be read."""
+    layout = model.inputs(tensors)[0].layout
+    batch = len(next(iter(tensors.values())))
+    masks = {name: torch.rand(batch, *layout.grid(name)) < 0.6 for name in names}
+    for mask in masks.values():
+        mask[-1] = mask[-1] & (not whole_sample)
+    return masks
+
+
+def holds_whatever_masked_rows_hold(model: nn.Module, tensors: dict, names: list[str], whole_sample: bool) -> None:
+    """Results and gradients stay, to the bit, when masked content becomes NaN."""
+    masks = random_masks(model, tensors, names, whole_sample)
+    flat = {name: mask.flatten(1) for name, mask in masks.items()}
+    results = []
+    for value in (0.0, 7.0, float("nan")):
+        poisoned = copy.deepcopy(model).requires_grad_()
+        poison(poisoned, masks, value)
+        found = poisoned(tensors, mask=flat)
+        assert all(value.isfinite().all() for value in found.values())
+        loss(found).backward()
+        gradients = {name: p.grad for name, p in poisoned.named_parameters()}
+        results.append(found | {name: gradient for name, gradient in gradients.items() if gradient is not None})
+    for other in results[1:]:
+        assert results[0].keys() == other.keys()
+        for name, wanted in results[0].items():
+            assert wanted.isfinite().all(), name
+            assert torch.equal(wanted, other[name]), name
+    by_row, by_place = model(tensors, mask=flat), model(tensors, mask=masks)
+    for name, wanted in by_row.items():
+        assert torch.equal(wanted, by_place[name])

@@ -1,0 +1,163 @@
+"""Any text is a name of a modality, and works everywhere; what is no text is refused in the kit's own words.
+
+The models of every other property have names of any kind too: see ``any_name``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import keyword
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import perceiver_kit as kit
+from perceiver_kit import checks, modalities, registry
+from perceiver_kit.cli import main
+
+from ..strategies import NAMES
+from ..test_draw import check
+
+# What means something to Python, to torch, to the kit's own functions, to JSON, to file systems or to terminals.
+OWNERS = (
+    nn.Module(),
+    nn.ModuleDict(),
+    modalities.ByModality({}),
+    kit.Inputs,
+    kit.Queries,
+    kit.Outputs,
+    kit.PerceiverIO,
+)
+FUNCTIONS = [value for module in (checks, modalities) for value in vars(module).values() if inspect.isfunction(value)]
+FUNCTIONS += [kit.Inputs.__init__, kit.Queries.__init__, kit.Outputs.__init__, kit.PerceiverIO.forward]
+ANY = {*NAMES, *keyword.kwlist, *(name for owner in OWNERS for name in dir(owner))}
+ANY |= {argument for function in FUNCTIONS for argument in inspect.signature(function).parameters}
+ANY |= {
+    "perceiver_kit",
+    "model",
+    "block",
+    "arguments",
+    "id",
+    "dict",
+    "recipe",
+    "__metadata__",
+    "_extra_state",
+    "vector",
+}
+ANY |= {
+    "/",
+    "\\",
+    "..",
+    "~",
+    "C:\\x",
+    "*",
+    "?",
+    "[a]",
+    "a/b",
+    "a\\b",
+    " ",
+    "\t",
+    "\0",
+    "\r\n",
+    "\x1b[2J",
+    "\u202e",
+    "\ufeff",
+}
+ANY |= {"0", "-1", "1e9", "nan", "None", "True", "%s", "{}", "{0}", "$x", "%(x)s", "%%", "%25", "%2", "a%b", "%.", ".%"}
+ANY |= {"é", "e\u0301", "名", "🙂", "\U0010ffff", "\uffff", "w" * 5000, "ﬁ", "İ"}
+
+
+def model_of(*names: Any) -> kit.PerceiverIO:
+    """Modalities of these names wherever a modality comes in or goes out."""
+    torch.manual_seed(0)
+    inputs = kit.Inputs(
+        {name: kit.inputs.Features(2 + i % 2, grid=(2,)) for i, name in enumerate(names)},
+        hide=dict.fromkeys(names, 0.0),
+    )
+    queries = kit.Queries(
+        {
+            name: kit.queries.FromContent(name, content_channels=2)
+            if i % 2 == 0
+            else kit.queries.FromInput(name, channels=inputs.channels)
+            for i, name in enumerate(names)
+        }
+    )
+    return kit.PerceiverIO(
+        inputs,
+        kit.Encoder(inputs.channels, num_latents=2, latent_dim=4, layers=0),
+        queries,
+        kit.CrossAttention(queries.channels, 4),
+        kit.Outputs({name: kit.outputs.Project(queries.channels, 2) for name in names}),
+    ).eval()
+
+
+def holds_for_names(model: kit.PerceiverIO, folder: Path) -> None:
+    names = [*model.inputs.blocks]
+    raw = {name: torch.randn(1, 2, model.inputs.blocks[name].channels) for name in names}
+    wanted = model(raw)
+    assert [*wanted] == names == sorted(names)
+    index, keep = torch.tensor([1]), torch.ones(1, 2) > 0
+    some = model(raw, at=dict.fromkeys(names, index), mask=dict.fromkeys(names, keep), size=dict.fromkeys(names, (2,)))
+    shown = model.inputs(raw)[0]
+    others = [
+        kit.load(kit.save(model, folder)),
+        kit.build(json.loads(json.dumps(kit.spec(model)))).eval(),
+    ]
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    others[1].load_state_dict(torch.load(file, weights_only=True))
+    again = [other(raw) for other in others]
+    for name in names:
+        assert torch.allclose(some[name], wanted[name][:, 1:], atol=1e-5)
+        assert shown[name].shape == (1, 2, model.inputs.channels)
+        assert all(torch.equal(found[name], wanted[name]) for found in again)
+    rest = {name: raw[name] for name in names[1:]} or raw
+    assert model.encode(rest).given == tuple(rest)
+    text = kit.describe(model)
+    assert all(name in text for name in names)
+    check(model)
+
+
+def test_names_of_every_kind_work_side_by_side(tmp_path: Path) -> None:
+    assert len(ANY) > 200
+    holds_for_names(model_of(*ANY), tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_works_alone(name: str, tmp_path: Path) -> None:
+    holds_for_names(model_of(name), tmp_path)
+
+
+def test_a_recipe_may_have_names_of_every_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._entries, "recipes", dict(registry._entries["recipes"]))
+
+    @kit.register("recipes")
+    def of_any_name(*, names: tuple[str, ...] = (*sorted(ANY),)) -> kit.PerceiverIO:
+        return model_of(*names)
+
+    assert main(["describe", "of_any_name"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name.encode(errors="replace").decode() in printed for name in ANY if "\r" not in name)
+    assert main(["draw", "of_any_name", "--out", str(tmp_path / "any.svg")]) == 0
+    with torch.device("meta"):
+        assert (tmp_path / "any.svg").read_text() == kit.draw(kit.build("of_any_name")).svg
+    model = kit.build("of_any_name", names=("a.b", "\n"))
+    assert kit.load(kit.save(model, tmp_path / "model")).recipe == model.recipe
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["", None, 3, b"x", ("a",), 1.5, True, "\ud800", "a\udfffb"])
+@pytest.mark.parametrize("container", ["Inputs", "Queries", "Outputs"])
+def test_what_is_no_text_is_no_name(name: Any, container: str) -> None:
+    block = {"Inputs": kit.inputs.OneHot(2), "Queries": kit.queries.Learned(1, 2), "Outputs": kit.outputs.Rows(2)}
+    with pytest.raises(kit.AssemblyError, match=f"{container}: a modality's name must be ") as caught:
+        getattr(kit, container)({name: block[container]})
+    assert repr(name) in str(caught.value)

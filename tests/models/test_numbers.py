@@ -1,0 +1,109 @@
+"""Of any model that can be drawn: results are determined, finite, right in every precision, and so are gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ..assemblies import Assembly
+from ..strategies import assert_close
+from .holding import loss, random_masks
+from .properties import holds
+
+# Raw values at the edges. Of the large ones, those whose squares still are numbers in float32, which norms sum up.
+EXTREMES = {
+    "zeros": torch.zeros_like,
+    "ones": torch.ones_like,
+    "large": lambda value: 1e4 * value,
+    "constant and large": lambda value: torch.full_like(value, -1e4),
+    "as large as squares allow": lambda value: 1e18 * value.clamp(-1, 1),
+    "small": lambda value: 1e-30 * value,
+    "below the smallest normal number": lambda value: torch.full_like(value, 1e-42),
+    "of all sizes": lambda value: value * 10.0 ** torch.randint(-30, 18, value.shape).to(value.dtype),
+}
+
+
+def finite(tensors: dict[str, Tensor | None]) -> bool:
+    return all(tensor is not None and bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
+@holds()
+def test_evaluation_is_determined(case: Assembly) -> None:
+    """By weights and inputs alone: no random number is drawn, and nothing remains of a call."""
+    wanted, state = case.model(case.raw), torch.get_rng_state()
+    buffers = {name: buffer.clone() for name, buffer in case.model.named_buffers()}
+    torch.rand(1)
+    before = torch.get_rng_state()
+    again = case.model(case.raw)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(before, state)
+    for name, value in wanted.items():
+        assert torch.equal(again[name], value)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in case.model.named_buffers())
+
+
+@holds(share=2)
+def test_extreme_inputs_give_finite_results_and_gradients(case: Assembly, data: st.DataObject) -> None:
+    edge = EXTREMES[data.draw(st.sampled_from([*EXTREMES]), label="inputs are")]
+    model = case.model.float()
+    tensors = {n: edge(v) if v.is_floating_point() else v for n, v in case.of_type(torch.float32).items()}
+    found = model(tensors)
+    assert finite(found)
+    with torch.no_grad():
+        assert finite(model(tensors))
+    masks = random_masks(model, tensors, [*tensors], whole_sample=True)
+    assert finite(model(tensors, mask=masks))
+    loss(found).backward()
+    assert finite({name: parameter.grad for name, parameter in model.named_parameters()})
+
+
+@holds()
+def test_gradients_are_slopes(case: Assembly) -> None:
+    """Along a random direction of all parameters at once, as differences of the loss have it."""
+    model = case.model
+    loss(model(case.raw)).backward()
+    ways = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    slope = sum(float((parameter.grad * ways[name]).sum()) for name, parameter in model.named_parameters())
+    start, twin = dict(model.named_parameters()), copy.deepcopy(model)
+
+    @torch.no_grad()
+    def at(step: float) -> float:
+        for name, parameter in twin.named_parameters():
+            parameter.copy_(start[name] + step * ways[name])
+        return float(loss(twin(case.raw)))
+
+    # Wrong by the step's fourth power, and by rounding over the step, as much as they differ from each other.
+    steps = (1e-5, 1e-6, 1e-7)
+    found = [(8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step) for step in steps]
+    tolerance = 1e-5 * max(1.0, abs(slope)) + max(found) - min(found)
+    assert min(abs(value - slope) for value in found) <= tolerance, (slope, found)
+
+
+@holds()
+def test_single_precision_is_close_to_double(case: Assembly) -> None:
+    wanted = case.model(case.raw)
+    model = copy.deepcopy(case.model).float()
+    tensors = case.of_type(torch.float32)
+    for found in (model(tensors), torch.no_grad()(model)(tensors)):
+        for name, value in found.items():
+            assert value.dtype == torch.float32
+            assert_close(value.double(), wanted[name], 1e-4)
+
+
+@holds()
+def test_bfloat16_is_finite_and_of_the_same_size(case: Assembly) -> None:
+    """As the same weights give in double precision: rounding them alone may move a result further than this."""
+    model, tensors = case.model.bfloat16(), case.of_type(torch.bfloat16)
+    exact = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+    wanted = copy.deepcopy(model).double()(exact)
+    for found in (model(tensors), torch.no_grad()(model)(tensors)):
+        for name, value in found.items():
+            assert value.dtype == torch.bfloat16
+            assert value.isfinite().all()
+            # Values between blocks are of the size of one, whatever remains of them in the end.
+            assert (value.double() - wanted[name]).abs().max() <= wanted[name].abs().max() + 1
+    loss({name: value.float() for name, value in model(tensors).items()}).backward()
+    assert finite({name: parameter.grad for name, parameter in model.named_parameters()})
