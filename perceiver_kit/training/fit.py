@@ -16,7 +16,7 @@ from torch import nn
 
 from ..building import build
 from ..checks import check_number, check_positive, check_probability
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..hub import save
 from ..plots import curves
 from .data import Data
@@ -147,16 +147,24 @@ def export(training: Training, directory: str | os.PathLike) -> None:
 def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
     """The model of a sharded checkpoint, which FSDP2 writes, in this one process; ``kit.save`` then makes it plain.
 
-    For one's own runs only: PyTorch pickles the list of its shards.
+    Nothing that is no tensor is opened. CheckpointError for one that is damaged or of other tensors.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
+
+    from .shards import Shards
 
     checkpoint = Path(checkpoint)
     if not (checkpoint / "meta.pt").is_file():
         raise InputError(f"{checkpoint} is not a sharded checkpoint: it has no meta.pt")
     model = build(opened(checkpoint)[0]["perceiver_kit"])
     state = {"state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant here
-        load(state, checkpoint_id=checkpoint)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant here
+            load(state, storage_reader=Shards(checkpoint))
+    except CheckpointException as error:
+        (first, _), *_ = error.failures.values()
+        why = f"{type(first).__name__}: {str(first).splitlines()[0] if str(first) else 'no more is said'}"
+        raise CheckpointError(f"{checkpoint} is damaged or not a sharded checkpoint of this model ({why})") from error
     return model.eval()

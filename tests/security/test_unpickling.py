@@ -32,7 +32,8 @@ METHODS = {"import_module", "system", "popen", "unpack_archive", "extractall", "
 ALLOWED = {
     ("training/saving.py", "zipfile"): "names the exception that a damaged checkpoint raises; opens nothing",
     ("training/saving.py", "pickle"): "names the exception with which weights_only refuses; opens nothing",
-    ("training/fit.py", "load"): "FSDP2's own shards, of one's own runs, as its docstring says",
+    ("training/fit.py", "load"): "shards of tensors, whose list is read by training/shards.py",
+    ("training/shards.py", "pickle"): "unpickles with a list of what may be made, which test_shards.py holds",
     ("registry.py", "entry_points"): "imports plugins that are installed here, not what a file names",
 }
 
