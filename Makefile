@@ -53,7 +53,7 @@ results: $(DEV)  ## train on real data, beside baselines, and write docs/results
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 	$(BIN)/python benchmarks/parity.py
 
-fuzz: $(DEV)  ## tens of thousands of bad inputs, thousands of faults, counted in docs/robustness.md (half an hour)
+fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds of faults: docs/robustness.md (half an hour)
 	$(BIN)/python benchmarks/robustness.py
 
 coverage: $(DEV)  ## run the tests with lines and branches counted in docs/coverage.md; below 95 % fails (thirteen minutes)
