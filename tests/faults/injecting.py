@@ -1,6 +1,6 @@
 """What goes wrong around the kit, made to go wrong: counted, and each case a function of its number.
 
-``FAULTS=1000`` is how many cases each test has, a few by default; ``make fuzz`` runs thousands and keeps the counts.
+``FAULTS=1000`` is how many cases each test has, a few by default; ``make fuzz`` runs many and keeps the counts.
 """
 
 from __future__ import annotations
