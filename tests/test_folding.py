@@ -39,8 +39,8 @@ def parts(output: str = "project", *, padding: int = 4, **options: object) -> tu
     return decoder, noisy(OUTPUTS[output](decoder.out_channels), 0.5).eval()
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
 @given(
-    output=st.sampled_from([*OUTPUTS]),
     padding=st.integers(0, 5),
     project=st.booleans(),
     widths=st.sampled_from([{}, dict(qk_channels=4, v_channels=2), dict(qk_channels=1, v_channels=5)]),
@@ -128,15 +128,20 @@ def patch(decoder: CrossAttention, _: Output) -> None:
     decoder.cross.forward = types.MethodType(lambda self, *_: torch.zeros(()), decoder.cross)
 
 
-def adapt(decoder: CrossAttention, _: Output) -> None:
-    class Adapted(nn.Linear):
-        def forward(self, rows: Tensor) -> Tensor:
-            return super().forward(rows) + 1
+class Adapted(nn.Linear):
+    def forward(self, rows: Tensor) -> Tensor:
+        return super().forward(rows) + 1
 
+
+def adapt(decoder: CrossAttention, _: Output) -> None:
     decoder.cross.attention.key.__class__ = Adapted
 
 
 def adapt_output(_: CrossAttention, output: Output) -> None:
+    output.project.__class__ = Adapted
+
+
+def another_output(_: CrossAttention, output: Output) -> None:
     output.project = nn.Sequential(output.project, nn.ReLU())
 
 
@@ -169,7 +174,7 @@ def no_bias(decoder: CrossAttention, _: Output) -> None:
 
 
 CHANGES = [hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation]
-CHANGES += [another_layer, no_bias]
+CHANGES += [another_layer, another_output, no_bias]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import perceiver_kit as kit
 from perceiver_kit.initialisation import learned, linear, scale_by_fan_in
+from perceiver_kit.modalities import LearnedVector
+from perceiver_kit.positions import Learned
 
 
 def holds_a_cut_normal(values: Tensor, deviation: float) -> None:
@@ -40,3 +43,16 @@ def test_a_convolution_keeps_the_variance_of_what_it_reads(kernel: int) -> None:
 def test_what_is_looked_up_has_the_deviation_that_is_asked_for(deviation: float) -> None:
     holds_a_cut_normal(learned(1000, 500, deviation=deviation).detach(), deviation)
     assert math.isclose(learned(1000, 500).std().item(), 0.02 * 0.87962566, rel_tol=0.01)
+
+
+LOOKED_UP = {
+    "latents": lambda: kit.Encoder(3, num_latents=1000, latent_dim=500, layers=0).latents,
+    "positions": lambda: Learned((1000,), 500).table,
+    "one vector for all": lambda: LearnedVector(500_000).vector,
+    "ids": lambda: kit.inputs.TextTokens(1000, 500).embedding.weight,
+}
+
+
+@pytest.mark.parametrize("what", LOOKED_UP)
+def test_all_that_is_looked_up_starts_small(what: str) -> None:
+    holds_a_cut_normal(LOOKED_UP[what]().detach(), 0.02)

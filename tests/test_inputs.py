@@ -339,6 +339,7 @@ def test_every_input_block_has_something_that_it_refuses() -> None:
         ({}, None, "inputs is empty; give at least one of image, points"),
         (VALUE | {"point": 1}, None, "inputs names 'point'; did you mean 'points'"),
         (VALUE | {"points": torch.ones(3, 4, 2)}, None, r"share one batch size, got \{'image': 2, 'points': 3\}"),
+        (VALUE | {"points": torch.ones(1, 4, 2)}, None, r"share one batch size, got \{'image': 2, 'points': 1\}"),
         (VALUE | {"points": None}, None, "points must be a tensor with a batch axis, got a NoneType"),
         (VALUE | {"points": torch.tensor(0.0)}, None, r"points must be a tensor with a batch axis, got float32 \(\)"),
         (VALUE["image"], None, "inputs must be a mapping with image, points, got a Tensor"),

@@ -102,7 +102,8 @@ def agrees(objective: Objective, output: Tensor, targets: dict[str, Tensor], wan
     term = objective.terms({name: output}, targets)[name]
     assert term.total.item() == pytest.approx(total, rel=1e-5, abs=1e-5)
     assert int(term.count) == count
-    loss, parts = objective({name: output}, targets)
+    loss, parts = objective({name: output.requires_grad_()}, targets)
+    assert loss.requires_grad
     assert loss.item() == pytest.approx(total / max(1, count), rel=1e-5, abs=1e-5)
     assert [*parts] == [name]
     assert parts[name].item() == pytest.approx(loss.item())
@@ -110,6 +111,9 @@ def agrees(objective: Objective, output: Tensor, targets: dict[str, Tensor], wan
     half = objective({name: output.bfloat16()}, targets)[0]
     assert half.dtype == torch.float32, "losses are in float32, whatever the model computes in"
     assert half.item() == pytest.approx(loss.item(), rel=0.03, abs=0.03)
+    halves = {key: target.bfloat16() if target.is_floating_point() else target for key, target in targets.items()}
+    term = objective.terms({name: output.bfloat16()}, halves)[name]
+    assert term.total.dtype == torch.float32, "a sum in bfloat16 stops growing at 256"
 
 
 @given(b=sizes, classes=st.integers(1, 5), smoothing=st.sampled_from([0.0, 0.1, 1.0]), soft=st.booleans())
@@ -234,6 +238,10 @@ def test_several_objectives_of_one_output_all_count_and_sums_of_sums_are_sums() 
     loss, parts = nested({"image": outputs["image"]}, targets)
     assert {*parts} == {"both_near", "both_far"}
     assert loss.item() == pytest.approx(near.item() + far.item() / 2)
+    of_two = Weighted(dict(near=Reconstruction("image"), sound=Regression("audio")))
+    loss, parts = Weighted(dict(two=of_two, label=Classification()))({"image": outputs["image"]}, targets)
+    assert {*parts} == {"two_near"}, "the sound was not asked for"
+    assert loss.item() == pytest.approx(near.item())
     assert {*nested.meters()} == {"both_near_psnr", "both_far_mse", "both_far_mae", "label_accuracy"}
 
 

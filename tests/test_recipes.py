@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import subprocess
 import sys
 import textwrap
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import perceiver_kit as kit
+from perceiver_kit.positions import Fourier
 
 from . import restated
 from .strategies import RECIPES, assert_close, distance, noisy, raws, tiny
@@ -50,6 +53,41 @@ def test_shapes_are_as_documented(recipe: str) -> None:
     with torch.no_grad():
         found = model({name: tensor(name, shape) for name, shape in given.items()})
     assert {name: tuple(value.shape) for name, value in found.items()} == wanted
+
+
+def others(value: object, choices: tuple[str, ...] = ()) -> list:
+    """What a parameter may be instead, near enough to its value that a model may come of it."""
+    match value:
+        case str():
+            return [choice for choice in choices if choice != value]
+        case bool():
+            return [not value]
+        case int():
+            return [2 * value, value + 1, value // 2]
+        case float():
+            return [value / 2 + 0.3]
+        case (first, *rest):
+            return [(other, *rest) for other in others(first)]
+    return [64, 32]  # where nothing is said
+
+
+@recipes
+def test_each_parameter_makes_another_model(recipe: str) -> None:
+    hints = get_type_hints(kit.registry.find("recipes", recipe).function)
+    even = dict(qk_channels=64, v_channels=64)  # of which there may be several heads
+
+    def made(**parameters: object) -> dict:
+        return kit.spec(kit.build(recipe, preset="tiny", **(even | parameters)))["model"]
+
+    with torch.device("meta"):
+        wanted = made()
+        for name, value in kit.build(recipe, preset="tiny", **even).recipe["parameters"].items():
+            for other in others(value, get_args(hints[name])):
+                with contextlib.suppress(kit.AssemblyError):
+                    assert made(**{name: other}) != wanted, f"{name} is not heard"
+                    break
+            else:
+                pytest.fail(f"there is no model with another {name}")
 
 
 @recipes
@@ -163,6 +201,17 @@ def test_a_modality_that_is_left_out_is_still_decoded(missing: str | tuple[str, 
     assert (distance(latents, model.encode(given).latents) > 1e-4) == (missing != "label")
     tokens, _ = model.inputs(rest)
     assert tokens.layout == model.inputs(given)[0].layout
+
+
+def test_a_clip_that_is_wider_than_high_has_its_places_where_they_are() -> None:
+    sizes = dict(num_frames=2, image_size=(8, 12), audio_samples=64)
+    model = kit.build("multimodal_autoencoding", preset="tiny", **sizes)
+    audio, image = torch.zeros(1, 64), torch.zeros(1, 2, 3, 8, 12)
+    for given in ({"audio": audio, "image": image}, {"audio": audio}):
+        assert model.inputs(given)[0].layout.grid("image") == (2, 2, 3), "also where a mask token stands for each"
+    for block, ends in ((model.inputs, "both"), (model.queries, "half_open")):
+        fourier = Fourier(bands=16, max_resolution=(2, 2, 3), ends=ends)
+        assert torch.equal(block.blocks["image"].positions((2, 4, 5)), fourier((2, 4, 5)))
 
 
 @pytest.mark.parametrize(

@@ -385,3 +385,30 @@ def test_blocks_whose_buffers_are_not_saved_make_them_themselves(tmp_path: Path)
         assert kit.load(kit.save(model, tmp_path)).outputs.blocks["label"].ramp.tolist() == [0, 1, 2, 3, 4]
     finally:
         del registered["Scaled"]
+
+
+def test_two_layers_with_one_weight_have_one_again(tmp_path: Path) -> None:
+    class Twice(outputs.Rows):
+        def __init__(self, in_channels: int) -> None:
+            super().__init__(in_channels)
+            self.first, self.second = nn.Linear(in_channels, in_channels), nn.Linear(in_channels, in_channels)
+            self.second.weight = self.first.weight
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.second(self.first(rows))
+
+    registered = kit.registry._entries["outputs"]
+    registered["Twice"] = Twice
+    try:
+        model = kit.PerceiverIO(
+            inputs.Inputs(points=inputs.Features(3)),
+            kit.Encoder(3, num_latents=2, latent_dim=8, layers=0),
+            decoder=kit.MeanPool(8, out_channels=5),
+            outputs=outputs.Outputs(label=Twice(5)),
+        )
+        loaded = kit.load(kit.save(model, tmp_path))
+    finally:
+        del registered["Twice"]
+    block, points = loaded.outputs.blocks["label"], torch.randn(2, 4, 3)
+    assert block.second.weight is block.first.weight
+    assert torch.equal(loaded(points)["label"], model(points)["label"])

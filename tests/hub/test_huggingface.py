@@ -217,7 +217,7 @@ def test_damaged_weights(saved: Path, keep: int) -> None:
 
 def test_missing_files(saved: Path, tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "nowhere")
-    refused("three/part/name", "three/part/name")
+    refused("three/part/name", "three/part/name", "neither a directory nor the id of a hub repository")
     (saved / "model.safetensors").unlink()
     refused(saved, "model.safetensors")
     (saved / "config.json").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 # their means.
 CASES: dict[str, dict[str, Any]] = {
     "multimodal": dict(recipe="multimodal_autoencoding", queries=dict(image=9, audio=3), validate_every=2),
-    "text": dict(recipe="masked_lm", weight_decay=0.3),
+    "text": dict(recipe="masked_lm", weight_decay=0.3, shared=True),
 }
 STEPS = dict(steps=4, save_every=2, rate=1e-3, batch=6)
 
@@ -65,6 +66,11 @@ def steps(directory: Path) -> list[float]:
     return [loss for _, loss in sorted(losses(directory).items())]
 
 
+def held_out(directory: Path) -> list[float]:
+    with open(directory / "metrics.csv", newline="") as file:
+        return [float(row["held_out/loss"]) for row in csv.DictReader(file) if row["held_out/loss"]]
+
+
 def furthest(one: nn.Module, other: nn.Module, *, without: str = " ") -> float:
     state = {name: value for name, value in other.state_dict().items() if without not in name}
     return max(
@@ -79,6 +85,9 @@ def test_two_processes_have_the_losses_and_weights_of_one(case: str, runs: Path)
     alone = runs / f"{case.split('-')[0]}-auto"
     assert len(steps(alone)) == 4
     assert steps(runs / case) == pytest.approx(steps(alone), rel=2e-6)
+    wanted = held_out(alone)
+    assert len(wanted) >= 2
+    assert held_out(runs / case) == pytest.approx(wanted, rel=1e-5), "of all that either process looked at"
     # Softmax does not see the keys' bias: its gradient is rounding, which AdamW makes as large as any.
     assert furthest(kit.load(runs / case), kit.load(alone), without="key.bias") < 1e-4
     before, _ = kit.load(alone), torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Training in one process: what a step asks for, hides and counts, how weights move, and what ``fit`` leaves."""
+"""Training in one process: how weights move, at which precision, and what ``fit`` leaves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -19,152 +17,12 @@ import perceiver_kit as kit
 from perceiver_kit.data.task import Task
 from perceiver_kit.objectives import MaskedTokens, Reconstruction, Regression, Weighted, objective_for
 from perceiver_kit.positions import Fourier
-from perceiver_kit.training import Data, Training, fit, train_recipe
+from perceiver_kit.training import Data, Training, fit, rate_at, train_recipe
 from perceiver_kit.training.recipe import large_outputs
 
-from .toys import ENCODER, QUIET, RECIPES, SIZES, Told, Toys, losses, prepared, run, small
+from .toys import ENCODER, FEW, QUIET, RECIPES, SIZES, Told, Toys, alone, batch, losses, prepared, run, small
 
 pytestmark = QUIET
-FEW = dict(image=9, audio=3)  # of 128 pixels and 10 patches
-
-
-def batch(recipe: str, keys: list[tuple[int, int]]) -> dict[str, Any]:
-    """The batch of keys (index, step)."""
-    return default_collate([Toys(recipe)[key] for key in keys])
-
-
-def alone(recipe: str, **training: Any) -> Training:
-    """A training without a trainer: it logs nothing."""
-    told, _ = prepared(recipe, **training)
-    told.log = told.log_dict = lambda *_, **__: None
-    return told.train()
-
-
-def asked(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
-    """What a step of this batch asks the model for, what it hides, and its loss."""
-    seen: dict[str, Any] = {}
-    hook = training.model.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
-    loss = training.training_step(batch(training.recipe, keys), 0)
-    hook.remove()
-    return seen["at"], seen["hidden"], loss
-
-
-def multimodal(**training: Any) -> Training:
-    training_ = alone("multimodal_autoencoding", **training)
-    training_.recipe = "multimodal_autoencoding"
-    return training_
-
-
-# ---- what a step asks for and hides
-
-
-@given(
-    keys=st.lists(st.tuples(st.integers(0, 23), st.integers(0, 10**6)), min_size=1, max_size=5, unique=True),
-    seed=st.integers(0, 3),
-    data=st.data(),
-)
-def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data: st.DataObject) -> None:
-    """In whatever batch a sample stands, with whatever others, in whatever place."""
-    training = multimodal(queries=FEW, seed=seed)
-    at, hidden, _ = asked(training, keys)
-    assert {name: index.shape for name, index in at.items() if index is not None} == {
-        name: (len(keys), count) for name, count in FEW.items()
-    }
-    assert at["label"] is None, "an output without a number is asked for whole"
-    for name, rows in (("image", 128), ("audio", 10)):
-        assert at[name].dtype == torch.int64
-        assert 0 <= at[name].min() <= at[name].max() < rows
-        if rows < 8 * FEW[name]:
-            assert all(len({*row.tolist()}) == FEW[name] for row in at[name]), "few rows are asked for once each"
-
-    torch.manual_seed(99)  # the process's own state has no part in it
-    order = data.draw(st.permutations(range(len(keys))))
-    again, hidden_again, _ = asked(training, [keys[i] for i in order])
-    for name in FEW:
-        assert torch.equal(again[name], at[name][[*order]])
-    assert torch.equal(hidden_again["label"], hidden["label"][[*order]])
-
-
-def test_another_seed_step_or_sample_draws_anew() -> None:
-    def image(seed: int, index: int, step: int) -> list[int]:
-        return asked(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
-
-    draws = [image(0, 0, 0), image(1, 0, 0), image(0, 1, 0), image(0, 0, 1)]
-    assert len({tuple(draw) for draw in draws}) == 4
-    both = asked(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
-    assert sorted(both["image"][0].tolist()) == [*range(128)]
-    assert sorted(both["audio"][0].tolist()) == [*range(10)], "more than there are is all there are"
-
-
-def test_every_row_is_asked_for_as_often() -> None:
-    training = multimodal(queries=dict(image=40))
-    rows = torch.cat([asked(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)])
-    counts = rows.bincount(minlength=128).double()
-    mean = 24 * 8 * 40 / 128
-    assert counts.min() > mean - 5 * math.sqrt(mean)
-    assert counts.max() < mean + 5 * math.sqrt(mean)
-
-
-def test_loss_is_on_what_was_asked_for_and_on_nothing_else() -> None:
-    training = multimodal(queries=FEW)
-    keys = [(3, 0), (5, 0)]
-    at, hidden, loss = asked(training, keys)
-    given = batch("multimodal_autoencoding", keys)
-
-    # The same from everything decoded, rows picked afterwards.
-    whole = training.model(given["inputs"], hidden=hidden)
-    pixels = {
-        name: x.movedim(-3, -1).flatten(1, -2) for name, x in (("a", whole["image"]), ("b", given["targets"]["image"]))
-    }
-    patches = {name: x.unflatten(1, (-1, 16)) for name, x in (("a", whole["audio"]), ("b", given["targets"]["audio"]))}
-    pick = lambda rows, index: torch.stack([sample[i] for sample, i in zip(rows, index, strict=True)])  # noqa: E731
-    wanted = 0.03 * (pick(pixels["a"], at["image"]) - pick(pixels["b"], at["image"])).abs().mean()
-    wanted += 1.0 * (pick(patches["a"], at["audio"]) - pick(patches["b"], at["audio"])).abs().mean()
-    wanted += 1e-4 * torch.nn.functional.cross_entropy(whole["label"], given["targets"]["label"])
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
-
-    # Targets elsewhere may be anything, here NaN; where it was asked they count.
-    frames, rows = given["targets"]["image"], at["image"]
-    elsewhere = torch.ones(2, 128, dtype=torch.bool).scatter(1, rows, False)
-    frames.movedim(-3, -1).flatten(1, -2)
-    t, y, x = rows // 64, rows // 8 % 8, rows % 8
-    poisoned = torch.full_like(frames, torch.nan)
-    for b in range(2):
-        poisoned[b, t[b], :, y[b], x[b]] = frames[b, t[b], :, y[b], x[b]]
-    assert poisoned.isnan().sum() == 3 * elsewhere.sum()
-    given["targets"]["image"] = poisoned
-    assert training.training_step(given, 0).item() == loss.item()
-    poisoned[1, t[1, 0], :, y[1, 0], x[1, 0]] += 1
-    assert training.training_step(given, 0).item() != loss.item()
-
-
-def test_labels_are_hidden_sample_by_sample_at_their_rate_and_always_in_evaluation() -> None:
-    training = multimodal()
-    hidden = torch.cat([asked(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
-    assert hidden.dtype == torch.bool
-    assert abs(hidden.double().mean() - 0.5) < 4 * 0.5 / math.sqrt(len(hidden))
-    assert {*hidden.view(20, 24).sum(1).tolist()} - {0, 24}, "not the whole batch at once"
-
-    keys = [(i, 0) for i in range(6)]
-    _, hides, _ = asked(training, keys)
-    given = batch("multimodal_autoencoding", keys)
-    other = given["inputs"] | {"label": given["inputs"]["label"].roll(1, 1)}
-    moved = (
-        training.model(other, hidden=hides)["image"] - training.model(given["inputs"], hidden=hides)["image"]
-    ).abs()
-    assert ((moved.flatten(1).amax(1) == 0) == hides["label"]).all(), "only a hidden label is not seen"
-    assert 0 < hides["label"].sum() < 6
-
-    training.eval()
-    with torch.no_grad():
-        a, b = (training(given | {"inputs": inputs})["label"] for inputs in (given["inputs"], other))
-    assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_what_is_always_or_never_hidden_is_not_drawn(rate: float) -> None:
-    training = multimodal(model=dict(hide_label=(rate, 1.0)))
-    assert asked(training, [(0, 0)])[1] is None
 
 
 # ---- how weights move
@@ -200,6 +58,22 @@ def test_accumulating_is_a_larger_batch(tmp_path: Path) -> None:
         for name, value in weights(tmp_path / other).items():
             if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding
                 torch.testing.assert_close(value, wanted[name], rtol=0, atol=5e-5, msg=f"{other} {name}")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant_then_cosine"])
+def test_every_step_has_the_rate_and_the_decay_that_were_asked_for(schedule: str, tmp_path: Path) -> None:
+    seen = []
+
+    class Watched(Training):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            seen.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
+
+    recipe = "sequence_classification"
+    asked = dict(steps=8, rate=0.01, weight_decay=0.3, warmup=3, schedule=schedule)
+    watched = Watched(small(recipe), objective_for(recipe), **asked)
+    fit(watched, Data(Toys(recipe), None, batch=2, steps=8), tmp_path, accumulate=2, progress=False)
+    rates = [0.01 * rate_at(step, steps=8, warmup=3, schedule=schedule) for step in range(8)]
+    assert seen == [[(pytest.approx(rate), 0.3), (pytest.approx(rate), 0.0)] for rate in rates]
 
 
 @pytest.mark.parametrize("clip", [None, 1e-3])
@@ -358,6 +232,15 @@ def test_held_out_loss_is_over_all_that_counts_however_it_falls_into_batches(rec
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_held_out_data_is_looked_at_after_as_many_steps_as_asked_for(accumulate: int, tmp_path: Path) -> None:
+    run(dict(recipe="masked_lm", directory=tmp_path / "run", steps=6, accumulate=accumulate, validate_every=2))
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["held_out/loss"]]
+    assert steps[:3] == [1, 3, 5]
+    assert {*steps[3:]} <= {6}, "and once more at the end"
+
+
 def test_modalities_of_any_name_can_be_measured(tmp_path: Path) -> None:
     """Metrics are modules, and PyTorch refuses dots in the names of those."""
     model = kit.PerceiverIO(
@@ -482,23 +365,3 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(kit.InputError, match="holds a run already: resume it, or choose another"):
         run(config | dict(model=dict(num_latents=4)))
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
-
-
-def test_flow_is_trained_whole() -> None:
-    """A distance in pixels needs both components of a pixel, which rows of ``queries`` have in another place."""
-    training = alone("optical_flow", queries=dict(flow=5))
-    given = batch("optical_flow", [(0, 0)])
-    del given["targets"]["valid"]
-    with pytest.raises(kit.InputError, match=r"flow.*must be whole"):
-        training.training_step(given, 0)
-
-
-def test_bytes_can_be_asked_for_by_number() -> None:
-    training = alone("masked_lm", queries=dict(text=6))
-    given = batch("masked_lm", [(1, 0), (3, 0)])
-    loss = training.training_step(given, 0)
-    at = training._asked(given, [(0, 1), (0, 3)])["text"]
-    whole = training.model(given["inputs"])["text"]
-    rows = torch.arange(2)[:, None]
-    wanted, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
 
 import perceiver_kit as kit
 from perceiver_kit.data.sampling import Sample, Samples
@@ -39,6 +40,7 @@ SIZES: dict[str, dict[str, Any]] = {
     ),
 }
 RECIPES = kit.list()
+FEW = dict(image=9, audio=3)  # of the 128 pixels and 10 patches of multimodal_autoencoding
 
 
 def small(recipe: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
@@ -81,6 +83,16 @@ class Toys(Samples):
         return dict(inputs={"image": values(3, 12, 12)}, targets={"label": label})
 
 
+class Shared(Data):
+    """Six held-out samples in two batches, of which each of two processes reads one."""
+
+    def val_dataloader(self) -> DataLoader:
+        batches = [[0, 2, 4, 1], [3, 5]]  # of masked_lm: all texts with few masked bytes are in the first
+        if dist.is_initialized():
+            batches = batches[dist.get_rank() :: dist.get_world_size()]
+        return DataLoader(self.held_out, batch_sampler=batches, collate_fn=default_collate)
+
+
 class Told(Training):
     """Writes the mean loss of every batch to a file, exactly, and dies where it is told to."""
 
@@ -110,12 +122,26 @@ def prepared(
     length: int = 24,
     model: dict[str, Any] | None = None,
     held_out: bool = True,
+    shared: bool = False,
     **training: Any,
 ) -> tuple[Told, Data]:
     """A training and its data."""
     told = Told(small(recipe, **(model or {})), objective_for(recipe), steps=steps, **training)
     left = Toys(recipe, 6, seed=1) if held_out else None
-    return told, Data(Toys(recipe, length), left, batch=batch, steps=steps, workers=workers, held_out_batch=4)
+    kind = Shared if shared else Data
+    return told, kind(Toys(recipe, length), left, batch=batch, steps=steps, workers=workers, held_out_batch=4)
+
+
+def batch(recipe: str, keys: list[tuple[int, int]]) -> dict[str, Any]:
+    """The batch of keys (index, step)."""
+    return default_collate([Toys(recipe)[key] for key in keys])
+
+
+def alone(recipe: str, **training: Any) -> Training:
+    """A training without a trainer: it logs nothing."""
+    told, _ = prepared(recipe, **training)
+    told.log = told.log_dict = lambda *_, **__: None
+    return told.train()
 
 
 FIT = ("precision", "accumulate", "clip", "ema", "save_every", "validate_every", "resume")

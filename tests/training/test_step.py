@@ -1,0 +1,186 @@
+"""A step of training: what it asks the model for, what it hides, and what its loss counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import perceiver_kit as kit
+from perceiver_kit.objectives import MaskedTokens
+from perceiver_kit.training import Training
+
+from .toys import FEW, QUIET, alone, batch
+
+pytestmark = QUIET
+
+
+def asked(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
+    """What a step of this batch asks the model for, what it hides, and its loss."""
+    seen: dict[str, Any] = {}
+    hook = training.model.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
+    loss = training.training_step(batch(training.recipe, keys), 0)
+    hook.remove()
+    return seen["at"], seen["hidden"], loss
+
+
+def multimodal(**training: Any) -> Training:
+    training_ = alone("multimodal_autoencoding", **training)
+    training_.recipe = "multimodal_autoencoding"
+    return training_
+
+
+# ---- what a step asks for and hides
+
+
+@given(
+    keys=st.lists(st.tuples(st.integers(0, 23), st.integers(0, 10**6)), min_size=1, max_size=5, unique=True),
+    seed=st.integers(0, 3),
+    data=st.data(),
+)
+def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data: st.DataObject) -> None:
+    """In whatever batch a sample stands, with whatever others, in whatever place."""
+    training = multimodal(queries=FEW, seed=seed)
+    at, hidden, _ = asked(training, keys)
+    assert {name: index.shape for name, index in at.items() if index is not None} == {
+        name: (len(keys), count) for name, count in FEW.items()
+    }
+    assert at["label"] is None, "an output without a number is asked for whole"
+    for name, rows in (("image", 128), ("audio", 10)):
+        assert at[name].dtype == torch.int64
+        assert 0 <= at[name].min() <= at[name].max() < rows
+        if rows < 8 * FEW[name]:
+            assert all(len({*row.tolist()}) == FEW[name] for row in at[name]), "few rows are asked for once each"
+
+    torch.manual_seed(99)  # the process's own state has no part in it
+    order = data.draw(st.permutations(range(len(keys))))
+    again, hidden_again, _ = asked(training, [keys[i] for i in order])
+    for name in FEW:
+        assert torch.equal(again[name], at[name][[*order]])
+    assert torch.equal(hidden_again["label"], hidden["label"][[*order]])
+
+
+def test_another_seed_step_or_sample_draws_anew() -> None:
+    def image(seed: int, index: int, step: int) -> list[int]:
+        return asked(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
+
+    draws = [image(0, 0, 0), image(1, 0, 0), image(0, 1, 0), image(0, 0, 1)]
+    assert len({tuple(draw) for draw in draws}) == 4
+    training = multimodal(queries=dict(image=40, audio=40))
+    whole = {"targets": {"image": torch.zeros(1, 2, 3, 8, 8), "audio": torch.zeros(1, 128 * 16)}}
+    of_128 = training._asked(whole, [(0, 0)])
+    assert not torch.equal(of_128["image"], of_128["audio"]), "each output has numbers of its own"
+    both = asked(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
+    assert sorted(both["image"][0].tolist()) == [*range(128)]
+    assert sorted(both["audio"][0].tolist()) == [*range(10)], "more than there are is all there are"
+
+
+def test_every_row_is_asked_for_as_often() -> None:
+    training = multimodal(queries=dict(image=40))
+    rows = torch.cat([asked(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)])
+    counts = rows.bincount(minlength=128).double()
+    mean = 24 * 8 * 40 / 128
+    assert counts.min() > mean - 5 * math.sqrt(mean)
+    assert counts.max() < mean + 5 * math.sqrt(mean)
+
+
+def test_loss_is_on_what_was_asked_for_and_on_nothing_else() -> None:
+    training = multimodal(queries=FEW)
+    keys = [(3, 0), (5, 0)]
+    at, hidden, loss = asked(training, keys)
+    given = batch("multimodal_autoencoding", keys)
+
+    # The same from everything decoded, rows picked afterwards.
+    whole = training.model(given["inputs"], hidden=hidden)
+    pixels = {
+        name: x.movedim(-3, -1).flatten(1, -2) for name, x in (("a", whole["image"]), ("b", given["targets"]["image"]))
+    }
+    patches = {name: x.unflatten(1, (-1, 16)) for name, x in (("a", whole["audio"]), ("b", given["targets"]["audio"]))}
+    pick = lambda rows, index: torch.stack([sample[i] for sample, i in zip(rows, index, strict=True)])  # noqa: E731
+    wanted = 0.03 * (pick(pixels["a"], at["image"]) - pick(pixels["b"], at["image"])).abs().mean()
+    wanted += 1.0 * (pick(patches["a"], at["audio"]) - pick(patches["b"], at["audio"])).abs().mean()
+    wanted += 1e-4 * torch.nn.functional.cross_entropy(whole["label"], given["targets"]["label"])
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+    # Targets elsewhere may be anything, here NaN; where it was asked they count.
+    frames, rows = given["targets"]["image"], at["image"]
+    elsewhere = torch.ones(2, 128, dtype=torch.bool).scatter(1, rows, False)
+    frames.movedim(-3, -1).flatten(1, -2)
+    t, y, x = rows // 64, rows // 8 % 8, rows % 8
+    poisoned = torch.full_like(frames, torch.nan)
+    for b in range(2):
+        poisoned[b, t[b], :, y[b], x[b]] = frames[b, t[b], :, y[b], x[b]]
+    assert poisoned.isnan().sum() == 3 * elsewhere.sum()
+    given["targets"]["image"] = poisoned
+    assert training.training_step(given, 0).item() == loss.item()
+    poisoned[1, t[1, 0], :, y[1, 0], x[1, 0]] += 1
+    assert training.training_step(given, 0).item() != loss.item()
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.7])
+def test_labels_are_hidden_sample_by_sample_at_their_rate_and_always_in_evaluation(rate: float) -> None:
+    training = multimodal(model=dict(hide_label=(rate, 1.0)))
+    hidden = torch.cat([asked(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
+    assert hidden.dtype == torch.bool
+    assert abs(hidden.double().mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / len(hidden))
+    assert {*hidden.view(20, 24).sum(1).tolist()} - {0, 24}, "not the whole batch at once"
+
+    keys = [(i, 0) for i in range(24)]
+    _, hides, _ = asked(training, keys)
+    given = batch("multimodal_autoencoding", keys)
+    other = given["inputs"] | {"label": given["inputs"]["label"].roll(1, 1)}
+    moved = (
+        training.model(other, hidden=hides)["image"] - training.model(given["inputs"], hidden=hides)["image"]
+    ).abs()
+    assert ((moved.flatten(1).amax(1) == 0) == hides["label"]).all(), "only a hidden label is not seen"
+    assert 0 < hides["label"].sum() < 24
+
+    training.eval()
+    with torch.no_grad():
+        a, b = (training(given | {"inputs": inputs})["label"] for inputs in (given["inputs"], other))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_what_is_always_or_never_hidden_is_not_drawn(rate: float) -> None:
+    training = multimodal(model=dict(hide_label=(rate, 1.0)))
+    assert asked(training, [(0, 0)])[1] is None
+
+
+def test_what_a_mask_hides_has_no_part_in_a_step_or_in_evaluation() -> None:
+    training = alone("sequence_classification")
+    given = batch("sequence_classification", [(0, 0), (5, 0)])
+    text, keep = given["inputs"]["text"], given["mask"]["text"]
+    losses, logits = [], []
+    for ids in (text, torch.where(keep, text, 7), torch.where(keep, 7, text)):
+        other = given | {"inputs": {"text": ids}}
+        losses.append(training.training_step(other, 0).item())
+        with torch.no_grad():
+            logits.append(training(other)["label"])
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(logits[0], logits[1])
+
+
+def test_flow_is_trained_whole() -> None:
+    """A distance in pixels needs both components of a pixel, which rows of ``queries`` have in another place."""
+    training = alone("optical_flow", queries=dict(flow=5))
+    given = batch("optical_flow", [(0, 0)])
+    del given["targets"]["valid"]
+    with pytest.raises(kit.InputError, match=r"flow.*must be whole"):
+        training.training_step(given, 0)
+
+
+def test_bytes_can_be_asked_for_by_number() -> None:
+    training = alone("masked_lm", queries=dict(text=6))
+    given = batch("masked_lm", [(1, 0), (3, 0)])
+    loss = training.training_step(given, 0)
+    at = training._asked(given, [(0, 1), (0, 3)])["text"]
+    whole = training.model(given["inputs"])["text"]
+    rows = torch.arange(2)[:, None]
+    wanted, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
