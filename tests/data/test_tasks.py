@@ -291,6 +291,7 @@ class TestPathsThatAreNoGood:
     def test_nothing_there(self, tmp_path: Path) -> None:
         self.refused(tmp_path / "gone", "no data and no path '.*gone'")
         self.refused("mnits", "no data and no path 'mnits'; did you mean 'mnist'")
+        self.refused("x" * 5000, "^'x+…' cannot be read: File name too long$")
         self.refused("mnist", "'mnist' is data for image_classification_conv, .*, not for masked_lm", "masked_lm")
         with pytest.raises(UnknownName, match="did you mean"):
             open_task("mnist", recipe="image_clasification_conv")
