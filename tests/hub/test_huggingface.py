@@ -181,6 +181,8 @@ def test_tensors_that_do_not_fit(saved: Path) -> None:
         ({"hidden_act": "relu"}, ["hidden_act", "relu", "gelu"]),
         ({"cross_attention_shape_for_attention": "q"}, ["cross_attention_shape_for_attention", "kv"]),
         ({"num_latents": "many"}, ["num_latents"]),
+        ({"architectures": 3}, ["config.json is not a Perceiver's: ", "'int' object"]),
+        ({"id2label": 3}, ["config.json is not a Perceiver's: ", "'int'"]),
         ({"num_self_attention_heads": 5}, ["divisible", "5 heads"]),
     ],
 )
