@@ -76,11 +76,27 @@ def test_training_moves_a_picture_by_every_shift_alike() -> None:
     assert images[1]["inputs"]["image"][0, 6, 3] == 1
 
 
+def test_the_border_is_repeated_where_a_picture_moved_away() -> None:
+    pixels, places = torch.arange(144, dtype=torch.uint8).view(1, 1, 12, 12), torch.arange(12)
+    images = Images(pixels, torch.zeros(1, dtype=torch.int64), shift=3)
+    still = images[0]["inputs"]["image"][0]
+    moved = [
+        still[(places + down).clamp(0, 11)][:, (places + right).clamp(0, 11)]
+        for down in range(-3, 4)
+        for right in range(-3, 4)
+    ]
+    for step in range(30):
+        image = images[0, step]["inputs"]["image"][0]
+        assert any(torch.equal(image, one) for one in moved)
+
+
 def test_flips_are_half_of_the_time_and_only_in_training() -> None:
     images = dot(flip=True)
     flipped = sum(bool(images[0, step]["inputs"]["image"][0, 6, 8] == 1) for step in range(400))
     assert 150 < flipped < 250
-    assert images[0]["inputs"]["image"][0, 6, 3] == 1
+    for seed in range(8):
+        images = dot(seed, flip=True)
+        assert all(images[index]["inputs"]["image"][0, 6, 3] == 1 for index in range(4))
 
 
 def test_draws_follow_seed_step_and_index() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
 import perceiver_kit as kit
@@ -74,6 +76,24 @@ class Failing(Toys):
             SPOILING[self.how](sample)
             return sample
         (DYING | RAISING)[self.how]()
+
+
+class Early(Training):
+    """Ctrl-c before the first step, when Lightning has not yet written down whose signals are."""
+
+    def setup(self, stage: str) -> None:
+        raise KeyboardInterrupt
+
+
+class Spoiled(Training):
+    """One of its weights is this after its third step."""
+
+    value = math.inf
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        if self.global_step == 2:  # it is counted afterwards
+            self.model.encoder.latents.detach()[0, 0] = self.value
 
 
 class Interrupted(Training):
@@ -171,6 +191,21 @@ def test_disks_that_are_full(rng: Random, folder: Path) -> None:
     goes_on(folder / "run")
 
 
+def test_disks_that_refuse_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CSVLogger.save
+
+    def save(logger: CSVLogger) -> None:
+        if (tmp_path / "checkpoints" / "last.ckpt").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(logger)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CSVLogger, "save", save)
+        with pytest.raises(kit.CheckpointError, match=r"cannot write .*No space left.*; the checkpoint of step 1 is"):
+            train(tmp_path)
+    goes_on(tmp_path)
+
+
 @injected(share=0.2, least=1)
 def test_weights_that_become_nan_are_not_saved(rng: Random, folder: Path) -> None:
     with pytest.raises(kit.TrainingError, match=r"weights are NaN or infinite at step \d and are not saved; the check"):
@@ -180,6 +215,14 @@ def test_weights_that_become_nan_are_not_saved(rng: Random, folder: Path) -> Non
     assert not (folder / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_weight_that_is_not_finite_is_not_saved(value: float, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Spoiled, "value", value)
+    with pytest.raises(kit.TrainingError, match=r"weights are .* at step 3 and .* checkpoint of step 2 is"):
+        train(tmp_path, kind=Spoiled)
+    goes_on(tmp_path)
+
+
 @injected(share=0.2, least=1)
 def test_ctrl_c(rng: Random, folder: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
@@ -187,6 +230,16 @@ def test_ctrl_c(rng: Random, folder: Path) -> None:
         train(folder / "run", kind=Interrupted, at=rng.randrange(1, STEPS))
     assert signal.getsignal(signal.SIGINT) is before
     goes_on(folder / "run")
+
+
+def test_ctrl_c_before_the_first_step(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, kind=Early)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @functools.cache

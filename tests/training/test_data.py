@@ -87,6 +87,22 @@ def test_a_data_set_with_a_draw_of_its_own_is_not_taken_for_one_that_knows_steps
         assert torch.equal(second["inputs"]["x"], second["draw"][:, 1].float())
 
 
+@pytest.mark.parametrize(("asked", "sizes"), [(None, [2, 2, 2]), (4, [4, 2]), (10, [6])])
+def test_held_out_data_come_in_batches_of_their_own_size(asked: int | None, sizes: list[int]) -> None:
+    data = Data(Known(), Known(), batch=2, steps=1, held_out_batch=asked)
+    assert [len(batch["draw"]) for batch in data.val_dataloader()] == sizes
+
+
+def test_what_a_mask_hides_may_be_anything() -> None:
+    x = torch.tensor([1.0, torch.nan, -torch.inf])
+    hidden = {"inputs": {"x": x}, "targets": {}, "mask": {"x": x.isfinite()}}
+    for batch in batches([hidden] * SIZE)[0]:
+        assert torch.equal(batch["mask"]["x"], batch["inputs"]["x"].isfinite())
+    for mask in ({}, {"mask": {"y": x.isfinite()}}):
+        with pytest.raises(kit.InputError, match=r"sample 0 of train: input 'x' .*give a mask"):
+            batches([{"inputs": {"x": x}, "targets": {}} | mask] * SIZE)
+
+
 @pytest.mark.parametrize(
     ("data", "got"),
     [

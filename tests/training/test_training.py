@@ -14,13 +14,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 import perceiver_kit as kit
-from perceiver_kit.data.task import Task
-from perceiver_kit.objectives import MaskedTokens, Reconstruction, Regression, Weighted, objective_for
+from perceiver_kit.objectives import Reconstruction, Regression, Weighted, objective_for
 from perceiver_kit.positions import Fourier
-from perceiver_kit.training import Data, Training, fit, rate_at, train_recipe
-from perceiver_kit.training.recipe import large_outputs
+from perceiver_kit.training import Data, Training, fit, rate_at
 
-from .toys import ENCODER, FEW, QUIET, RECIPES, SIZES, Told, Toys, alone, batch, losses, prepared, run, small
+from .toys import FEW, QUIET, RECIPES, Told, Toys, alone, batch, losses, prepared, run, small
 
 pytestmark = QUIET
 
@@ -274,33 +272,6 @@ def test_a_compiled_model_keeps_its_names_and_spec() -> None:
     assert compiled.model._compiled_call_impl is not None
     assert [*compiled.state_dict()] == [*plain.state_dict()]
     assert kit.spec(compiled.model) == kit.spec(plain.model)
-
-
-def test_a_recipe_trains_on_a_task_that_is_made_in_python(tmp_path: Path) -> None:
-    data = Toys("masked_lm"), Toys("masked_lm", 6, seed=1)
-    task = Task("toys", ("masked_lm",), *data, dict(max_length=32), "made here")
-    sizes = {**ENCODER, **SIZES["masked_lm"]}
-    del sizes["max_length"]  # which the task demands
-    found = train_recipe("masked_lm", task, tmp_path, steps=2, batch=4, parameters=sizes, progress=False)
-    assert {*found} == {"loss", "accuracy"}
-    model = kit.load(tmp_path)
-    assert model.recipe["parameters"]["max_length"] == 32
-    text = default_collate([data[1][i] for i in range(6)])
-    loss, _ = MaskedTokens()(model(text["inputs"]), text["targets"])
-    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
-
-
-def test_outputs_with_more_rows_than_a_step_asks_for_are_known_by_their_declared_size() -> None:
-    with torch.device("meta"):
-        models = {name: kit.build(name) for name in ("multimodal_autoencoding", "masked_lm", "optical_flow")}
-        whole = kit.build("multimodal_autoencoding", preset="tiny", audio_samples=512 * 16)
-        over = kit.build("multimodal_autoencoding", preset="tiny", audio_samples=513 * 16, num_frames=1, image_size=16)
-    assert large_outputs(models["multimodal_autoencoding"]) == dict(audio=512, image=512)
-    assert large_outputs(models["masked_lm"]) == large_outputs(models["optical_flow"]) == {}, "as long as their input"
-    assert large_outputs(whole) == dict(image=512)
-    assert large_outputs(over) == dict(audio=512)
-    encoder = kit.Encoder(3, num_latents=2, latent_dim=8, layers=0)
-    assert large_outputs(kit.PerceiverIO(kit.Inputs(x=kit.inputs.Features(3)), encoder)) == {}, "it has no outputs"
 
 
 # ---- refused before anything starts
