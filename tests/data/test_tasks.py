@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, default_collate
 import perceiver_kit as kit
 from perceiver_kit import registry
 from perceiver_kit.data.clips import Footage, Window, Windows, one_clip
-from perceiver_kit.data.files import Pictures, divided, divided_by_class, read_picture
+from perceiver_kit.data.files import Pictures, divided, divided_by_class, found, loose, read_picture
 from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.sampling import Steps
 from perceiver_kit.data.tasks import FITS, Task, open_task, tasks
@@ -374,13 +374,33 @@ def test_a_split_is_by_name_and_stays_as_a_folder_grows(tmp_path: Path) -> None:
     assert [path.name for path in same.held_out] == [path.name for path in after.held_out] and len(moved) == 400
 
 
+def test_files_that_their_names_would_all_hold_out_leave_one_to_train_on(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.txt").touch()
+    chosen = divided(tmp_path, (".txt",), lambda path: None).held_out[:5]
+    assert len(chosen) == 5
+    for path in {*tmp_path.iterdir()} - {*chosen}:
+        path.unlink()
+    few = divided(tmp_path, (".txt",), lambda path: None)
+    assert (len(few.train), len(few.held_out)) == (1, 4)
+
+
+def test_names_in_capitals_are_found_too(tmp_path: Path) -> None:
+    for name in ("a/0.PNG", "a/1.Jpg", "b/2.png", "3.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in found(tmp_path, (".png", ".jpg"))]
+    assert names == ["3.PNG", "a/0.PNG", "a/1.Jpg", "b/2.png"]
+    assert loose(tmp_path, (".png", ".jpg")) == [tmp_path / "3.PNG"]
+
+
 def test_every_class_has_something_held_out(tmp_path: Path) -> None:
     for name in "abc":
         for number in range(2):
             picture(tmp_path / name / f"{number}.png")
-    found = divided_by_class(tmp_path, (".png",), lambda path: None)
-    assert found.train_labels == found.held_out_labels == [0, 1, 2] and found.classes == ("a", "b", "c")
-    assert [path.parent.name for path in found.held_out] == ["a", "b", "c"]
+    parts = divided_by_class(tmp_path, (".png",), lambda path: None)
+    assert parts.train_labels == parts.held_out_labels == [0, 1, 2] and parts.classes == ("a", "b", "c")
+    assert [path.parent.name for path in parts.held_out] == ["a", "b", "c"]
 
 
 def test_importing_the_kit_and_its_data_loads_no_optional_package() -> None:

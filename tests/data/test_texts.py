@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
@@ -24,6 +24,7 @@ PROSE = bytes(range(97, 123)) * 200  # the alphabet, so that a byte tells its pl
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4), st.integers(2, 40))
+@example(["In a review [MASK] is six bytes", "and [SEP][CLS] are ten."], 40)
 def test_texts_are_what_the_tokenizer_makes_of_them(texts: list[str], length: int) -> None:
     data = Texts(texts, [*range(len(texts))], length=length)
     expected = ByteTokenizer(parse_special=False)(texts, max_length=length, pad_to=length)
@@ -197,6 +198,13 @@ def test_reviews_are_balanced_apart_and_always_the_same(opinions: tuple[Reviews,
     assert len({*train.texts, *held_out.texts}) == 6000
     assert not any("<br" in text for text in train.texts + held_out.texts)
     assert review_texts() == (train, held_out)
+
+
+def test_praise_is_labelled_one(opinions: tuple[Reviews, Reviews]) -> None:
+    for part in opinions:
+        for word, label in (("worst", 0), ("awful", 0), ("superb", 1), ("wonderful", 1)):
+            labels = [one for text, one in zip(part.texts, part.labels, strict=True) if word in text.lower()]
+            assert labels.count(label) > 2 * labels.count(1 - label) > 0, word
 
 
 def test_a_linear_model_finds_the_labels(opinions: tuple[Reviews, Reviews]) -> None:

@@ -18,6 +18,7 @@ from perceiver_kit.data.warps import (
     HELD_OUT_PHOTOS,
     TRAIN_PHOTOS,
     Warps,
+    _placed,
     flow,
     inside,
     middlebury,
@@ -71,6 +72,17 @@ def test_warping_undoes_most_of_the_difference_on_real_photos() -> None:
         differences.append(torch.stack([warped, still, wrong]))
     warped, still, wrong = torch.stack(differences).mean(0).tolist()
     assert warped < 0.15 * still and warped < 0.1 * wrong
+
+
+@given(SIZES, st.integers(0, 10_000))
+def test_frames_lie_in_a_photo_turned_zoomed_and_mirrored_but_never_skewed(size: tuple[int, int], seed: int) -> None:
+    rows, columns = torch.meshgrid(torch.arange(size[0]).double(), torch.arange(size[1]).double(), indexing="ij")
+    at = _placed(torch.stack([columns, rows])[None].float(), size, (120, 160), generator(seed))[0].double()
+    right, down = at[:, :, 1:] - at[:, :, :-1], at[:, 1:] - at[:, :-1]
+    lengths = torch.cat([right.norm(dim=0).flatten(), down.norm(dim=0).flatten()])
+    assert lengths.max() - lengths.min() < 1e-4
+    assert 0.749 < lengths.min() < 1.501
+    assert (right[:, 1:] * down[:, :, 1:]).sum(0).abs().max() < 1e-4, "square to each other"
 
 
 def real(size: tuple[int, int]) -> tuple[Warps, Warps]:

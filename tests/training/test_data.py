@@ -44,9 +44,9 @@ class Passing(Dataset):
         return sample | {"inputs": {"x": sample["inputs"]["x"] * 2}}
 
 
-def batches(train: Any, held_out: Any = None) -> tuple[list, list]:
+def batches(train: Any, held_out: Any = None, *, accumulate: int = 1) -> tuple[list, list]:
     data = Data(train, held_out, batch=2, steps=5, seed=1)
-    data.trainer = SimpleNamespace(accumulate_grad_batches=1, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(accumulate_grad_batches=accumulate, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
     return [*data.train_dataloader()], [*data.val_dataloader()]
 
 
@@ -85,6 +85,12 @@ def test_a_data_set_with_a_draw_of_its_own_is_not_taken_for_one_that_knows_steps
     for first, second in zip(known, stamped, strict=True):
         assert torch.equal(first["draw"], second["draw"])
         assert torch.equal(second["inputs"]["x"], second["draw"][:, 1].float())
+
+
+def test_steps_that_accumulate_have_as_many_batches_each() -> None:
+    once, thrice = batches(Known())[0], batches(Known(), accumulate=3)[0]
+    assert (len(once), len(thrice)) == (5, 15)
+    assert all(torch.equal(a["draw"], b["draw"]) for a, b in zip(once, thrice, strict=False))
 
 
 @pytest.mark.parametrize(("asked", "sizes"), [(None, [2, 2, 2]), (4, [4, 2]), (10, [6])])
