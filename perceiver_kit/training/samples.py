@@ -104,32 +104,34 @@ def _check(sample: Any, where: str) -> None:
 
 def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples as one batch, by PyTorch's default collation; InputError for samples that differ, saying in what."""
+    first = _flat(samples[0])
+    for sample in samples[1:]:
+        differing = first.keys() ^ _flat(sample).keys()
+        if differing:  # parts that the first one lacks, such as its mask, PyTorch would leave out of all
+            which = f"{', '.join(sorted(differing))} only in one of them"
+            raise InputError(f"samples of a batch must have the same parts, got {which}")
     try:
         return default_collate(samples)
     except Exception as error:
-        first = _flat(samples[0])
         for sample in samples[1:]:
-            flat = _flat(sample)
-            if flat.keys() != first.keys():
-                which = f"{', '.join(sorted(first.keys() ^ flat.keys()))} only in one of them"
-                raise InputError(f"samples of a batch must have the same parts, got {which}") from error
-            for name, value in flat.items():
-                if value != first[name]:
+            for name, value in _flat(sample).items():
+                one, other = describe_value(first[name]), describe_value(value)
+                if one != other:
                     raise InputError(
-                        f"samples of a batch must have the same sizes, but {name} is {first[name]} in sample "
-                        f"{_index(samples[0])} and {value} in sample {_index(sample)}: crop, pad or resize"
+                        f"samples of a batch must have the same sizes, but {name} is {one} in sample "
+                        f"{_index(samples[0])} and {other} in sample {_index(sample)}: crop, pad or resize"
                     ) from error
         raise InputError(f"samples cannot be put into a batch: {error}") from error
 
 
-def _flat(sample: Mapping[str, Any]) -> dict[str, str]:
-    """What each part of a sample is, by its name with dots."""
+def _flat(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a sample by their names with dots."""
     found = {}
     for name, value in sample.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": what for inner, what in _flat(value).items()}
+            found |= {f"{name}.{inner}": part for inner, part in _flat(value).items()}
         else:
-            found[str(name)] = describe_value(value)
+            found[str(name)] = value
     return found
 
 

@@ -47,11 +47,8 @@ class Saving(Checkpoint):
         return f"the checkpoint of step {self.saved} is whole: {found}" if found else "no checkpoint was written yet"
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        try:
-            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-                trainer.strategy.checkpoint_io = Files()
-        except NotImplementedError:  # a strategy that shards writes its own
-            pass
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = Files()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.saved, self.started = trainer.global_step, True

@@ -314,6 +314,17 @@ def test_wrong_arguments_of_fit_are_refused_and_leave_nothing(given: dict, said:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "given", [dict(strategy="ddpp"), dict(precision="7-bit"), dict(devices=0), dict(devices=9, nodes=0)]
+)
+def test_what_lightning_refuses_is_an_error_of_the_kit(given: dict, tmp_path: Path) -> None:
+    told, data = prepared("masked_lm", steps=1)
+    with pytest.raises(kit.InputError, match=r"^fit: Lightning refuses precision, strategy, devices or nodes: \S"):
+        fit(told, data, tmp_path / "run", progress=False, **given)
+    assert not [*(tmp_path / "run").rglob("*.ckpt")]
+    fit(told, data, tmp_path / "run", progress=False)  # nothing stands in the way of another try
+
+
 def test_data_of_another_length_is_refused(tmp_path: Path) -> None:
     """Data that ends before the training would make it wait for ever."""
     told, _ = prepared("masked_lm", steps=3)

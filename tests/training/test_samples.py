@@ -1,0 +1,136 @@
+"""What goes wrong in a sample, or between two of a batch, says which sample it was and what to do."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import perceiver_kit as kit
+from perceiver_kit.training import samples
+from perceiver_kit.training.samples import Named, batched
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+def sample(x: Tensor, **more: Any) -> dict[str, Any]:
+    return {"inputs": {"x": x}, "targets": {"y": torch.tensor(0)}} | more
+
+
+def drawn(index: int, **parts: Any) -> dict[str, Any]:
+    return sample(torch.zeros(3), draw=torch.tensor([4, index])) | parts
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (iter([]), "train must have a length and items, got a list_iterator"),
+        (7, "train must have a length and items, got an? int"),
+        ([], "train has no samples; give at least one"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(data: Any, says: str) -> None:
+    with pytest.raises(kit.InputError, match=f"^{says}$"):
+        Named(data, "train")
+
+
+class Raising:
+    """Its sample 2 cannot be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == 2:
+            raise self.error
+        return sample(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (KeyError("sound"), kit.InputError, " cannot be made: KeyError: 'sound'"),
+        (MemoryError(), kit.InputError, " cannot be made: MemoryError: "),
+        (kit.CheckpointError("it is gone"), kit.CheckpointError, ": it is gone"),
+    ],
+)
+def test_whatever_a_data_set_raises_says_in_which_sample(error: Exception, kind: type, says: str) -> None:
+    data = Named(Raising(error), "held_out")
+    for key, where in ((2, "sample 2 of held_out"), ((2, 7), "sample 2 of held_out at step 7")):
+        with pytest.raises(kind) as caught:
+            data[key]
+        assert str(caught.value) == where + says
+        assert type(caught.value) is kind
+        assert caught.value.__cause__ is error
+
+
+def test_a_data_worker_writes_down_what_it_is_making_for_whoever_finds_it_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    class Watched(Raising):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            seen.append(data.in_the_making())
+            return super().__getitem__(index)
+
+    data = Named(Raising(ValueError("no")), "train", workers=3)
+    data.data.data = Watched(ValueError("no"))
+    assert data.in_the_making() == []
+    data[0, 5]
+    assert seen == [[]], "no worker makes it, but this process"
+    monkeypatch.setattr(samples, "get_worker_info", lambda: SimpleNamespace(id=1))
+    data[1, 6]
+    assert seen[1:] == [["sample 1 of train"]]
+    assert data.in_the_making() == [], "it is made"
+    with pytest.raises(kit.InputError):
+        data[2, 6]
+    assert data.in_the_making() == ["sample 2 of train"]
+
+
+# ---- batches
+
+
+def test_samples_of_different_sizes_are_named_with_what_to_do() -> None:
+    given = [drawn(8), drawn(5), drawn(9, inputs={"x": torch.zeros(4)}), drawn(6, inputs={"x": torch.zeros(5)})]
+    with pytest.raises(kit.InputError) as caught:
+        batched(given)
+    assert str(caught.value) == (
+        "samples of a batch must have the same sizes, but inputs.x is float32 (3,) in sample 8 and float32 (4,) in "
+        "sample 9: crop, pad or resize"
+    )
+
+
+def test_samples_of_no_known_index_are_told_apart_all_the_same() -> None:
+    with pytest.raises(kit.InputError, match=r"is float32 \(3,\) in sample \? and float32 \(4,\) in sample \?"):
+        batched([sample(torch.zeros(3)), sample(torch.zeros(4))])
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (sample(torch.zeros(3)), "draw"),
+        (drawn(5, mask={"x": torch.ones(3).bool()}), "mask.x"),
+        (drawn(5, inputs={"sound": torch.zeros(3)}), "inputs.sound, inputs.x"),
+    ],
+)
+def test_samples_of_different_parts_are_refused_with_the_parts(other: dict[str, Any], named: str) -> None:
+    for given in ([drawn(8), drawn(7), other], [other, drawn(8)]):
+        with pytest.raises(kit.InputError) as caught:
+            batched(given)
+        assert str(caught.value) == f"samples of a batch must have the same parts, got {named} only in one of them"
+
+
+def test_what_no_batch_can_hold_is_refused_in_the_words_of_pytorch() -> None:
+    with pytest.raises(kit.InputError, match=r"^samples cannot be put into a batch: .*found .*object"):
+        batched([drawn(8, note=object()), drawn(9, note=object())])
+
+
+def test_samples_alike_are_one_batch() -> None:
+    batch = batched([drawn(8), drawn(9, inputs={"x": torch.ones(3)})])
+    assert batch["draw"].tolist() == [[4, 8], [4, 9]]
+    assert torch.equal(batch["inputs"]["x"], torch.stack([torch.zeros(3), torch.ones(3)]))
