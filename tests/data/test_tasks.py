@@ -394,6 +394,15 @@ def test_names_in_capitals_are_found_too(tmp_path: Path) -> None:
     assert loose(tmp_path, (".png", ".jpg")) == [tmp_path / "3.PNG"]
 
 
+def test_hidden_files_and_folders_are_left_alone_without_a_word(tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/.0.png", "a/._0.png", ".trash/1.png", "a/.b/2.png", ".index"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert found(tmp_path, (".png",)) == [tmp_path / "a" / "0.png"]
+
+
 def test_every_class_has_something_held_out(tmp_path: Path) -> None:
     for name in "abc":
         for number in range(2):
