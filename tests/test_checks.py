@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import perceiver_kit as kit
-from perceiver_kit.checks import MOST, check_elements, check_positive, short
+from perceiver_kit.checks import MOST, check_elements, check_number, check_positive, check_seed, short
 
 BITS = 2**21
 
@@ -32,6 +33,32 @@ def test_the_bounds_are_just_beyond_what_is_allowed() -> None:
     check_positive("it", rows=MOST)
     with pytest.raises(kit.AssemblyError, match=r"it: rows must be at most 2,147,483,647, got 2147483648"):
         check_positive("it", rows=MOST + 1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [-1e-9, float("nan"), float("inf"), True, "1", None])
+def test_a_number_that_is_none_or_below_its_bound_is_refused(wrong: object) -> None:
+    with pytest.raises(
+        kit.AssemblyError, match=f"^it: rate must be a finite number of at least 0, got {short(wrong)}$"
+    ):
+        check_number("it", rate=wrong)
+    for number in (wrong, 0.5):
+        with pytest.raises(
+            kit.AssemblyError, match=f"^it: rate must be a finite number above 0.5, got {short(number)}$"
+        ):
+            check_number("it", above=0.5, rate=number)
+    check_number("it", rate=0)
+    check_number("it", above=0.5, rate=0.501)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [2**63, -(2**63) - 1, 1.0, True, "1", None])
+def test_a_seed_is_one_that_pytorch_takes(wrong: object) -> None:
+    with pytest.raises(kit.AssemblyError, match=rf"^it: seed must be an int from .* to .*, got {short(wrong)}$"):
+        check_seed("it", wrong)
+    for seed in (-(2**63), 0, 2**63 - 1):
+        check_seed("it", seed)
+        torch.Generator().manual_seed(seed)
 
 
 def nested(depth: int) -> list:

@@ -456,3 +456,12 @@ def test_wrong_names_and_arguments_are_refused_with_a_hint() -> None:
     for wrong in (lambda: EndPointError(scales=0), lambda: MultiLabel(labels=0)):
         with pytest.raises(kit.AssemblyError, match="at least 1"):
             wrong()
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 255])
+def test_classes_that_there_are_not_are_named_with_those_that_there_are(wrong: int) -> None:
+    said = f"^target '.*' must be classes from 0 to 2, got {min(wrong, 0)} to {max(wrong, 0)}$"
+    with pytest.raises(kit.InputError, match=said):
+        Classification("label")({"label": torch.zeros(2, 3)}, {"label": torch.tensor([0, wrong])})
+    with pytest.raises(kit.InputError, match=said):
+        MaskedTokens("text")({"text": torch.zeros(1, 3, 3)}, {"text": torch.tensor([[0, -100, wrong]])})
