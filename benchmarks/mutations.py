@@ -156,13 +156,20 @@ class Lane:
             if not ended:  # or this run is stopped: what the tests have started ends with them
                 os.killpg(process, signal.SIGKILL)
         code, output = int(answers.readline()), log.read_text(encoding="utf-8", errors="replace")
-        first = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", output, re.MULTILINE)
+        by, how = first_failure(output)
         return {
             "outcome": OUTCOMES.get(code, "broken") if ended else "hung",
-            "by": first[1] if first else "",
-            "how": (first[2] or "") if first else output[-500:],
+            "by": by,
+            "how": how,
             "seconds": round(time.monotonic() - start, 1),
         }
+
+
+def first_failure(output: str) -> tuple[str, str]:
+    """Which test failed first, and how, by pytest's summary; else no name and the end of what it wrote."""
+    # What is in brackets, a case of the test, may be any text.
+    first = re.search(r"^(?:FAILED|ERROR) (\S+?(?:\[.*?\])?)(?: - (.*))?$", output, re.MULTILINE)
+    return (first[1], first[2] or "") if first else ("", output[-500:])
 
 
 def serve() -> None:

@@ -43,3 +43,11 @@ def test_the_list_is_read_as_it_is_written() -> None:
     first, second = mutations.parsed(text)
     assert first == ("a.py", "The sum is lost.", "x + y\n    z", "", ("tests/a.py", "tests/b.py"), "")
     assert second == ("a.py", "B.", "1", "2", ("c.py",), "D")
+
+
+@pytest.mark.parametrize("name", ["a.py::test_a", "a.py::test_a[0-x]", "a.py::test_a[one size, got [2] of b]"])
+def test_the_first_failure_is_found_whatever_its_case_is_called(name: str) -> None:
+    for how in ("", "assert [1] == [2]", "ValueError: a - b"):
+        output = f"...F\nFAILED {name}{' - ' if how else ''}{how}\nERROR b.py::test_b - other\n1 failed\n"
+        assert mutations.first_failure(output) == (name, how)
+    assert mutations.first_failure("3 passed") == ("", "3 passed")
