@@ -40,7 +40,7 @@ def fuzzed(*, share: float = 1.0) -> Callable:
                 try:
                     with bounded():
                         test(Random(f"{name} {case}"))
-                except Exception as error:
+                except BaseException as error:  # pytest's own are no Exception
                     error.add_note(f"case {case} of {name}")
                     raise
                 counts[name] += 1

@@ -238,10 +238,12 @@ def wav(rng: Random) -> bytes:
 
 @fuzzed()
 def test_sound_where_a_video_is_wanted(rng: Random) -> None:
-    content = wav(rng)
-    with written(content if rng.random() < 0.3 else damaged(rng, content), "a.wav") as path:
+    """There is no picture in it; but of what is damaged, FFmpeg may believe that it is another kind of file."""
+    content, whole = wav(rng), rng.random() < 0.3
+    refused = functools.partial(pytest.raises, kit.InputError, match=r"a\.wav")
+    with written(content if whole else damaged(rng, content), "a.wav") as path:
         for read in (load_clip, functools.partial(open_task, recipe="multimodal_autoencoding", preset="tiny")):
-            with pytest.raises(kit.InputError, match=r"a\.wav"):  # there is no picture in it
+            with refused() if whole else result_or_documented_error():
                 read(path)
 
 
