@@ -1,7 +1,7 @@
 """`make fuzz`: models drawn, tens of thousands of bad inputs, and hundreds of faults, counted in docs/robustness.md.
 
 Runs tests/models, tests/fuzz and tests/faults with many more cases than `make test` has; `CASES=500` says how many for
-each test of bad input; of models there are a fifth of that for each property, of faults a twentieth for each kind.
+each test of bad input; of models there are a tenth of that for each property, of faults a twentieth for each kind.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def count(folder: str, cases: int, *, number: str, counts: str) -> dict[str, int
 def main() -> None:
     """Run, and write the page where everything passed."""
     start, cases = time.monotonic(), int(os.environ.get("CASES", "1000"))
-    models = count("tests/models", max(1, cases // 5), number="MODELS", counts="MODELS_COUNTS")
+    models = count("tests/models", max(1, cases // 10), number="MODELS", counts="MODELS_COUNTS")
     fuzzed = count("tests/fuzz", cases, number="FUZZ", counts="FUZZ_COUNTS")
     faults = count("tests/faults", max(1, cases // 20), number="FAULTS", counts="FAULT_COUNTS")
     PAGE.write_text(page(models, fuzzed, faults, (time.monotonic() - start) / 60), encoding="utf-8")
