@@ -81,8 +81,9 @@ class PerceiverIO(Block):
             lacking = [w for w in widths if block is not None and not isinstance(getattr(block, w, None), int)]
             if lacking:
                 raise AssemblyError(f"PerceiverIO: {name} {type(block).__name__} must have {', '.join(lacking)}: int")
-        self.inputs, self.queries = inputs, queries
+        self.inputs = inputs
         self.encoder: Any = encoder  # a block of any class
+        self.queries = queries
         self.decoder, self.outputs = decoder, outputs
         self._check_widths()
 
