@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,14 @@ from .saving import Saving
 
 _DEAD = re.compile(r"DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal)")
 _MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory", re.IGNORECASE)
+
+
+def _fetching(error: BaseException) -> bool:
+    """Whether a worker that had promised a sample was gone when its tensors were fetched."""
+    calls = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, ConnectionError | EOFError | FileNotFoundError) and any(
+        frame.f_globals.get("__name__") == "multiprocessing.resource_sharer" for frame, _ in calls
+    )
 
 
 @contextmanager
@@ -39,7 +48,7 @@ def reported(saving: Saving, data: Data, directory: Path) -> Iterator[None]:
         raise
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if _DEAD.search(str(error)):
+        if _DEAD.search(str(error)) or _fetching(error):
             sets = [data.train] if data.held_out is None else [data.train, data.held_out]
             making = [what for part in sets for what in part.in_the_making()]
             while_ = f"while it made {' or '.join(making)}" if making else "between two samples"

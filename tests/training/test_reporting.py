@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from multiprocessing import connection, resource_sharer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +66,26 @@ def test_a_dead_data_worker_is_told_of_with_what_it_was_making(tmp_path: Path) -
     assert type(raised) is kit.TrainingError
     assert "died while it made sample 1 of train or sample 2 of held_out (DataLoader" in str(raised)
     assert last(tmp_path) in str(raised)
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_data_worker_that_died_before_its_sample_was_fetched_is_told_of_too(listening: bool, tmp_path: Path) -> None:
+    """Its tensors are file descriptors, which it still had to hand over."""
+    promised = object.__new__(resource_sharer.DupFd)
+    promised._id = (str(tmp_path / "socket"), 1)
+    with contextlib.ExitStack() as stack:
+        if listening:  # it dies in the middle of it
+            listener = stack.enter_context(connection.Listener(promised._id[0]))
+            dying = threading.Thread(target=lambda: listener._listener.accept().close())
+            dying.start()
+            stack.callback(dying.join)
+        try:
+            promised.detach()
+        except (OSError, EOFError) as error:
+            raised = left(error, tmp_path, train=["sample 1 of train"])
+    assert type(raised) is kit.TrainingError
+    assert "a data worker died while it made sample 1 of train" in str(raised)
+    assert "take fewer workers" not in str(left(FileNotFoundError("gone"), tmp_path))
 
 
 @pytest.mark.parametrize(
