@@ -367,24 +367,30 @@ def test_a_model_that_is_saved_over_while_it_is_opened_is_read_again(
     assert len(opened) == 2
 
 
+def saved_and_loaded(block: type, folder: Path) -> tuple[kit.PerceiverIO, kit.PerceiverIO]:
+    """A model with an output of this class, which is registered for as long as it takes, and what is loaded of it."""
+    registered = kit.registry._entries["outputs"]
+    registered[block.__name__] = block
+    try:
+        model = kit.PerceiverIO(
+            inputs.Inputs(points=inputs.Features(3)),
+            kit.Encoder(3, num_latents=2, latent_dim=8, layers=0),
+            decoder=kit.MeanPool(8, out_channels=5),
+            outputs=outputs.Outputs(label=block(5)),
+        )
+        return model, kit.load(kit.save(model, folder))
+    finally:
+        del registered[block.__name__]
+
+
 def test_blocks_whose_buffers_are_not_saved_make_them_themselves(tmp_path: Path) -> None:
     class Scaled(outputs.Rows):
         def __init__(self, in_channels: int) -> None:
             super().__init__(in_channels)
             self.register_buffer("ramp", torch.arange(in_channels), persistent=False)
 
-    registered = kit.registry._entries["outputs"]
-    registered["Scaled"] = Scaled
-    try:
-        model = kit.PerceiverIO(
-            inputs.Inputs(points=inputs.Features(3)),
-            kit.Encoder(3, num_latents=2, latent_dim=8, layers=0),
-            decoder=kit.MeanPool(8, out_channels=5),
-            outputs=outputs.Outputs(label=Scaled(5)),
-        )
-        assert kit.load(kit.save(model, tmp_path)).outputs.blocks["label"].ramp.tolist() == [0, 1, 2, 3, 4]
-    finally:
-        del registered["Scaled"]
+    _, loaded = saved_and_loaded(Scaled, tmp_path)
+    assert loaded.outputs.blocks["label"].ramp.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_two_layers_with_one_weight_have_one_again(tmp_path: Path) -> None:
@@ -397,18 +403,7 @@ def test_two_layers_with_one_weight_have_one_again(tmp_path: Path) -> None:
         def forward(self, rows: Tensor) -> Tensor:
             return self.second(self.first(rows))
 
-    registered = kit.registry._entries["outputs"]
-    registered["Twice"] = Twice
-    try:
-        model = kit.PerceiverIO(
-            inputs.Inputs(points=inputs.Features(3)),
-            kit.Encoder(3, num_latents=2, latent_dim=8, layers=0),
-            decoder=kit.MeanPool(8, out_channels=5),
-            outputs=outputs.Outputs(label=Twice(5)),
-        )
-        loaded = kit.load(kit.save(model, tmp_path))
-    finally:
-        del registered["Twice"]
+    model, loaded = saved_and_loaded(Twice, tmp_path)
     block, points = loaded.outputs.blocks["label"], torch.randn(2, 4, 3)
     assert block.second.weight is block.first.weight
     assert torch.equal(loaded(points)["label"], model(points)["label"])
