@@ -22,5 +22,5 @@ def _names_for_examples(request: pytest.FixtureRequest) -> None:
 
 
 def _blocks(kit) -> list[dict]:
-    modules = (kit.outputs, kit.inputs, kit.queries, kit.positions, kit.decoder, kit.encoder)
+    modules = (kit.outputs, kit.inputs, kit.queries, kit.positions, kit.decoders, kit.encoders)
     return [{name: value for name, value in vars(module).items() if isinstance(value, type)} for module in modules]

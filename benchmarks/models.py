@@ -92,9 +92,9 @@ def growing(point: Point) -> tuple[nn.Module, dict[str, Tensor]]:
     every = blocks.Inputs(rows=blocks.Features(64))
     encoder = kit.Encoder(64, num_latents=64, latent_dim=128, layers=2)
     places = positions.Fourier(bands=32, max_resolution=(65536,))
-    ask = queries.Queries(rows=queries.Positional(places, size=(asked,)))
+    ask = queries.Queries(rows=queries.PositionQuery(places, size=(asked,)))
     answer = outputs.Outputs(rows=outputs.Project(ask.channels, 4))
-    model = kit.PerceiverIO(every, encoder, ask, kit.CrossAttention(ask.channels, 128), answer)
+    model = kit.PerceiverIO(every, encoder, ask, kit.Decoder(ask.channels, 128), answer)
     return model.eval(), {"rows": torch.randn(1, rows, 64)}
 
 
@@ -118,8 +118,8 @@ def generic_model(side: str, small: bool) -> tuple[nn.Module, Call]:
         model = kit.PerceiverIO(
             blocks.Inputs(rows=blocks.Features(width)),
             encoder,
-            queries.Queries(label=queries.Learned(1, dim)),
-            kit.CrossAttention(dim, dim, widening=6),
+            queries.Queries(label=queries.LearnedQuery(1, dim)),
+            kit.Decoder(dim, dim, widening=6),
             outputs.Outputs(label=outputs.Classify(dim, 1000)),
         )
         return model, lambda: model({"rows": read})

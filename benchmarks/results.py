@@ -124,7 +124,7 @@ REVIEW = dict(max_length=128)
 def reviews_pretraining() -> list[Row]:
     parts = ["\n".join(part.texts).encode() for part in corpora.review_texts()]
     train_set, held_out = (
-        texts.MaskedBytes(part, length=REVIEW["max_length"], seed=SEED, recall=1.0) for part in parts
+        texts.MaskedBytes(part, length=REVIEW["max_length"], seed=SEED, visible_target_prob=1.0) for part in parts
     )
     task = Task("reviews", ("masked_lm",), train_set, held_out, REVIEW, corpora.REVIEWS_SOURCE)
     model = kit.build("masked_lm", preset="tiny", **REVIEW)

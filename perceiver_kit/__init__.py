@@ -1,13 +1,13 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
-from . import decoder, encoder, inputs, objectives, outputs, plots, positions, queries, recipes
-from .attention import Attention, CrossAttend, SelfAttend
-from .building import build, describe
+from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes
+from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
+from .block import Block
 from .capture import capture_attention, capture_hidden
 from .data import ByteTokenizer, ImageProcessor
-from .decoder import CrossAttention, MeanPool
+from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
-from .encoder import Encoder
+from .encoders import Encoder
 from .errors import (
     AssemblyError,
     CheckpointError,
@@ -22,9 +22,9 @@ from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
 from .queries import Queries
-from .registry import Block, register
 from .registry import names as list  # noqa: A004
-from .spec import spec
+from .registry import register
+from .spec import build, describe, spec
 from .tiling import Tiled
 from .tokens import Encoded, Layout, Tokens
 
@@ -34,8 +34,8 @@ __all__ = [
     "Block",
     "ByteTokenizer",
     "CheckpointError",
-    "CrossAttend",
-    "CrossAttention",
+    "CrossAttentionLayer",
+    "Decoder",
     "Drawing",
     "Encoded",
     "Encoder",
@@ -49,7 +49,7 @@ __all__ = [
     "PerceiverIO",
     "PerceiverKitError",
     "Queries",
-    "SelfAttend",
+    "SelfAttentionLayer",
     "Tiled",
     "Tokens",
     "TrainingError",
@@ -57,10 +57,10 @@ __all__ = [
     "build",
     "capture_attention",
     "capture_hidden",
-    "decoder",
+    "decoders",
     "describe",
     "draw",
-    "encoder",
+    "encoders",
     "inputs",
     "list",
     "load",

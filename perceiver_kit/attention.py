@@ -13,15 +13,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention_backends import Kernel, plan, weighted_sum
 from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
-from .kernels import Kernel, plan, weighted_sum
 
 Gelu = Literal["exact", "tanh"]
 
 # Rows of so many bytes or more are worth computing again what is cheap, instead of holding it until the backward pass.
-AGAIN = 2**21
+RECOMPUTE_MIN_BYTES = 2**21
 again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -107,7 +107,7 @@ class Attention(nn.Module):
         read = self.value(weighted_sum(q[:, None], rows, rows, mask=mask, scale=self.scale, kernel=kernel)[:, 0])
         if mask is not None:
             read = torch.where(mask.any(-1)[:, None, None], read, 0)
-        return in_graph(self.output(read), self.key.bias)
+        return keep_in_graph(self.output(read), self.key.bias)
 
     def _projecting_keys(self, queries: Tensor, keys: Tensor, mask: Tensor | None, kernel: Kernel) -> Tensor:
         """Keys take on the queries' projection, values the output's; queries are used raw.
@@ -122,14 +122,14 @@ class Attention(nn.Module):
         return weighted_sum(q, k, v, mask=mask, scale=self.scale, kernel=kernel)[:, 0] + self.output.bias
 
 
-def in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:
+def keep_in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:
     """The same rows, with parameters that do not change them kept in the graph: a zero gradient instead of none."""
     if not torch.is_grad_enabled():
         return rows
     return rows + sum(0.0 * parameter.sum() for parameter in parameters)
 
 
-def feed_forward(channels: int, widening: int, gelu: Gelu) -> nn.Sequential:
+def mlp(channels: int, widening: int, gelu: Gelu) -> nn.Sequential:
     """Two linear layers with GELU between: exact, or jax's tanh approximation."""
     check_positive("feed-forward", channels=channels, widening=widening)
     check_choice("feed-forward", "gelu", gelu, ("exact", "tanh"))
@@ -140,7 +140,7 @@ def feed_forward(channels: int, widening: int, gelu: Gelu) -> nn.Sequential:
     )
 
 
-def fed_forward(norm: nn.Module, layers: nn.Module, rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b m c"]:
+def checkpointed_mlp(norm: nn.Module, layers: nn.Module, rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b m c"]:
     """``layers(norm(rows))``; in training, what is no product is not held for the backward pass but computed again.
 
     Each checkpoint ends with the product that needs what comes before it, which is all that is computed again. At
@@ -148,7 +148,7 @@ def fed_forward(norm: nn.Module, layers: nn.Module, rows: Float[Tensor, "b m c"]
     worth it, and torch.func does not allow it.
     """
     plain = type(layers) is nn.Sequential and not (layers._forward_hooks or layers._forward_pre_hooks)
-    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= AGAIN
+    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= RECOMPUTE_MIN_BYTES
     if not (plain and large) or torch.compiler.is_compiling() or not _may_hold_hooks():
         return layers(norm(rows))
     widen, gelu, narrow = layers.children()
@@ -161,13 +161,13 @@ def _may_hold_hooks() -> bool:
     return torch_c._autograd._saved_tensors_hooks_is_enabled()
 
 
-class CrossAttend(nn.Module):
+class CrossAttentionLayer(nn.Module):
     """Queries (b, m, cq) read rows (b, n, ck), then a feed-forward layer; both normalised first.
 
     Without ``query_residual`` the result is what was read, not added to the queries. What masked rows hold, even
     NaN, never matters. Queries of batch 1 serve every sample.
 
-    >>> CrossAttend(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
+    >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
     """
 
@@ -192,8 +192,8 @@ class CrossAttend(nn.Module):
             query_channels, key_channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
         )
         self.dropout = residual_drop(residual_dropout)
-        self.feed_forward_norm = nn.LayerNorm(query_channels)
-        self.feed_forward = feed_forward(query_channels, widening, gelu)
+        self.mlp_norm = nn.LayerNorm(query_channels)
+        self.mlp = mlp(query_channels, widening, gelu)
 
     def forward(
         self,
@@ -209,13 +209,13 @@ class CrossAttend(nn.Module):
         rows = self.dropout(self.attention(self.query_norm(queries), self.key_norm(keys), mask))
         if self.query_residual:
             rows = queries + rows
-        return rows + self.dropout(fed_forward(self.feed_forward_norm, self.feed_forward, rows))
+        return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
 
-class SelfAttend(nn.Module):
+class SelfAttentionLayer(nn.Module):
     """Rows (b, m, d) read each other, then a feed-forward layer; both normalised first and added.
 
-    >>> SelfAttend(32, heads=8)(torch.randn(2, 5, 32)).shape
+    >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
     """
 
@@ -237,13 +237,13 @@ class SelfAttend(nn.Module):
             channels, channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
         )
         self.dropout = residual_drop(residual_dropout)
-        self.feed_forward_norm = nn.LayerNorm(channels)
-        self.feed_forward = feed_forward(channels, widening, gelu)
+        self.mlp_norm = nn.LayerNorm(channels)
+        self.mlp = mlp(channels, widening, gelu)
 
     def forward(self, rows: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
         normed = self.norm(rows)
         rows = rows + self.dropout(self.attention(normed, normed))
-        return rows + self.dropout(fed_forward(self.feed_forward_norm, self.feed_forward, rows))
+        return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
 
 def residual_drop(probability: float) -> nn.Module:

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .attention import Attention, CrossAttend, SelfAttend
+from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .errors import UnknownName, nearest
 
 Captured = dict[str, list[Tensor]]
@@ -77,7 +77,11 @@ def attention_map(
 
 
 def _blocks(model: nn.Module, only: str | Sequence[str] | None) -> dict[str, Any]:
-    blocks = {name: block for name, block in model.named_modules() if isinstance(block, CrossAttend | SelfAttend)}
+    blocks = {
+        name: block
+        for name, block in model.named_modules()
+        if isinstance(block, CrossAttentionLayer | SelfAttentionLayer)
+    }
     if only is None:
         return blocks
     patterns = [only] if isinstance(only, str) else [*only]

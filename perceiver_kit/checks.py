@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .errors import AssemblyError, InputError, nearest
 
-MOST = 2**31 - 1
+MAX_SIZE = 2**31 - 1
 """No width, length or number of things is larger: a file that says so is damaged, or means harm."""
 
 
-def check_positive(owner: str, *, least: int = 1, most: int = MOST, **numbers: int) -> None:
+def check_positive(owner: str, *, least: int = 1, most: int = MAX_SIZE, **numbers: int) -> None:
     """Every number is an int from ``least`` to ``most``; else an AssemblyError that names it.
 
     >>> check_positive("Encoder", num_latents=0)

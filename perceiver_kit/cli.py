@@ -97,7 +97,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _describe(options: argparse.Namespace) -> None:
-    from .building import describe
+    from .spec import describe
 
     print(describe(options.name, preset=options.preset))
 
@@ -105,8 +105,8 @@ def _describe(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace) -> None:
     from torch import device
 
-    from .building import build
     from .draw import draw
+    from .spec import build
 
     with device("meta"):  # nothing is allocated, whatever the size
         model = build(options.name, preset=options.preset)

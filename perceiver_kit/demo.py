@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .building import build
 from .checks import check_seed, writing
 from .data.video import CREDIT, load_clip, split
 from .errors import InputError, MissingPackage
 from .model import PerceiverIO
+from .spec import build
 from .tokens import take_rows
 
 PARTS, FRAMES, BATCH, ENOUGH_STEPS = 4, 4, 16, 500

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import Attention, CrossAttend
-from .decoder import CrossAttention
-from .kernels import choose_kernel, weighted_sum
+from .attention import Attention, CrossAttentionLayer
+from .attention_backends import choose_kernel, weighted_sum
+from .decoders import Decoder
 from .outputs import Output
 from .outputs.base import Affine
 
 # Modules whose formulae are restated here; of any other kind, or with hooks, they are called as they are.
-PLAIN = {CrossAttention, CrossAttend, Attention, nn.Linear, nn.LayerNorm, nn.GELU, nn.Sequential}
+PLAIN = {Decoder, CrossAttentionLayer, Attention, nn.Linear, nn.LayerNorm, nn.GELU, nn.Sequential}
 PLAIN |= {nn.Identity, nn.Dropout}  # which do nothing in evaluation
 
 Reader = Callable[[Float[Tensor, "#b k c"]], Float[Tensor, "b k d"]]
@@ -49,14 +49,14 @@ def fold(
 
 def _is_plain(decoder: Any, output: Output) -> bool:
     """Nothing there is in training, hooked, patched or of another kind, so that nobody can tell the difference."""
-    if type(decoder) is not CrossAttention or _owner(output, "affine") is not _owner(output, "forward"):
+    if type(decoder) is not Decoder or _owner(output, "affine") is not _owner(output, "forward"):
         return False
     for module in (*decoder.modules(), *output.modules()):
         if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             return False
     parts = [*decoder.modules()]
     whole = all(part.bias is not None for part in parts if isinstance(part, nn.Linear | nn.LayerNorm))
-    kinds = [type(part) for part in decoder.cross.feed_forward]
+    kinds = [type(part) for part in decoder.cross.mlp]
     return whole and all(type(part) in PLAIN for part in parts) and kinds == [nn.Linear, nn.GELU, nn.Linear]
 
 
@@ -73,14 +73,14 @@ def _one_product(outer: Affine, inner: nn.Linear, rows: int) -> Affine | None:
     return Affine(outer.weight @ inner.weight, outer.bias + outer.weight @ inner.bias)
 
 
-def _end(cross: CrossAttend, last: Affine, rows: int) -> Reader:
+def _end(cross: CrossAttentionLayer, last: Affine, rows: int) -> Reader:
     """What follows attention: the feed-forward layer is added, then comes the last linear layer."""
-    widen, gelu, narrow = cross.feed_forward.children()
+    widen, gelu, narrow = cross.mlp.children()
     assert isinstance(narrow, nn.Linear)
     both = _one_product(Affine(last.weight, torch.zeros_like(last.bias)), narrow, rows)
 
     def end(read: Tensor) -> Tensor:
-        hidden = gelu(widen(cross.feed_forward_norm(read)))
+        hidden = gelu(widen(cross.mlp_norm(read)))
         if both is None:
             return F.linear(read + narrow(hidden), *last)
         return F.linear(read, *last) + F.linear(hidden, *both)
@@ -88,7 +88,7 @@ def _end(cross: CrossAttend, last: Affine, rows: int) -> Reader:
     return end
 
 
-def _attention(cross: CrossAttend, latents: Tensor, padding: Tensor | None, rows: int) -> Reader | None:
+def _attention(cross: CrossAttentionLayer, latents: Tensor, padding: Tensor | None, rows: int) -> Reader | None:
     """Queries of one head, raw and unpadded, on keys that hold all else; None if that is not the least work.
 
     With x = (r, p), r a query and p its padding, and k a latent's key as it meets normalised queries,

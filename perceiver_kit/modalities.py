@@ -1,17 +1,14 @@
-"""Modules and vectors by modality. Names are the user's: any non-empty string, always in alphabetical order."""
+"""Modules by modality. Names are the user's: any non-empty string, always in alphabetical order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from .block import Block
 from .errors import AssemblyError, UnknownName, nearest
-from .initialisation import learned
-from .registry import Block
 
 
 class ByModality(nn.Module):
@@ -76,27 +73,3 @@ def check_names(argument: str, got: Iterable[str], known: Iterable[str]) -> None
     for name in got:
         if name not in known:
             raise UnknownName(f"{argument} names {name!r}; {nearest(name, known)}")
-
-
-class LearnedVector(nn.Module):
-    """One learned row: the padding of a modality to the common width, or the token that stands for a hidden row."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.vector = learned(1, channels)
-
-    def forward(self, rows: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n d"]:
-        """The vector at every one of these rows, without a copy."""
-        return self.vector.expand(*rows.shape[:-1], -1)
-
-
-def common_width(blocks: Mapping[str, Block], min_padding: int) -> tuple[int, ByModality]:
-    """The width that all modalities are padded to, and the learned padding of each that is narrower."""
-    widths = {name: int(block.channels) for name, block in blocks.items()}  # type: ignore[arg-type]
-    channels = max(widths.values()) + min_padding
-    return channels, ByModality({name: LearnedVector(channels - w) for name, w in widths.items() if w < channels})
-
-
-def pad(rows: Float[Tensor, "*b n c"], padding: ByModality, name: str) -> Float[Tensor, "*b n d"]:
-    """Rows of a modality at the common width."""
-    return torch.cat([rows, padding[name](rows).to(rows.dtype)], dim=-1) if name in padding else rows

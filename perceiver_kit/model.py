@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from .block import Block
 from .checks import describe_value
 from .errors import AssemblyError, InputError
 from .folding import fold
 from .inputs import Inputs
 from .modalities import check_names
 from .outputs import Output, Outputs
-from .queries import Nothing, Queries
-from .registry import Block, register
+from .queries import NoQuery, Queries
+from .registry import register
 from .tokens import Encoded, Grid
 
 Raw = Mapping[str, Tensor] | Tensor
@@ -44,8 +45,8 @@ class PerceiverIO(Block):
     >>> model = PerceiverIO(
     ...     Inputs(points=Features(3)),
     ...     Encoder(3, num_latents=4, latent_dim=16, layers=1),
-    ...     Queries(label=Learned(1, 8)),
-    ...     CrossAttention(8, 16),
+    ...     Queries(label=LearnedQuery(1, 8)),
+    ...     Decoder(8, 16),
     ...     Outputs(label=Classify(8, 10)),
     ... )
     >>> model({"points": torch.randn(2, 100, 3)})["label"].shape
@@ -64,7 +65,7 @@ class PerceiverIO(Block):
         if (decoder is None) != (outputs is None) or (decoder is None and queries is not None):
             raise AssemblyError("PerceiverIO: a decoder needs outputs and outputs need a decoder; queries need both")
         if queries is None and outputs is not None:
-            queries = Queries({name: Nothing() for name in outputs.blocks})
+            queries = Queries({name: NoQuery() for name in outputs.blocks})
         for name, block, kind in (
             ("inputs", inputs, Inputs),
             ("encoder", encoder, Block),

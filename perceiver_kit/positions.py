@@ -11,10 +11,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from .block import Block, undefined
 from .checks import check_choice, check_positive, check_sizes
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines
-from .registry import Block, register, undefined
+from .registry import register
 from .tokens import Grid
 
 Ends = Literal["both", "half_open"]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .block import Block
 from .checks import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
@@ -17,7 +18,7 @@ from .modalities import check_names
 from .model import At, PerceiverIO, Raw, Sizes
 from .outputs import Outputs
 from .queries import Queries
-from .registry import Block, register
+from .registry import register
 
 
 @register("models")

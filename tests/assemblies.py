@@ -111,7 +111,7 @@ def _asking(
         known["out_channels"] = draw(st.sampled_from(texts))  # wide enough for logits that are tied to the text
     if "query_channels" not in takes(find("decoders", name)):
         names = draw(st.lists(any_name, min_size=1, max_size=2, unique=True))
-        ask = queries.Queries({name: queries.Nothing() for name in names})
+        ask = queries.Queries({name: queries.NoQuery() for name in names})
     else:
         asked = draw(_several(1, lambda others: query_blocks(every, given, pool + others)))
         least = 0 if any(block.channels for block, _ in asked.values()) else 1

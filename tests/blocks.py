@@ -17,7 +17,8 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import inputs, positions
-from perceiver_kit.registry import Block, find
+from perceiver_kit.block import Block
+from perceiver_kit.registry import find
 
 from .strategies import Grid, axes, composite, grids
 

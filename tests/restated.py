@@ -55,7 +55,7 @@ def norm(p: dict[str, Array], prefix: str, rows: Array) -> Array:
     return scaled * p[f"{prefix}.weight"] + p[f"{prefix}.bias"]
 
 
-def feed_forward(p: dict[str, Array], prefix: str, rows: Array, gelu: str) -> Array:
+def mlp(p: dict[str, Array], prefix: str, rows: Array, gelu: str) -> Array:
     hidden = rows @ p[f"{prefix}.0.weight"].T + p[f"{prefix}.0.bias"]
     if gelu == "exact":
         hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
@@ -81,13 +81,13 @@ def cross_attend(
     rows = attention(p, f"{prefix}attention.", asked, read, mask, heads)
     if residual:
         rows = queries + rows
-    return rows + feed_forward(p, f"{prefix}feed_forward", norm(p, f"{prefix}feed_forward_norm", rows), gelu)
+    return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
 
 
 def self_attend(p: dict[str, Array], prefix: str, rows: Array, *, heads: int, gelu: str = "exact") -> Array:
     normed = norm(p, f"{prefix}norm", rows)
     rows = rows + attention(p, f"{prefix}attention.", normed, normed, None, heads)
-    return rows + feed_forward(p, f"{prefix}feed_forward", norm(p, f"{prefix}feed_forward_norm", rows), gelu)
+    return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
 
 
 def fourier(

@@ -115,13 +115,13 @@ def _pixels(whole: Tensor) -> Tensor:
 ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "Classify": lambda whole: whole[:, None],
     "Flow": _pixels,
-    "Pixels": _pixels,
+    "ToPixels": _pixels,
 }
 
 
 def rows_of(block: nn.Module, whole: Tensor) -> Tensor:
     """The rows (b, o, c) of an output in its whole form, restated without the kit."""
-    if type(block).__name__ == "Waveform":
+    if type(block).__name__ == "ToWaveform":
         return rearrange(whole, "b (o s) -> b o s", s=block.channels)
     rows = ROWS.get(type(block).__name__, lambda rows: rows)(whole)
     assert rows.ndim == 3, f"tests/strategies.py: ROWS needs a line for the output block {type(block).__name__}"

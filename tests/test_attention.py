@@ -16,8 +16,8 @@ from torch import Tensor
 
 import perceiver_kit as kit
 from perceiver_kit import attention as module
-from perceiver_kit import kernels
-from perceiver_kit.attention import Attention, CrossAttend, SelfAttend
+from perceiver_kit import attention_backends as backends
+from perceiver_kit.attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 
 from . import restated
 from .strategies import assert_close, noisy
@@ -47,17 +47,17 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
         monkeypatch.setattr(owner, name, seeing)
 
     forced = "fused" if way == "fused" else "tiled"
-    monkeypatch.setattr(module, "plan", lambda *_, heads, **__: kernels.Plan(side if heads == 1 else "both", forced))
+    monkeypatch.setattr(module, "plan", lambda *_, heads, **__: backends.Plan(side if heads == 1 else "both", forced))
     if way == "tiles":
-        monkeypatch.setattr(kernels, "KEYS", 2)
-        monkeypatch.setattr(kernels, "TILE", 32)
-        monkeypatch.setattr(kernels, "HELD", -1)
+        monkeypatch.setattr(backends, "KEYS", 2)
+        monkeypatch.setattr(backends, "TILE", 32)
+        monkeypatch.setattr(backends, "MAX_SAVED_SCORE_BYTES", -1)
     else:
-        monkeypatch.setattr(kernels, "TILE", 2**62)
-        monkeypatch.setattr(kernels, "KEYS", 2**62)
+        monkeypatch.setattr(backends, "TILE", 2**62)
+        monkeypatch.setattr(backends, "KEYS", 2**62)
     spy(F, "scaled_dot_product_attention")
     for name in ("_normalised", "_unnormalised", "checkpoint"):
-        spy(kernels, name)
+        spy(backends, name)
 
     def check(attention: Attention, n: int) -> None:
         ck, cq = attention.key.in_features, attention.query.in_features
@@ -160,18 +160,18 @@ def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
 def test_no_kernel_is_asked_for_weights_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some kernels of torch give zeros for them, some NaN."""
     for name in ("_fused", "_tiled"):
-        monkeypatch.setattr(kernels, name, lambda q, k, v, allowed, *_: seen.append(allowed) or torch.nan * q)
+        monkeypatch.setattr(backends, name, lambda q, k, v, allowed, *_: seen.append(allowed) or torch.nan * q)
     mask, seen = torch.tensor([[True, False], [False, False]]), []
     q, k = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 2, 4)
     for kernel in ("fused", "tiled"):
-        read = kernels.weighted_sum(q, k, k, mask=mask, scale=1.0, kernel=kernel)
+        read = backends.weighted_sum(q, k, k, mask=mask, scale=1.0, kernel=kernel)
         assert not read[1].any()  # whatever the kernel gives
         assert seen.pop()[:, 0, 0].tolist() == [[True, False], [True, True]]
 
 
 def planned(attention: Attention, m: int, n: int, dtype: torch.dtype, device: str, dropout: float = 0.0) -> tuple:
     """What is decided for this attention, without computing it."""
-    return kernels.plan(
+    return backends.plan(
         m,
         n,
         query_channels=attention.query.in_features,
@@ -229,7 +229,7 @@ def test_the_kernel_is_the_one_that_was_measured_to_be_quickest(
 def test_bfloat16_of_an_autocast_decides_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     ways = []
     monkeypatch.setattr(
-        kernels, "_tiled", lambda q, k, v, *_: ways.append((q.dtype, v.dtype)) or v[:, :, : q.shape[-2]]
+        backends, "_tiled", lambda q, k, v, *_: ways.append((q.dtype, v.dtype)) or v[:, :, : q.shape[-2]]
     )
     attention = Attention(8, 8, heads=2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -246,15 +246,15 @@ def test_scores_of_a_long_attention_are_not_held_for_the_backward_pass(
 
     def run(limit: int) -> tuple[int, list[Tensor]]:
         held.clear()
-        monkeypatch.setattr(kernels, "HELD", limit)
+        monkeypatch.setattr(backends, "MAX_SAVED_SCORE_BYTES", limit)
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
             result = attention(queries, keys)
         gradients = torch.autograd.grad(result.square().mean(), [queries, *attention.parameters()], allow_unused=True)
         return max(held), [result, *(g for g in gradients if g is not None)]
 
-    monkeypatch.setattr(kernels, "TILE", 1024)
-    monkeypatch.setattr(kernels, "KEYS", 64)
+    monkeypatch.setattr(backends, "TILE", 1024)
+    monkeypatch.setattr(backends, "KEYS", 64)
     most, wanted = run(4 * m * n * heads)
     assert most == heads * m * n
     most, found = run(4 * m * n * heads - 1)
@@ -267,8 +267,8 @@ def test_scores_of_a_long_attention_are_not_held_for_the_backward_pass(
 @pytest.mark.parametrize("tiles", [False, True])
 def test_gradients_under_dropout_are_those_of_what_was_drawn(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if tiles:
-        for name, value in (("KEYS", 4), ("TILE", 64), ("HELD", -1)):
-            monkeypatch.setattr(kernels, name, value)
+        for name, value in (("KEYS", 4), ("TILE", 64), ("MAX_SAVED_SCORE_BYTES", -1)):
+            monkeypatch.setattr(backends, name, value)
     attention = noisy(Attention(3, 3, dropout=0.4)).double()
     queries, keys = (torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 9))
 
@@ -283,11 +283,11 @@ def test_gradients_under_dropout_are_those_of_what_was_drawn(tiles: bool, monkey
 @pytest.mark.parametrize("keys", [9, 4], ids=["whole", "tiles"])
 def test_dropout_falls_on_weights_that_sum_to_one(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of values that are all one, the weights that were kept are read: one on average, as far from it as follows."""
-    monkeypatch.setattr(kernels, "KEYS", keys)
+    monkeypatch.setattr(backends, "KEYS", keys)
     q, k, samples, p = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 9, 3), 20_000, 0.4
     values = torch.ones(samples, 1, 9, 1)
     options = dict(mask=None, scale=1.0, dropout=p, kernel="tiled")
-    read = kernels.weighted_sum(q, k.expand(samples, -1, -1, -1), values, **options)[:, 0, :, 0]
+    read = backends.weighted_sum(q, k.expand(samples, -1, -1, -1), values, **options)[:, 0, :, 0]
     wanted = ((q @ k.mT).softmax(-1).square().sum(-1) * p / (1 - p)).sqrt()[0, 0]
     assert_close(read.std(0), wanted, 0.03)
     assert_close(read.mean(0), torch.ones(2), 5 * float(wanted.max()) / samples**0.5)
@@ -317,8 +317,8 @@ def test_cross_attend_equals_the_formula(c: dict, residual: bool, gelu: str, wid
     _, queries, keys, mask = make(c)
     widths = dict(heads=c["heads"], qk_channels=c["qk_channels"], v_channels=c["v_channels"])
     options = dict(widening=widening, query_residual=residual, gelu=gelu)
-    block = noisy(CrossAttend(c["cq"], c["ck"], **widths, **options)).double()
-    assert block.feed_forward[0].out_features == widening * c["cq"]
+    block = noisy(CrossAttentionLayer(c["cq"], c["ck"], **widths, **options)).double()
+    assert block.mlp[0].out_features == widening * c["cq"]
     p = restated.arrays(block)
     arguments = (restated.array(queries), restated.array(keys), restated.boolean(mask))
     wanted = restated.cross_attend(p, "", *arguments, heads=c["heads"], residual=residual, gelu=gelu)
@@ -336,13 +336,13 @@ def test_cross_attend_equals_the_formula(c: dict, residual: bool, gelu: str, wid
 
 @given(heads=st.integers(1, 3), gelu=st.sampled_from(["exact", "tanh"]), b=st.integers(1, 3), m=st.integers(1, 5))
 def test_self_attend_equals_the_formula(heads: int, gelu: str, b: int, m: int) -> None:
-    block = noisy(SelfAttend(6, heads=heads, qk_channels=2 * heads, v_channels=3 * heads, gelu=gelu)).double()
+    block = noisy(SelfAttentionLayer(6, heads=heads, qk_channels=2 * heads, v_channels=3 * heads, gelu=gelu)).double()
     rows = torch.randn(b, m, 6, dtype=torch.float64)
     wanted = restated.self_attend(restated.arrays(block), "", restated.array(rows), heads=heads, gelu=gelu)
     assert_close(block(rows), torch.from_numpy(wanted), 1e-9)
 
 
-@pytest.mark.parametrize("kind", [SelfAttend, functools.partial(CrossAttend, 6)])
+@pytest.mark.parametrize("kind", [SelfAttentionLayer, functools.partial(CrossAttentionLayer, 6)])
 def test_what_no_product_made_is_computed_again_for_the_backward_pass(
     kind: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,12 +351,12 @@ def test_what_no_product_made_is_computed_again_for_the_backward_pass(
 
     def run(least: int) -> tuple[int, list[Tensor]]:
         held: dict[int, int] = {}
-        monkeypatch.setattr(module, "AGAIN", least)
+        monkeypatch.setattr(module, "RECOMPUTE_MIN_BYTES", least)
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t: held.update({t.data_ptr(): t.numel()}) or t, lambda t: t
         ):
-            result = block(*[rows] * (2 if isinstance(block, CrossAttend) else 1))
+            result = block(*[rows] * (2 if isinstance(block, CrossAttentionLayer) else 1))
         return sum(held.values()), [result, *torch.autograd.grad(result.square().mean(), [rows, *block.parameters()])]
 
     size = rows.numel() * rows.element_size()
@@ -368,29 +368,29 @@ def test_what_no_product_made_is_computed_again_for_the_backward_pass(
 
 
 def test_what_is_computed_again_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    block, rows = noisy(SelfAttend(6, heads=2)).double(), torch.randn(1, 3, 6, dtype=torch.float64)
+    block, rows = noisy(SelfAttentionLayer(6, heads=2)).double(), torch.randn(1, 3, 6, dtype=torch.float64)
     parameters, seen = dict(block.named_parameters()), []
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(block, parameters, (rows,)).square().sum()
 
     wanted = torch.func.grad(loss)(parameters)
-    monkeypatch.setattr(module, "AGAIN", 0)
+    monkeypatch.setattr(module, "RECOMPUTE_MIN_BYTES", 0)
     found = torch.func.grad(loss)(parameters)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    block.feed_forward.register_forward_hook(lambda *_: seen.append("hook"))
+    block.mlp.register_forward_hook(lambda *_: seen.append("hook"))
     block(rows).sum().backward()
     assert seen == ["hook"]
-    block.feed_forward = torch.nn.Linear(6, 6).double()
+    block.mlp = torch.nn.Linear(6, 6).double()
     assert block(rows).shape == rows.shape
 
 
 def test_residual_dropout_falls_on_both_layers() -> None:
-    block = SelfAttend(4, heads=1, residual_dropout=1.0).train()
+    block = SelfAttentionLayer(4, heads=1, residual_dropout=1.0).train()
     rows = torch.randn(2, 3, 4)
     assert torch.equal(block(rows), rows)
     assert not torch.equal(block.eval()(rows), rows)
-    read = CrossAttend(4, 4, residual_dropout=1.0, query_residual=False).train()
+    read = CrossAttentionLayer(4, 4, residual_dropout=1.0, query_residual=False).train()
     assert not read(rows, rows).any()
 
 
@@ -412,10 +412,10 @@ def test_wrong_widths_are_refused(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(("m", "n"), [(0, 3), (3, 0)])
 def test_nothing_to_attend_is_refused(m: int, n: int) -> None:
     with pytest.raises(kit.InputError, match=f"{m} queries over {n} rows: neither may be empty"):
-        CrossAttend(4, 4)(torch.zeros(1, m, 4), torch.zeros(1, n, 4))
+        CrossAttentionLayer(4, 4)(torch.zeros(1, m, 4), torch.zeros(1, n, 4))
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_gelu_is_refused_with_the_nearest() -> None:
     with pytest.raises(kit.AssemblyError, match=r"gelu is 'tan'; did you mean 'tanh'\? There are: exact, tanh"):
-        CrossAttend(4, 4, gelu="tan")
+        CrossAttentionLayer(4, 4, gelu="tan")

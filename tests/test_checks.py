@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import perceiver_kit as kit
-from perceiver_kit.checks import MOST, check_elements, check_number, check_positive, check_seed, short
+from perceiver_kit.checks import MAX_SIZE, check_elements, check_number, check_positive, check_seed, short
 
 BITS = 2**21
 
@@ -30,9 +30,9 @@ def test_the_bounds_are_just_beyond_what_is_allowed() -> None:
     check_elements("it", 2**20, 2**20)
     with pytest.raises(kit.AssemblyError, match=r"it: a parameter of \(1048576, 1048577\) would"):
         check_elements("it", 2**20, 2**20 + 1)
-    check_positive("it", rows=MOST)
+    check_positive("it", rows=MAX_SIZE)
     with pytest.raises(kit.AssemblyError, match=r"it: rows must be at most 2,147,483,647, got 2147483648"):
-        check_positive("it", rows=MOST + 1)
+        check_positive("it", rows=MAX_SIZE + 1)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perceiver_kit as kit
-from perceiver_kit.decoder import CrossAttention, MeanPool
+from perceiver_kit.decoders import Decoder, MeanPool
 
 from . import restated
 from .strategies import assert_close, noisy
@@ -28,14 +28,14 @@ def test_it_equals_the_formula(
     out: int | None, residual: bool, widening: int, gelu: str, heads: int, b: int, o: int, shared: bool
 ) -> None:
     options = dict(heads=heads, qk_channels=6, v_channels=4, query_residual=residual, widening=widening, gelu=gelu)
-    decoder = noisy(CrossAttention(3, 8, out_channels=out, **options)).double()
+    decoder = noisy(Decoder(3, 8, out_channels=out, **options)).double()
     queries, latents = torch.randn(1 if shared else b, o, 3).double(), torch.randn(b, 4, 8).double()
     p = restated.arrays(decoder)
     arguments = (restated.array(queries), restated.array(latents), None)
     wanted = restated.cross_attend(p, "cross.", *arguments, heads=heads, residual=residual, gelu=gelu)
     if out is not None:
         wanted = wanted @ p["project.weight"].T + p["project.bias"]
-    assert decoder.cross.feed_forward[0].out_features == 3 * widening
+    assert decoder.cross.mlp[0].out_features == 3 * widening
     found = decoder(queries, latents)
     assert found.shape == (b, o, decoder.out_channels)
     assert_close(found, torch.from_numpy(wanted), 1e-8)
@@ -45,18 +45,18 @@ def test_it_equals_the_formula(
 
 
 def test_the_output_may_be_absent() -> None:
-    assert CrossAttention(3, 8).project is None
-    assert CrossAttention(3, 8).out_channels == 3
+    assert Decoder(3, 8).project is None
+    assert Decoder(3, 8).out_channels == 3
 
 
 def test_the_output_may_start_at_zero_and_learn() -> None:
-    decoder = CrossAttention(3, 8, out_channels=5, zero_output=True)
+    decoder = Decoder(3, 8, out_channels=5, zero_output=True)
     queries, latents = torch.randn(1, 7, 3), torch.randn(2, 4, 8)
     rows = decoder(queries, latents)
     assert not rows.any()
     (rows - 1).square().sum().backward()
     assert decoder.project.weight.grad.any()
-    assert CrossAttention(3, 8, out_channels=5)(queries, latents).any(), "only where it is asked for"
+    assert Decoder(3, 8, out_channels=5)(queries, latents).any(), "only where it is asked for"
 
 
 @given(b=st.integers(1, 3), o=st.integers(1, 4))
@@ -70,10 +70,10 @@ def test_mean_pooling_asks_nothing(b: int, o: int) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CrossAttention(0, 8), "CrossAttention: query_channels must be an int of at least 1, got 0"),
-        (lambda: CrossAttention(3, 0), "CrossAttention: latent_dim must be an int of at least 1, got 0"),
-        (lambda: CrossAttention(3, 8, out_channels=0), "out_channels must be an int of at least 1, got 0"),
-        (lambda: CrossAttention(3, 8, heads=3), "qk_channels 8 must be divisible by its 3 heads"),
+        (lambda: Decoder(0, 8), "Decoder: query_channels must be an int of at least 1, got 0"),
+        (lambda: Decoder(3, 0), "Decoder: latent_dim must be an int of at least 1, got 0"),
+        (lambda: Decoder(3, 8, out_channels=0), "out_channels must be an int of at least 1, got 0"),
+        (lambda: Decoder(3, 8, heads=3), "qk_channels 8 must be divisible by its 3 heads"),
         (lambda: MeanPool(8, out_channels=0), "MeanPool: out_channels must be an int of at least 1, got 0"),
     ],
 )

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit.draw import WIDTH
-from perceiver_kit.svg import LETTER, PADDING, SMALL, Box, place, readable, wide, wrapped, written
+from perceiver_kit.draw.drawing import WIDTH
+from perceiver_kit.draw.svg import LETTER, PADDING, SMALL, Box, place, readable, wide, wrapped, written
 
 from .strategies import NAMES, RECIPES, tiny
 
@@ -113,8 +113,8 @@ def test_models_without_queries_or_decoder_are_drawn() -> None:
 def test_any_name_is_drawn(name: str) -> None:
     inputs = kit.Inputs({name: kit.inputs.Features(3), "other": kit.inputs.OneHot(4)}, hide={name: 0.5})
     encoder = kit.Encoder(inputs.channels, num_latents=4, latent_dim=16, layers=0)
-    queries = kit.Queries({name: kit.queries.FromInput(name, channels=inputs.channels)})
-    decoder = kit.CrossAttention(queries.channels, 16)
+    queries = kit.Queries({name: kit.queries.InputQuery(name, channels=inputs.channels)})
+    decoder = kit.Decoder(queries.channels, 16)
     check(kit.PerceiverIO(inputs, encoder, queries, decoder, kit.Outputs({name: kit.outputs.Rows(queries.channels)})))
 
 
@@ -150,10 +150,8 @@ class Mean(kit.Block):
 
 @pytest.mark.usefixtures("unchecked")
 def test_blocks_of_the_users_own_are_drawn() -> None:
-    queries = kit.Queries(a=kit.queries.Positional(kit.positions.Learned((3,), 4), follows="a"))
-    model = kit.PerceiverIO(
-        kit.Inputs(a=Raw()), Mean(), queries, kit.CrossAttention(4, 4), kit.Outputs({"a": Unshaped()})
-    )
+    queries = kit.Queries(a=kit.queries.PositionQuery(kit.positions.Learned((3,), 4), follows="a"))
+    model = kit.PerceiverIO(kit.Inputs(a=Raw()), Mean(), queries, kit.Decoder(4, 4), kit.Outputs({"a": Unshaped()}))
     drawing = check(model)
     assert lines(drawing, "output", "a")[-1] == "(b, o, 4)"
     assert drawing.boxes[-2].kind == "decoder"
@@ -176,9 +174,11 @@ def test_sound_of_any_length_is_drawn_in_patches() -> None:
     model = kit.PerceiverIO(
         kit.Inputs(sound=sound),
         kit.Encoder(16, num_latents=4, latent_dim=16, layers=0),
-        kit.Queries(sound=kit.queries.Positional(kit.positions.Fourier(bands=2, max_resolution=(8,)), follows="sound")),
-        kit.CrossAttention(5, 16),
-        kit.Outputs(sound=kit.outputs.Waveform(5, 16)),
+        kit.Queries(
+            sound=kit.queries.PositionQuery(kit.positions.Fourier(bands=2, max_resolution=(8,)), follows="sound")
+        ),
+        kit.Decoder(5, 16),
+        kit.Outputs(sound=kit.outputs.ToWaveform(5, 16)),
     )
     drawing = check(model)
     assert lines(drawing, "input", "sound")[0] == "(b, samples)"

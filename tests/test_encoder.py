@@ -104,10 +104,10 @@ def test_what_is_not_said_is_the_papers() -> None:
     encoder = Encoder(6, num_latents=3, latent_dim=8, layers=2)
     assert (len(encoder.cross), len(encoder.transformer)) == (1, 2)
     cross = encoder.cross[0]
-    assert (cross.attention.heads, cross.query_residual, cross.feed_forward[1].approximate) == (1, True, "none")
+    assert (cross.attention.heads, cross.query_residual, cross.mlp[1].approximate) == (1, True, "none")
     assert {block.attention.heads for block in encoder.transformer} == {8}
     for block in [cross, *encoder.transformer]:
-        assert block.feed_forward[0].out_features == 8
+        assert block.mlp[0].out_features == 8
         assert block.attention.dropout == 0
         assert isinstance(block.dropout, nn.Identity)
 

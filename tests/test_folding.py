@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit import folding, outputs
-from perceiver_kit.decoder import CrossAttention, MeanPool
+from perceiver_kit.decoders import Decoder, MeanPool
 from perceiver_kit.folding import fold
 from perceiver_kit.inputs import TextTokens
 from perceiver_kit.outputs.base import Output
@@ -26,16 +26,16 @@ MANY = 10**9  # rows, so that all that can be folded pays
 
 OUTPUTS: dict[str, Callable[[int], Output]] = {
     "project": lambda c: outputs.Project(c, 3),
-    "pixels": lambda c: outputs.Pixels(c, 2),
+    "pixels": lambda c: outputs.ToPixels(c, 2),
     "flow": lambda c: outputs.Flow(c, scale=0.3),
     "classify": lambda c: outputs.Classify(c, 5),
     "tied": lambda c: outputs.TiedText(TextTokens(7, c)),
 }
 
 
-def parts(output: str = "project", *, padding: int = 4, **options: object) -> tuple[CrossAttention, Output]:
+def parts(output: str = "project", *, padding: int = 4, **options: object) -> tuple[Decoder, Output]:
     torch.manual_seed(0)
-    decoder = noisy(CrossAttention(3 + padding, 6, **options), 0.5).eval()
+    decoder = noisy(Decoder(3 + padding, 6, **options), 0.5).eval()
     return decoder, noisy(OUTPUTS[output](decoder.out_channels), 0.5).eval()
 
 
@@ -112,19 +112,19 @@ def test_what_cannot_be_folded_or_does_not_pay_is_decoded_as_it_is(options: dict
     assert not folded or rows * 6 * (3 + 7) > 3 * 6 * 7 + rows * 3 * 7
 
 
-def hook(decoder: CrossAttention, _: Output) -> None:
-    decoder.cross.feed_forward[2].register_forward_hook(lambda *_: None)
+def hook(decoder: Decoder, _: Output) -> None:
+    decoder.cross.mlp[2].register_forward_hook(lambda *_: None)
 
 
-def hook_before(_: CrossAttention, output: Output) -> None:
+def hook_before(_: Decoder, output: Output) -> None:
     output.register_forward_pre_hook(lambda *_: None)
 
 
-def train_dropout(decoder: CrossAttention, _: Output) -> None:
+def train_dropout(decoder: Decoder, _: Output) -> None:
     decoder.cross.dropout.train()
 
 
-def patch(decoder: CrossAttention, _: Output) -> None:
+def patch(decoder: Decoder, _: Output) -> None:
     decoder.cross.forward = types.MethodType(lambda self, *_: torch.zeros(()), decoder.cross)
 
 
@@ -133,19 +133,19 @@ class Adapted(nn.Linear):
         return super().forward(rows) + 1
 
 
-def adapt(decoder: CrossAttention, _: Output) -> None:
+def adapt(decoder: Decoder, _: Output) -> None:
     decoder.cross.attention.key.__class__ = Adapted
 
 
-def adapt_output(_: CrossAttention, output: Output) -> None:
+def adapt_output(_: Decoder, output: Output) -> None:
     output.project.__class__ = Adapted
 
 
-def another_output(_: CrossAttention, output: Output) -> None:
+def another_output(_: Decoder, output: Output) -> None:
     output.project = nn.Sequential(output.project, nn.ReLU())
 
 
-def override(_: CrossAttention, output: Output) -> None:
+def override(_: Decoder, output: Output) -> None:
     class Positive(outputs.Project):
         def forward(self, rows: Tensor) -> Tensor:
             return super().forward(rows).relu()
@@ -153,24 +153,24 @@ def override(_: CrossAttention, output: Output) -> None:
     output.__class__ = Positive
 
 
-def subclass(decoder: CrossAttention, _: Output) -> None:
-    class Louder(CrossAttention):
+def subclass(decoder: Decoder, _: Output) -> None:
+    class Louder(Decoder):
         def forward(self, queries: Tensor, latents: Tensor) -> Tensor:
             return 2 * super().forward(queries, latents)
 
     decoder.__class__ = Louder
 
 
-def another_activation(decoder: CrossAttention, _: Output) -> None:
-    decoder.cross.feed_forward[1] = nn.ReLU()
+def another_activation(decoder: Decoder, _: Output) -> None:
+    decoder.cross.mlp[1] = nn.ReLU()
 
 
-def another_layer(decoder: CrossAttention, _: Output) -> None:
-    decoder.cross.feed_forward.append(nn.GELU())
+def another_layer(decoder: Decoder, _: Output) -> None:
+    decoder.cross.mlp.append(nn.GELU())
 
 
-def no_bias(decoder: CrossAttention, _: Output) -> None:
-    decoder.cross.feed_forward[2].bias = None
+def no_bias(decoder: Decoder, _: Output) -> None:
+    decoder.cross.mlp[2].bias = None
 
 
 CHANGES = [hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation]
@@ -212,7 +212,7 @@ def test_a_model_folds_its_many_rows_and_follows_its_weights(recipe: str, monkey
     assert any(folded)
     for name in wanted:
         assert_close(found[name], wanted[name], 1e-5)
-    parameter = model.decoder.cross.feed_forward[2].weight
+    parameter = model.decoder.cross.mlp[2].weight
     before = parameter.detach().clone()
     try:
         with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit.initialisation import learned, linear, scale_by_fan_in
-from perceiver_kit.modalities import LearnedVector
+from perceiver_kit.padding import LearnedVector
 from perceiver_kit.positions import Learned
 
 

@@ -166,21 +166,21 @@ def _() -> None:
 def _() -> None:
     grid, fourier = (9,), positions.Fourier(bands=2, max_resolution=(9,))
     for query in (
-        queries.Learned(9, 6),
-        queries.Positional(fourier, size=grid),
-        queries.FromInput("points", channels=4),
-        queries.FromContent("points", content_channels=4, positions=fourier),
-        queries.FromContent("points", content_channels=4),
+        queries.LearnedQuery(9, 6),
+        queries.PositionQuery(fourier, size=grid),
+        queries.InputQuery("points", channels=4),
+        queries.ContentQuery("points", content_channels=4, positions=fourier),
+        queries.ContentQuery("points", content_channels=4),
     ):
         for width, residual in ((None, True), (5, False)):
-            decoder = kit.CrossAttention(query.channels, 16, out_channels=width, query_residual=residual)
+            decoder = kit.Decoder(query.channels, 16, out_channels=width, query_residual=residual)
             model = _points(query, decoder, outputs.Rows(decoder.out_channels))
             assert model(torch.randn(2, 9, 4))["out"].shape == (2, 9, decoder.out_channels)
 
 
 @row(12, "PerceiverClassificationDecoder")
 def _() -> None:
-    model = _points(queries.Learned(1, 6), kit.CrossAttention(6, 16, query_residual=True), outputs.Classify(6, 3))
+    model = _points(queries.LearnedQuery(1, 6), kit.Decoder(6, 16, query_residual=True), outputs.Classify(6, 3))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
 
 
@@ -199,8 +199,8 @@ def _() -> None:
 
 @row(14, "PerceiverBasicVideoAutoencodingDecoder")
 def _() -> None:
-    query = queries.Positional(positions.Fourier(bands=2, max_resolution=(4, 8, 8)), size=(2, 3, 4))
-    model = _points(query, kit.CrossAttention(query.channels, 16, out_channels=8), outputs.Pixels(8, 3))
+    query = queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 8, 8)), size=(2, 3, 4))
+    model = _points(query, kit.Decoder(query.channels, 16, out_channels=8), outputs.ToPixels(8, 3))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 2, 3, 3, 4)
 
 
@@ -224,7 +224,7 @@ def _() -> None:
 
 @row(17, "PerceiverAudioPostprocessor")
 def _() -> None:
-    block, rows = outputs.Waveform(8, 16), torch.randn(2, 30, 8)
+    block, rows = outputs.ToWaveform(8, 16), torch.randn(2, 30, 8)
     assert torch.equal(block.whole(block(rows), (30,)).view(2, 30, 16), block(rows))
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit import decoder, inputs, outputs, positions, queries
+from perceiver_kit import decoders, inputs, outputs, positions, queries
 
 from .models.holding import holds_for_chunks, holds_for_some, holds_whatever_masked_rows_hold
 from .strategies import RECIPES, assert_close, distance, raw, raws, tiny
@@ -118,8 +118,8 @@ def points_model(**options) -> kit.PerceiverIO:
     blocks = {
         "inputs": inputs.Inputs(points=inputs.Features(3)),
         "encoder": kit.Encoder(3, num_latents=4, latent_dim=16, layers=1),
-        "queries": queries.Queries(label=queries.Learned(1, 8)),
-        "decoder": decoder.CrossAttention(8, 16),
+        "queries": queries.Queries(label=queries.LearnedQuery(1, 8)),
+        "decoder": decoders.Decoder(8, 16),
         "outputs": outputs.Outputs(label=outputs.Classify(8, 10)),
     }
     return kit.PerceiverIO(**blocks | options)
@@ -135,7 +135,7 @@ def test_a_tensor_alone_is_the_only_modality() -> None:
 def test_an_output_that_follows_what_was_left_out_is_refused() -> None:
     """Although mask tokens stand where it was: how long it would have been, they do not say."""
     every = inputs.Inputs(other=inputs.Features(3), points=inputs.Features(3, grid=(7,)), hide=dict(points=0.0))
-    query = queries.Positional(positions.Learned((7,), 8), follows="points")
+    query = queries.PositionQuery(positions.Learned((7,), 8), follows="points")
     answers = outputs.Outputs(label=outputs.Rows(8))
     model = points_model(inputs=every, queries=queries.Queries(label=query), outputs=answers)
     both = {"points": torch.randn(2, 5, 3), "other": torch.randn(2, 4, 3)}
@@ -145,7 +145,7 @@ def test_an_output_that_follows_what_was_left_out_is_refused() -> None:
 
 
 def test_mean_pooling_needs_no_queries() -> None:
-    model = points_model(queries=None, decoder=decoder.MeanPool(16, out_channels=8)).eval()
+    model = points_model(queries=None, decoder=decoders.MeanPool(16, out_channels=8)).eval()
     points = torch.randn(2, 7, 3)
     latents = model.encode(points).latents
     wanted = model.outputs.blocks["label"].project(model.decoder.project(latents.mean(1)))
@@ -165,11 +165,11 @@ def test_a_model_may_only_encode() -> None:
 def test_another_size_is_another_grid_of_the_same_model() -> None:
     def made(size: tuple[int, int]) -> kit.PerceiverIO:
         torch.manual_seed(0)
-        query = queries.Positional(positions.Fourier(bands=2, max_resolution=(4, 4)), size=size)
+        query = queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 4)), size=size)
         return points_model(
             queries=queries.Queries(image=query),
-            decoder=decoder.CrossAttention(query.channels, 16),
-            outputs=outputs.Outputs(image=outputs.Pixels(query.channels, 3)),
+            decoder=decoders.Decoder(query.channels, 16),
+            outputs=outputs.Outputs(image=outputs.ToPixels(query.channels, 3)),
         ).eval()
 
     points, small, large = torch.randn(2, 7, 3), made((2, 3)), made((4, 5))
@@ -216,18 +216,18 @@ def test_some_rows_have_their_shape_where_nothing_has_values() -> None:
             dict(encoder=kit.Encoder(4, num_latents=4, latent_dim=16, layers=1)),
             "inputs.channels is 3, but encoder.channels is 4; they must be equal",
         ),
-        (dict(decoder=decoder.CrossAttention(7, 16)), "queries.channels is 8, but decoder.query_channels is 7"),
-        (dict(decoder=decoder.CrossAttention(8, 15)), "encoder.latent_dim is 16, but decoder.latent_dim is 15"),
+        (dict(decoder=decoders.Decoder(7, 16)), "queries.channels is 8, but decoder.query_channels is 7"),
+        (dict(decoder=decoders.Decoder(8, 15)), "encoder.latent_dim is 16, but decoder.latent_dim is 15"),
         (
             dict(outputs=outputs.Outputs(label=outputs.Classify(9, 2))),
             "decoder.out_channels is 8, but outputs 'label' in_channels is 9",
         ),
         (
-            dict(queries=queries.Queries(label=queries.FromInput("points", channels=8))),
+            dict(queries=queries.Queries(label=queries.InputQuery("points", channels=8))),
             "rows of input 'points' is 3, but query 'label' is 8",
         ),
         (
-            dict(queries=queries.Queries(label=queries.FromContent("points", content_channels=8))),
+            dict(queries=queries.Queries(label=queries.ContentQuery("points", content_channels=8))),
             "content of input 'points' is 3, but query 'label' is 8",
         ),
     ],
@@ -245,11 +245,11 @@ def test_blocks_that_do_not_fit_are_refused(options: dict, message: str) -> None
             "outputs names 'labels'; did you mean 'label'",
         ),
         (
-            dict(queries=queries.Queries(label=queries.Learned(1, 8), extra=queries.Learned(1, 8))),
+            dict(queries=queries.Queries(label=queries.LearnedQuery(1, 8), extra=queries.LearnedQuery(1, 8))),
             "queries names 'extra'; There are: label",
         ),
         (
-            dict(queries=queries.Queries(label=queries.FromInput("point", channels=8))),
+            dict(queries=queries.Queries(label=queries.InputQuery("point", channels=8))),
             "query 'label' follows names 'point'; did you mean 'points'",
         ),
     ],
@@ -267,16 +267,16 @@ def grid_model() -> kit.PerceiverIO:
     """Points in, a 2 × 3 image out, the input's own rows, and a label."""
     every = inputs.Inputs(points=inputs.Features(3), track=inputs.Features(2), hide=dict(track=0.0))
     asked = queries.Queries(
-        image=queries.Positional(positions.Fourier(bands=2, max_resolution=(4, 4)), size=(2, 3)),
-        label=queries.Learned(1, 4),
-        rows=queries.FromInput("points", channels=3),
-        track=queries.FromInput("track", channels=3),
+        image=queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 4)), size=(2, 3)),
+        label=queries.LearnedQuery(1, 4),
+        rows=queries.InputQuery("points", channels=3),
+        track=queries.InputQuery("track", channels=3),
     )
     answers = outputs.Outputs(
-        image=outputs.Pixels(10, 3), label=outputs.Classify(10, 2), rows=outputs.Rows(10), track=outputs.Rows(10)
+        image=outputs.ToPixels(10, 3), label=outputs.Classify(10, 2), rows=outputs.Rows(10), track=outputs.Rows(10)
     )
     encoder = kit.Encoder(3, num_latents=4, latent_dim=16, layers=1)
-    return kit.PerceiverIO(every, encoder, asked, decoder.CrossAttention(10, 16), answers).eval()
+    return kit.PerceiverIO(every, encoder, asked, decoders.Decoder(10, 16), answers).eval()
 
 
 POINTS = {"points": torch.zeros(2, 7, 3)}
@@ -392,10 +392,13 @@ class Centred(outputs.Rows):
 @pytest.mark.parametrize("gradients", [True, False])
 def test_an_output_that_mixes_rows_sees_all_of_them_whatever_the_chunk(gradients: bool) -> None:
     places = positions.Fourier(bands=2, max_resolution=(9,))
-    every, ask = inputs.Inputs(points=inputs.Features(3)), queries.Queries(line=queries.Positional(places, size=(9,)))
+    every, ask = (
+        inputs.Inputs(points=inputs.Features(3)),
+        queries.Queries(line=queries.PositionQuery(places, size=(9,))),
+    )
     answer = outputs.Outputs(line=Centred(ask.channels))
     encoder = kit.Encoder(3, num_latents=2, latent_dim=8, layers=1)
-    model = kit.PerceiverIO(every, encoder, ask, kit.CrossAttention(ask.channels, 8), answer).eval()
+    model = kit.PerceiverIO(every, encoder, ask, kit.Decoder(ask.channels, 8), answer).eval()
     with torch.set_grad_enabled(gradients):
         encoded = model.encode(torch.randn(2, 5, 3))
         whole = model.decode(encoded)["line"]

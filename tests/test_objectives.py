@@ -246,7 +246,7 @@ def test_several_objectives_of_one_output_all_count_and_sums_of_sums_are_sums() 
 
 
 def test_combining_counts_of_several_processes_is_the_mean_over_all_things() -> None:
-    """Sums and counts kept apart: two halves with one and three masked bytes, as one batch has them."""
+    """SoftmaxState and counts kept apart: two halves with one and three masked bytes, as one batch has them."""
     logits, text = random(2, 3, 5), torch.tensor([[1, -100, -100], [2, 3, 4]])
     halves = [MaskedTokens().terms({"text": logits[i : i + 1]}, {"text": text[i : i + 1]})["text"] for i in (0, 1)]
     count = halves[0].count + halves[1].count

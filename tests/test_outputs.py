@@ -17,11 +17,11 @@ from .strategies import ROWS, assert_close, grids, noisy, rows_of
 MAKE = {
     "Classify": lambda: outputs.Classify(6, 4),
     "Flow": lambda: outputs.Flow(6),
-    "Pixels": lambda: outputs.Pixels(6, 3),
+    "ToPixels": lambda: outputs.ToPixels(6, 3),
     "Project": lambda: outputs.Project(6, 4),
     "Rows": lambda: outputs.Rows(6),
     "TiedText": lambda: outputs.TiedText(inputs.TextTokens(11, 6)),
-    "Waveform": lambda: outputs.Waveform(6, 5),
+    "ToWaveform": lambda: outputs.ToWaveform(6, 5),
 }
 every_output = pytest.mark.parametrize("name", [name for name in kit.list("outputs") if name != "Outputs"])
 
@@ -47,14 +47,14 @@ def test_rows_are_worked_on_one_by_one(name: str, b: int, k: int) -> None:
 @given(data=st.data(), b=st.integers(1, 3))
 def test_the_whole_is_all_rows_in_another_form(name: str, data: st.DataObject, b: int) -> None:
     block = make(name)
-    axes = {"Classify": [0], "Flow": [2], "Pixels": [2, 3], "Waveform": [1]}.get(name, [1, 2, 3])
+    axes = {"Classify": [0], "Flow": [2], "ToPixels": [2, 3], "ToWaveform": [1]}.get(name, [1, 2, 3])
     grid = data.draw(st.sampled_from(axes).flatmap(grids)) or (1,)
     block.check_grid("it", grid)
     rows = block(torch.randn(b, torch.Size(grid).numel(), 6))
     whole = block.whole(rows, grid)
     assert torch.equal(rows_of(block, whole), rows)
     assert torch.equal(block.rows_of(whole), rows)  # as targets take it
-    assert name in ROWS or name == "Waveform" or whole is rows
+    assert name in ROWS or name == "ToWaveform" or whole is rows
 
 
 @every_output
@@ -69,7 +69,7 @@ def test_an_output_says_which_linear_layer_it_is_or_none(name: str) -> None:
 @given(grid=grids(3), b=st.integers(1, 2))
 def test_pixels_are_channels_first_at_their_place(grid: tuple, b: int) -> None:
     rows = torch.randn(b, int(np.prod(grid)), 3)
-    video = outputs.Pixels(6, 3).whole(rows, grid)
+    video = outputs.ToPixels(6, 3).whole(rows, grid)
     assert video.shape == (b, grid[0], 3, *grid[1:])
     for flat, (t, y, x) in enumerate(np.ndindex(*grid)):
         assert torch.equal(video[:, t, :, y, x], rows[:, flat])
@@ -77,7 +77,7 @@ def test_pixels_are_channels_first_at_their_place(grid: tuple, b: int) -> None:
 
 def test_a_waveform_is_its_patches_end_to_end() -> None:
     rows = torch.arange(12.0).view(1, 3, 4)
-    assert torch.equal(outputs.Waveform(6, 4).whole(rows, (3,)), torch.arange(12.0)[None])
+    assert torch.equal(outputs.ToWaveform(6, 4).whole(rows, (3,)), torch.arange(12.0)[None])
 
 
 def test_flow_starts_at_no_motion_and_is_scaled() -> None:
@@ -99,8 +99,8 @@ def test_tied_text_looks_up_backwards_in_the_inputs_own_table() -> None:
 @pytest.mark.parametrize(
     ("block", "grid", "message"),
     [
-        (outputs.Pixels(6, 3), (4,), r"output 'it' has pixels on a grid \(h, w\) or \(t, h, w\), got \(4,\)"),
-        (outputs.Pixels(6, 3), (1, 1, 1, 1), r"on a grid \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
+        (outputs.ToPixels(6, 3), (4,), r"output 'it' has pixels on a grid \(h, w\) or \(t, h, w\), got \(4,\)"),
+        (outputs.ToPixels(6, 3), (1, 1, 1, 1), r"on a grid \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
         (outputs.Classify(6, 3), (2,), r"output 'it' has classes from one row, grid \(1,\), got \(2,\)"),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_grid_without_a_form_is_refused(block: nn.Module, grid: tuple, message
     [
         (lambda: outputs.Rows(0), "Rows: in_channels must be an int of at least 1, got 0"),
         (lambda: outputs.Project(3, 0), "Project: channels must be an int of at least 1, got 0"),
-        (lambda: outputs.Pixels(3, -1), "Pixels: channels must be an int of at least 1, got -1"),
+        (lambda: outputs.ToPixels(3, -1), "ToPixels: channels must be an int of at least 1, got -1"),
         (lambda: outputs.Classify(3, 0), "Classify: channels must be an int of at least 1, got 0"),
         (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a finite number, got '1'"),
         (lambda: outputs.Flow(3, scale=float("nan")), "Flow: scale must be a finite number, got nan"),

@@ -50,12 +50,12 @@ def test_queries_at_indices_are_those_of_all_at_the_common_width(data: st.DataOb
 
 
 def test_content_queries_are_content_then_positions() -> None:
-    query = queries.FromContent("points", content_channels=3, positions=FOURIER)
+    query = queries.ContentQuery("points", content_channels=3, positions=FOURIER)
     content = torch.randn(2, 4, 3)
     found = query((4,), None, encoded(points=content))
     assert torch.equal(found, torch.cat([content, FOURIER((4,)).expand(2, -1, -1)], -1))
     assert query.channels == 3 + FOURIER.channels
-    plain = queries.FromContent("points", content_channels=3)
+    plain = queries.ContentQuery("points", content_channels=3)
     assert plain((4,), None, encoded(points=content)) is content
 
 
@@ -67,8 +67,8 @@ def test_input_queries_are_the_encoders_rows() -> None:
     model = kit.PerceiverIO(
         every,
         kit.Encoder(every.channels, num_latents=2, latent_dim=8, layers=0),
-        queries.Queries({name: queries.FromInput(name, channels=every.channels) for name in ("points", "hidden")}),
-        kit.CrossAttention(every.channels, 8),
+        queries.Queries({name: queries.InputQuery(name, channels=every.channels) for name in ("points", "hidden")}),
+        kit.Decoder(every.channels, 8),
         kit.Outputs({name: kit.outputs.Rows(every.channels) for name in ("points", "hidden")}),
     ).eval()
     value = {"points": torch.randn(2, 4, 3), "hidden": torch.randn(2, 5, 2)}
@@ -84,20 +84,20 @@ def test_input_queries_are_the_encoders_rows() -> None:
 
 
 def test_learned_queries_are_their_table_and_nothing_asks_nothing() -> None:
-    learned = queries.Learned(3, 5)
+    learned = queries.LearnedQuery(3, 5)
     assert torch.equal(learned((3,), None, encoded())[0], learned.positions.table)
-    nothing = queries.Nothing()
+    nothing = queries.NoQuery()
     assert nothing((1,), None, encoded()).shape == (1, 1, 0)
     assert nothing((1,), torch.tensor([0, 0]), encoded()).shape == (1, 2, 0)
     assert nothing((1,), torch.tensor([[0, 0], [0, 0]]), encoded()).shape == (2, 2, 0)
 
 
 def test_a_query_follows_the_grid_of_its_input() -> None:
-    query = queries.Positional(FOURIER, follows="points")
+    query = queries.PositionQuery(FOURIER, follows="points")
     assert query.grid(encoded()) == (4,)
-    assert queries.Positional(FOURIER, size=(9,)).grid(encoded()) == (9,)
+    assert queries.PositionQuery(FOURIER, size=(9,)).grid(encoded()) == (9,)
     with pytest.raises(kit.InputError, match="follows the input 'image', which was left out"):
-        queries.Positional(FOURIER, follows="image").grid(encoded())
+        queries.PositionQuery(FOURIER, follows="image").grid(encoded())
 
 
 @given(batch=st.integers(1, 3), n=st.integers(1, 5), data=st.data())
@@ -111,7 +111,7 @@ def test_rows_are_taken_sample_by_sample(batch: int, n: int, data: st.DataObject
 
 
 def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
-    query = queries.FromInput("points", channels=3)
+    query = queries.InputQuery("points", channels=3)
     with pytest.raises(kit.InputError, match=r"reads input 'points' on its grid \(4,\), got \(5,\)"):
         query((5,), None, encoded(points=torch.zeros(2, 4, 3)))
 
@@ -120,20 +120,23 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: queries.Positional(FOURIER), "give either size or follows, got size=None and follows=None"),
+        (lambda: queries.PositionQuery(FOURIER), "give either size or follows, got size=None and follows=None"),
         (
-            lambda: queries.Positional(FOURIER, size=(2,), follows="a"),
+            lambda: queries.PositionQuery(FOURIER, size=(2,), follows="a"),
             r"either size or follows, got size=\(2,\) and follows='a'",
         ),
-        (lambda: queries.Positional(FOURIER, size=(0,)), "Positional: size must be an int of at least 1, got 0"),
-        (lambda: queries.Positional(3, size=(2,)), "positions must be a block of positions, got a int"),
-        (lambda: queries.FromContent("a", content_channels=2, positions=3), "a block of positions, got a int"),
-        (lambda: queries.FromContent("a", content_channels=0), "content_channels must be an int of at least 1, got 0"),
-        (lambda: queries.FromInput("a", channels=-1), "FromInput: channels must be an int of at least 1, got -1"),
-        (lambda: queries.Learned(0, 3), "Learned: rows must be an int of at least 1, got 0"),
+        (lambda: queries.PositionQuery(FOURIER, size=(0,)), "PositionQuery: size must be an int of at least 1, got 0"),
+        (lambda: queries.PositionQuery(3, size=(2,)), "positions must be a block of positions, got a int"),
+        (lambda: queries.ContentQuery("a", content_channels=2, positions=3), "a block of positions, got a int"),
+        (lambda: queries.ContentQuery("a", content_channels=0), "content_channels must be an int of at least 1, got 0"),
+        (lambda: queries.InputQuery("a", channels=-1), "InputQuery: channels must be an int of at least 1, got -1"),
+        (lambda: queries.LearnedQuery(0, 3), "LearnedQuery: rows must be an int of at least 1, got 0"),
         (lambda: queries.Queries(), r"Queries: each modality needs one block, got \[\]"),
         (lambda: queries.Queries(a=FOURIER), r"'a' must be a block for queries \(Query\), got Fourier"),
-        (lambda: queries.Queries(a=queries.Learned(1, 2), min_padding=-1), "min_padding must be an int of at least 0"),
+        (
+            lambda: queries.Queries(a=queries.LearnedQuery(1, 2), min_padding=-1),
+            "min_padding must be an int of at least 0",
+        ),
         (lambda: positions.Projected(3, 4), "Projected: positions must be a block of positions, got a int"),
     ],
 )

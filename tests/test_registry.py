@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit import decoder, inputs, objectives, outputs, positions, queries, registry
+from perceiver_kit import decoders, inputs, objectives, outputs, positions, queries, registry
 
 from .strategies import RECIPES
 
@@ -49,8 +49,8 @@ def own_recipe(block: type):
         return kit.PerceiverIO(
             every,
             kit.Encoder(every.channels, num_latents=4, latent_dim=latent_dim, layers=1),
-            queries.Queries(label=queries.Learned(1, 8)),
-            decoder.CrossAttention(8, latent_dim),
+            queries.Queries(label=queries.LearnedQuery(1, 8)),
+            decoders.Decoder(8, latent_dim),
             outputs.Outputs(label=outputs.Classify(8, labels)),
         )
 
@@ -199,7 +199,7 @@ def test_a_spec_is_complete() -> None:
         (lambda: inputs.OneHot(), "OneHot: missing a required argument: 'classes'; it takes classes"),
         (lambda: inputs.OneHot(2, 3), "OneHot: too many positional arguments; it takes classes"),
         (lambda: inputs.OneHot(2, clases=3), "unexpected keyword argument 'clases'; did you mean 'classes'"),
-        (lambda: queries.Nothing(1), "Nothing: too many positional arguments; it takes nothing"),
+        (lambda: queries.NoQuery(1), "NoQuery: too many positional arguments; it takes nothing"),
     ],
 )
 def test_a_block_refuses_arguments_that_it_does_not_take(make, message: str) -> None:
@@ -278,7 +278,7 @@ def test_what_only_encodes_and_a_block_alone_are_described() -> None:
         (positions.Positions, lambda mine: mine()((4,)), r"forward\(grid, index\)"),
         (queries.Query, lambda mine: mine()((4,), None, None), r"forward\(grid, index, encoded\)"),
         (outputs.Output, lambda mine: mine()(torch.zeros(1, 2, 3)), r"forward\(rows\)"),
-        (objectives.Objective, lambda mine: mine().sum_of(None, None, None), r"sum_of\(output, target, targets\)"),
+        (objectives.Objective, lambda mine: mine().loss_sum(None, None, None), r"loss_sum\(output, target, targets\)"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -23,9 +23,9 @@ ROOT = Path(__file__).parent.parent
 MODULES = [
     "inputs",
     "positions",
-    "encoder",
+    "encoders",
     "queries",
-    "decoder",
+    "decoders",
     "outputs",
     "objectives",
     "training",

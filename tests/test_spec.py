@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import decoder, inputs, outputs, positions, queries, registry
+from perceiver_kit import decoders, inputs, outputs, positions, queries, registry
 
 from .strategies import RECIPES
 
@@ -62,8 +62,8 @@ def small(**options: Any) -> kit.PerceiverIO:
     blocks = dict(
         inputs=every,
         encoder=kit.Encoder(every.channels, num_latents=4, latent_dim=8, layers=1),
-        queries=queries.Queries(label=queries.Learned(1, 8)),
-        decoder=decoder.CrossAttention(8, 8),
+        queries=queries.Queries(label=queries.LearnedQuery(1, 8)),
+        decoder=decoders.Decoder(8, 8),
         outputs=outputs.Outputs(label=outputs.Classify(8, 10)),
     )
     return kit.PerceiverIO(**blocks | options)
@@ -176,7 +176,7 @@ def test_an_argument_that_is_not_plain_is_refused(value: Any) -> None:
 
 def test_a_replaced_child_shows() -> None:
     model = small()
-    model.decoder = decoder.CrossAttention(8, 8, heads=2)
+    model.decoder = decoders.Decoder(8, 8, heads=2)
     model.outputs = outputs.Outputs(label=outputs.Classify(8, 3))
     model.inputs.blocks._modules["points"].positions = None
     rebuilt = kit.build(through_json(kit.spec(model)))
@@ -216,7 +216,7 @@ def test_a_model_changed_by_hand_is_refused(change) -> None:
 
 
 def test_what_is_not_a_registered_block_is_refused() -> None:
-    class Mine(decoder.CrossAttention):
+    class Mine(decoders.Decoder):
         pass
 
     with pytest.raises(kit.AssemblyError, match=r"Mine is not registered: put @kit.register"):
@@ -281,7 +281,7 @@ JUNK = st.sampled_from(
         *({"tuple": [1]}, {"tuple": None}, {"dict": {}}, {"dict": 1}, {"same_as": 1}, {"same_as": []}),
         *({"block": "inputs.OneHot"}, {"block": 1, "arguments": {}}, {"block": "inputs.Inputs", "arguments": {}}),
         {"block": "inputs.OneHot", "arguments": {"classes": 3}},
-        {"block": "queries.Nothing", "arguments": {}, "id": []},
+        {"block": "queries.NoQuery", "arguments": {}, "id": []},
     ]
 )
 

@@ -69,12 +69,14 @@ def labelled_texts(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task
     return Task(path.name, ("sequence_classification",), train, held_out, overrides, str(path), files.classes)
 
 
-def masked_texts(path: Path, *, max_length: int = 2048, seed: int = 0, rate: float = 0.15, recall: float = 1.0) -> Task:
+def masked_texts(
+    path: Path, *, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_target_prob: float = 1.0
+) -> Task:
     """Texts at any depth, end to end; or one file of any size, read from disk, with its last tenth held out.
 
     What is asked for is as in ``tasks.bible``.
     """
-    check_probability("masked_texts", rate=rate, recall=recall)
+    check_probability("masked_texts", rate=rate, visible_target_prob=visible_target_prob)
     if path.is_file():
         if path.suffix.lower() not in TEXTS or not path.stat().st_size:
             raise InputError(f"{path} must be a text that is not empty, with a name that ends in {', '.join(TEXTS)}")
@@ -87,7 +89,7 @@ def masked_texts(path: Path, *, max_length: int = 2048, seed: int = 0, rate: flo
     for what, part in zip(("train on", "hold out"), parts, strict=True):
         if len(part) < max_length:
             raise InputError(f"{path} has {len(part)} bytes to {what}; lower max_length, which is {max_length}")
-    sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, recall=recall)
+    sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
     train, held_out = (MaskedBytes(part, **sizes) for part in parts)
     return Task(path.name, ("masked_lm",), train, held_out, dict(max_length=max_length), str(path))
 

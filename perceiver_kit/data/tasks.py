@@ -38,12 +38,12 @@ def reviews(*, max_length: int = 2048, seed: int = 0) -> Task:
     return Task("reviews", ("sequence_classification",), train, held_out, overrides, corpora.REVIEWS_SOURCE, classes)
 
 
-def bible(*, max_length: int = 2048, seed: int = 0, rate: float = 0.15, recall: float = 1.0) -> Task:
+def bible(*, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_target_prob: float = 1.0) -> Task:
     """The King James Bible in windows of ``max_length`` bytes, of which ``rate`` are asked for.
 
-    Training asks for ``recall`` of the others too, as ``MaskedBytes`` says; 0 is as published.
+    Training asks for ``visible_target_prob`` of the others too, as ``MaskedBytes`` says; 0 is as published.
     """
-    sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, recall=recall)
+    sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
     train, held_out = (MaskedBytes(text, **sizes) for text in corpora.bible_text())
     return Task("bible", ("masked_lm",), train, held_out, dict(max_length=max_length), corpora.BIBLE_SOURCE)
 

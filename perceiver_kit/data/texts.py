@@ -63,8 +63,8 @@ class MaskedBytes(Samples):
     bytes: it starts and ends anywhere, with no ``[CLS]`` or ``[SEP]``. Item i in training is a window that starts
     in [i · length, (i + 1) · length), in evaluation the one at i · length; less than a window at the end is left.
 
-    With ``recall``, training also asks for bytes that are not hidden, each with that probability. To give them back
-    is to find, through the latents, the way from a place to its byte, which 15 % of the bytes alone teach a small model
+    With ``visible_target_prob``, training also asks for bytes that are not hidden, each with that probability. To give
+    them back is to find, through the latents, the way from a place to its byte, which 15 % of the bytes alone teach a small model
     only after very long: until then it knows how often each byte comes, and nothing else.
 
     Source of the rates: BERT (Devlin et al. 2019), section 3.1. Perceiver IO hides 15 % too.
@@ -73,7 +73,7 @@ class MaskedBytes(Samples):
         text: at least ``length`` bytes.
         length: bytes of a window.
         rate: the share of bytes that are asked for, and most of them hidden.
-        recall: the probability that any other byte is asked for too, in training; 0 is as published.
+        visible_target_prob: the probability that any other byte is asked for too, in training; 0 is as published.
 
     Raises InputError for a text that is too short, AssemblyError for a rate or recall outside [0, 1].
 
@@ -83,14 +83,20 @@ class MaskedBytes(Samples):
     """
 
     def __init__(
-        self, text: bytes | np.ndarray, *, length: int, seed: int = 0, rate: float = 0.15, recall: float = 0.0
+        self,
+        text: bytes | np.ndarray,
+        *,
+        length: int,
+        seed: int = 0,
+        rate: float = 0.15,
+        visible_target_prob: float = 0.0,
     ) -> None:
         check_positive("MaskedBytes", length=length)
-        check_probability("MaskedBytes", rate=rate, recall=recall)
+        check_probability("MaskedBytes", rate=rate, visible_target_prob=visible_target_prob)
         self.text = np.frombuffer(text, np.uint8) if isinstance(text, bytes) else text
         if len(self.text) < length:
             raise InputError(f"a window is {length} bytes, but the text has only {len(self.text)}")
-        self.length, self.seed, self.rate, self.recall = length, seed, rate, recall
+        self.length, self.seed, self.rate, self.visible_target_prob = length, seed, rate, recall
         self.asked = max(1, round(rate * length))
 
     def __len__(self) -> int:
@@ -109,8 +115,8 @@ class MaskedBytes(Samples):
         asked = torch.zeros(self.length, dtype=torch.bool)
         asked[torch.randperm(self.length, generator=random)[: self.asked]] = True
         read = _hidden(ids, asked, random)
-        if training and self.recall:
-            asked = asked | (torch.rand(self.length, generator=random) < self.recall)
+        if training and self.visible_target_prob:
+            asked = asked | (torch.rand(self.length, generator=random) < self.visible_target_prob)
         return {"inputs": {"text": read}, "targets": {"text": torch.where(asked, ids, IGNORED)}}
 
 

@@ -17,9 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..building import build
 from ..errors import CheckpointError, PerceiverKitError
-from ..spec import spec
+from ..spec import build, spec
 from .files import read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

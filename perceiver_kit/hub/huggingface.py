@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from ..building import build
 from ..errors import CheckpointError, PerceiverKitError, nearest
 from ..recipes.common import height_width
-from ..spec import spec
+from ..spec import build, spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 from .tables import CONVERSIONS, GELU, Conversion, check_widths, multimodal_config, multimodal_sizes

@@ -16,9 +16,9 @@ ATTENTION = {
     "attention.key": "attention.self.key",
     "attention.value": "attention.self.value",
     "attention.output": "attention.output.dense",
-    "feed_forward_norm": "layernorm",
-    "feed_forward.0": "mlp.dense1",
-    "feed_forward.2": "mlp.dense2",
+    "mlp_norm": "layernorm",
+    "mlp.0": "mlp.dense1",
+    "mlp.2": "mlp.dense2",
 }
 CROSS = {"query_norm": "attention.self.layernorm1", "key_norm": "attention.self.layernorm2"} | ATTENTION
 SELF = {"norm": "attention.self.layernorm1"} | ATTENTION

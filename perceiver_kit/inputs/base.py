@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..block import Block, undefined
 from ..checks import check_choice, check_sizes
 from ..errors import AssemblyError
 from ..positions import Positions, check_positions
-from ..registry import Block, undefined
 from ..tokens import Grid, Layout, Tokens
 
 Combine = Literal["concat", "add"]

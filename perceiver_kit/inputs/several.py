@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..attention import in_graph
+from ..attention import keep_in_graph
+from ..block import Block
 from ..checks import check_positive, check_probability, describe_value
 from ..errors import AssemblyError, InputError
-from ..modalities import ByModality, LearnedVector, check_modalities, check_names, common_width, pad
-from ..registry import Block, register
+from ..modalities import ByModality, check_modalities, check_names
+from ..padding import LearnedVector, common_width, pad
+from ..registry import register
 from ..tokens import Grid, Layout, Tokens
 from .base import Input
 
@@ -123,7 +125,7 @@ class Inputs(Block):
         if unused:
             lengths = [part.shape[1] for part in rows]
             shortest = lengths.index(min(lengths))  # without a key, which torch.compile cannot trace
-            rows[shortest] = in_graph(rows[shortest], *unused)
+            rows[shortest] = keep_in_graph(rows[shortest], *unused)
 
     def _named(self, value: Mapping[str, Tensor] | Tensor, argument: str) -> Mapping[str, Tensor]:
         if isinstance(value, Mapping):

@@ -1,9 +1,14 @@
 """What a model is trained for: (outputs, targets) → loss and named metrics; one a recipe, and sums of any."""
 
 from .base import Objective, Term, combine
+from .classification import Classification
+from .end_point_error import EndPointError
+from .masked_tokens import MaskedTokens
+from .multi_label import MultiLabel
+from .reconstruction import Reconstruction
+from .regression import Regression
 from .several import FOR_RECIPE as FOR_RECIPE
 from .several import Weighted, multimodal_reconstruction, objective_for
-from .single import Classification, EndPointError, MaskedTokens, MultiLabel, Reconstruction, Regression
 
 __all__ = [
     "Classification",

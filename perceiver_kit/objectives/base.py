@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..block import Block, undefined
 from ..checks import describe_value
 from ..errors import InputError, MissingPackage, UnknownName, nearest
-from ..registry import Block, undefined
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -31,18 +31,18 @@ class Term(NamedTuple):
 
 
 class Objective(Block):
-    """Base of objectives over one named output: ``sum_of`` gives the loss summed over things, and their number."""
+    """Base of objectives over one named output: ``loss_sum`` gives the loss summed over things, and their number."""
 
     output: str
 
-    def sum_of(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
+    def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
         """The summed loss and the number of things in it."""
-        raise undefined(self, "sum_of(output, target, targets)")
+        raise undefined(self, "loss_sum(output, target, targets)")
 
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         """The loss in parts, by name."""
         output, target = _named(outputs, self.output, "outputs"), _named(targets, self.output, "targets")
-        total, count = self.sum_of(output, target, targets)
+        total, count = self.loss_sum(output, target, targets)
         return {self.output: Term(total, torch.as_tensor(count, device=total.device))}
 
     def forward(self, outputs: Outputs, targets: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -93,6 +93,14 @@ def check_same(name: str, output: Tensor, target: Tensor) -> None:
         raise InputError(
             f"target {name!r} must be like its output, {describe_value(output)}; got {describe_value(target)}"
         )
+
+
+def check_classes(name: str, target: Tensor, classes: int) -> None:
+    """Indices are those of classes. On a CPU only: on other devices looking would wait for all that is computed."""
+    if target.dtype == torch.int64 and target.device.type == "cpu" and target.numel():
+        low, high = (int(bound) for bound in target.aminmax())
+        if low < 0 or high >= classes:
+            raise InputError(f"target {name!r} must be classes from 0 to {classes - 1}, got {low} to {high}")
 
 
 def torchmetrics_package() -> Any:

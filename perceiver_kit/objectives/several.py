@@ -11,7 +11,10 @@ from ..errors import AssemblyError, InputError, UnknownName, nearest
 from ..modalities import ByModality, check_names
 from ..registry import register
 from .base import Objective, Outputs, Term
-from .single import Classification, EndPointError, MaskedTokens, Reconstruction
+from .classification import Classification
+from .end_point_error import EndPointError
+from .masked_tokens import MaskedTokens
+from .reconstruction import Reconstruction
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

@@ -2,8 +2,8 @@
 
 from .base import Output
 from .flow import Flow
-from .linear import Classify, Pixels, Project, Rows, Waveform
+from .linear import Classify, Project, Rows, ToPixels, ToWaveform
 from .several import Outputs
 from .text import TiedText
 
-__all__ = ["Classify", "Flow", "Output", "Outputs", "Pixels", "Project", "Rows", "TiedText", "Waveform"]
+__all__ = ["Classify", "Flow", "Output", "Outputs", "Project", "Rows", "TiedText", "ToPixels", "ToWaveform"]

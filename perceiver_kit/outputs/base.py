@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from ..registry import Block, undefined
+from ..block import Block, undefined
 from ..tokens import Grid
 
 

@@ -11,11 +11,11 @@ from ..checks import short
 from ..errors import AssemblyError
 from ..registry import register
 from .base import Affine
-from .linear import Pixels
+from .linear import ToPixels
 
 
 @register("outputs")
-class Flow(Pixels):
+class Flow(ToPixels):
     """Displacement (b, 2, h, w) in pixels, x then y, from one row a pixel; starts at no motion.
 
     The linear layer's result is multiplied by ``scale``: the published 1/100 of training times 20 of evaluation.

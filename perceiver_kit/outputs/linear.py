@@ -54,10 +54,10 @@ class Project(Output):
 
 
 @register("outputs")
-class Pixels(Project):
+class ToPixels(Project):
     """A value of ``channels`` at every place of a grid, channels first: (b, c, h, w), or video (b, t, c, h, w).
 
-    >>> Pixels(512, 3).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
+    >>> ToPixels(512, 3).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
     torch.Size([2, 2, 3, 4, 4])
     """
 
@@ -73,10 +73,10 @@ class Pixels(Project):
 
 
 @register("outputs")
-class Waveform(Project):
+class ToWaveform(Project):
     """``samples_per_patch`` samples a row: (b, samples).
 
-    >>> Waveform(512, 16).whole(torch.zeros(2, 30, 16), (30,)).shape
+    >>> ToWaveform(512, 16).whole(torch.zeros(2, 30, 16), (30,)).shape
     torch.Size([2, 480])
     """
 

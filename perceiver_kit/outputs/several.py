@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..block import Block
 from ..modalities import ByModality, check_modalities
-from ..registry import Block, register
+from ..registry import register
 from .base import Output
 
 
@@ -14,7 +15,7 @@ from .base import Output
 class Outputs(Block):
     """Named output blocks, which all read rows of one width, ``in_channels``.
 
-    >>> [*Outputs(label=Classify(512, 10), audio=Waveform(512, 16)).blocks]
+    >>> [*Outputs(label=Classify(512, 10), audio=ToWaveform(512, 16)).blocks]
     ['audio', 'label']
     """
 

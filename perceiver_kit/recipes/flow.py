@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..attention import Gelu
-from ..decoder import CrossAttention
-from ..encoder import Encoder
+from ..decoders import Decoder
+from ..encoders import Encoder
 from ..inputs import Inputs, Neighbourhoods
 from ..outputs import Flow, Outputs
 from ..positions import Fourier
-from ..queries import FromInput, Queries
+from ..queries import InputQuery, Queries
 from ..registry import register
 from ..tiling import Tiled
 from .common import ORIGINAL, PAPER, REFERENCE, height_width
@@ -98,7 +98,7 @@ def optical_flow(
         dropout=dropout,
         gelu=gelu,
     )
-    queries = Queries(flow=FromInput("frames", channels=inputs.channels))
-    decoder = CrossAttention(queries.channels, latent_dim, dropout=dropout, gelu=gelu)
+    queries = Queries(flow=InputQuery("frames", channels=inputs.channels))
+    decoder = Decoder(queries.channels, latent_dim, dropout=dropout, gelu=gelu)
     outputs = Outputs(flow=Flow(queries.channels, scale=flow_scale))
     return Tiled(inputs, encoder, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..attention import Gelu
-from ..decoder import CrossAttention
-from ..encoder import Encoder
+from ..decoders import Decoder
+from ..encoders import Encoder
 from ..inputs import Conv1x1, ConvStem, Inputs, Pixels
 from ..inputs.base import Input
 from ..model import PerceiverIO
 from ..outputs import Classify, Outputs
-from ..positions import Fourier, Projected, Start
-from ..positions import Learned as LearnedPositions
-from ..queries import Learned, Queries
+from ..positions import Fourier, Learned, Projected, Start
+from ..queries import LearnedQuery, Queries
 from ..registry import register
 from .common import ORIGINAL, PAPER, REFERENCE, height_width
 
@@ -81,7 +80,7 @@ def image_classification_learned(
     [torch.Size([2, 5]), torch.Size([2, 5])]
     """
     size = height_width("image_classification_learned", image_size)
-    learned = LearnedPositions(size, channels, interpolate=True, start=position_start, deviation=position_deviation)
+    learned = Learned(size, channels, interpolate=True, start=position_start, deviation=position_deviation)
     return _classifier(
         Conv1x1(channels, positions=Projected(learned, channels)),
         decoder_residual=decoder_residual,
@@ -227,6 +226,6 @@ def _classifier(
     """What the three have in common: everything but how an image becomes rows."""
     inputs = Inputs(image=image)
     encoder = Encoder(inputs.channels, latent_dim=latent_dim, dropout=dropout, gelu=gelu, **sizes)
-    queries = Queries(label=Learned(1, latent_dim))
-    decoder = CrossAttention(latent_dim, latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
+    queries = Queries(label=LearnedQuery(1, latent_dim))
+    decoder = Decoder(latent_dim, latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(latent_dim, num_labels)))

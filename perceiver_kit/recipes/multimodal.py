@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..attention import Gelu
 from ..checks import check_positive
-from ..decoder import CrossAttention
-from ..encoder import Encoder
+from ..decoders import Decoder
+from ..encoders import Encoder
 from ..errors import AssemblyError
 from ..inputs import AudioPatches, Inputs, OneHot, Patches
 from ..model import PerceiverIO
-from ..outputs import Classify, Outputs, Pixels, Waveform
+from ..outputs import Classify, Outputs, ToPixels, ToWaveform
 from ..positions import Fourier
-from ..queries import Learned, Positional, Queries
+from ..queries import LearnedQuery, PositionQuery, Queries
 from ..registry import register
 from .common import ORIGINAL, PAPER, REFERENCE, height_width
 
@@ -140,15 +140,15 @@ def multimodal_autoencoding(
         gelu=gelu,
     )
     queries = Queries(
-        audio=Positional(Fourier(**audio, ends="half_open"), size=audio_patches),
-        image=Positional(Fourier(**image, ends="half_open"), size=(num_frames, height, width)),
-        label=Learned(1, label_channels),
+        audio=PositionQuery(Fourier(**audio, ends="half_open"), size=audio_patches),
+        image=PositionQuery(Fourier(**image, ends="half_open"), size=(num_frames, height, width)),
+        label=LearnedQuery(1, label_channels),
         min_padding=2,
     )
-    decoder = CrossAttention(queries.channels, latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
+    decoder = Decoder(queries.channels, latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
     outputs = Outputs(
-        audio=Waveform(out_channels, samples_per_patch),
-        image=Pixels(out_channels, 3),
+        audio=ToWaveform(out_channels, samples_per_patch),
+        image=ToPixels(out_channels, 3),
         label=Classify(out_channels, num_labels),
     )
     return PerceiverIO(inputs, encoder, queries, decoder, outputs)

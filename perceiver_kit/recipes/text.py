@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..attention import Gelu
-from ..decoder import CrossAttention
-from ..encoder import Encoder
+from ..decoders import Decoder
+from ..encoders import Encoder
 from ..inputs import Inputs, TextTokens
 from ..model import PerceiverIO
 from ..outputs import Classify, Outputs, TiedText
-from ..positions import Learned as LearnedPositions
-from ..positions import Start
-from ..queries import Learned, Positional, Queries
+from ..positions import Learned, Start
+from ..queries import LearnedQuery, PositionQuery, Queries
 from ..registry import register
 from .common import ORIGINAL, PAPER, REFERENCE
 
@@ -106,9 +105,9 @@ def masked_lm(
         dropout=dropout,
         gelu=gelu,
     )
-    positions = LearnedPositions((max_length,), channels, start=position_start)
-    queries = Queries(text=Positional(positions, follows="text"))
-    decoder = CrossAttention(
+    positions = Learned((max_length,), channels, start=position_start)
+    queries = Queries(text=PositionQuery(positions, follows="text"))
+    decoder = Decoder(
         channels,
         latent_dim,
         heads=decoder_heads,
@@ -172,11 +171,11 @@ def sequence_classification(
         dropout=dropout,
         gelu=gelu,
     )
-    queries = Queries(label=Learned(1, latent_dim))
-    decoder = CrossAttention(latent_dim, latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+    queries = Queries(label=LearnedQuery(1, latent_dim))
+    decoder = Decoder(latent_dim, latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(latent_dim, num_labels)))
 
 
 def _text(vocabulary: int, max_length: int, channels: int, position_start: Start) -> TextTokens:
-    positions = LearnedPositions((max_length,), channels, start=position_start)
+    positions = Learned((max_length,), channels, start=position_start)
     return TextTokens(vocabulary, channels, positions=positions, combine="add")

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..checks import check_positive, check_seed
 from ..data.sampling import Steps
-from .samples import Named, batched
+from .samples import CheckedDataset, batched
 
 
 class Data(lightning.LightningDataModule):
@@ -45,8 +45,8 @@ class Data(lightning.LightningDataModule):
         check_positive("Data", workers=workers, least=0)
         check_positive("Data", held_out_batch=batch if held_out_batch is None else held_out_batch)
         check_seed("Data", seed)
-        self.train = Named(train, "train", workers=workers)
-        self.held_out = None if held_out is None else Named(held_out, "held_out", workers=workers)
+        self.train = CheckedDataset(train, "train", workers=workers)
+        self.held_out = None if held_out is None else CheckedDataset(held_out, "held_out", workers=workers)
         self.batch, self.steps, self.seed, self.workers = batch, steps, seed, workers
         self.held_out_batch = held_out_batch or batch
 

@@ -14,14 +14,14 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from ..building import build
 from ..checks import check_number, check_positive, check_probability
 from ..errors import CheckpointError, InputError
 from ..hub import save
 from ..plots import curves
+from ..spec import build
 from .data import Data
 from .module import Training
-from .reporting import reported
+from .reporting import translate_errors
 from .saving import Saving, opened, rows_before, step_of
 
 
@@ -60,7 +60,7 @@ def fit(
     check_positive("fit", validate_every=1 if validate_every is None else validate_every)
     check_number("fit", clip=0.0 if clip is None else clip)
     saving = Saving(directory / "checkpoints" / "last.ckpt", save_every)
-    with reported(saving, data, directory):
+    with translate_errors(saving, data, directory):
         found = saving.found()
     if resume and found is None:
         raise InputError(f"there is nothing to resume in {directory}: {saving.last} does not exist")
@@ -76,7 +76,7 @@ def fit(
     average = _Average(decay=ema) if ema is not None else None
     callbacks: list[Any] = [saving] if average is None else [average, saving]
     callbacks += [TQDMProgressBar(refresh_rate=10)] if progress else []
-    with reported(saving, data, directory):
+    with translate_errors(saving, data, directory):
         directory.mkdir(parents=True, exist_ok=True)
         loggers = [_metrics(directory, step), TensorBoardLogger(directory, name="tensorboard", version="")]
         try:

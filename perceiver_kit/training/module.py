@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..attention import CrossAttend, SelfAttend
+from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..checks import check_choice, check_number, check_positive, check_seed
 from ..data.sampling import generator
 from ..modalities import ByModality, check_names
@@ -133,7 +133,7 @@ class Training(lightning.LightningModule):
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         for layer in self.model.modules():
-            if isinstance(layer, CrossAttend | SelfAttend):
+            if isinstance(layer, CrossAttentionLayer | SelfAttentionLayer):
                 fully_shard(layer, mesh=mesh["data_parallel"])
         fully_shard(self.model, mesh=mesh["data_parallel"])
         for method in ("encode", "decode"):

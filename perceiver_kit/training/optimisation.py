@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import CrossAttend, SelfAttend
+from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..errors import MissingPackage
-from ..modalities import LearnedVector
+from ..padding import LearnedVector
 from ..positions import Learned
 
 
@@ -50,7 +50,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, decay_latents: bo
 def checkpoint_layers(model: nn.Module) -> None:
     """Recompute every attention block in the backward pass: what it held is the memory of training long inputs."""
     for layer in model.modules():
-        if isinstance(layer, CrossAttend | SelfAttend):
+        if isinstance(layer, CrossAttentionLayer | SelfAttentionLayer):
             layer.forward = partial(_checkpointed, layer.forward)  # type: ignore[method-assign]
 
 

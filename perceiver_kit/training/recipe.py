@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..building import build
 from ..checks import check_seed
 from ..data.tasks import Task, open_task
 from ..model import PerceiverIO
 from ..objectives import objective_for
+from ..spec import build
 from .data import Data
 from .fit import fit
 from .module import Training

@@ -29,7 +29,7 @@ def _fetching(error: BaseException) -> bool:
 
 
 @contextmanager
-def reported(saving: Saving, data: Data, directory: Path) -> Iterator[None]:
+def translate_errors(saving: Saving, data: Data, directory: Path) -> Iterator[None]:
     """Errors that a user can cause, or a machine, leave here as one of the family and say what is left of the run."""
     interrupt = signal.getsignal(signal.SIGINT)
     try:
@@ -50,19 +50,19 @@ def reported(saving: Saving, data: Data, directory: Path) -> Iterator[None]:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if _DEAD.search(str(error)) or _fetching(error):
             sets = [data.train] if data.held_out is None else [data.train, data.held_out]
-            making = [what for part in sets for what in part.in_the_making()]
+            making = [what for part in sets for what in part.samples_in_progress()]
             while_ = f"while it made {' or '.join(making)}" if making else "between two samples"
             raise TrainingError(
-                f"a data worker died {while_} ({first.strip()}); {saving.kept()}. Where memory ran out, take fewer "
-                "workers; then resume"
+                f"a data worker died {while_} ({first.strip()}); {saving.last_checkpoint()}. Where memory ran out, "
+                "take fewer workers; then resume"
             ) from error
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(str(error)):
             raise TrainingError(
-                f"there is not enough memory ({first}); {saving.kept()}. Take a smaller batch and accumulate more, "
-                "or checkpoint_activations=True"
+                f"there is not enough memory ({first}); {saving.last_checkpoint()}. Take a smaller batch and "
+                "accumulate more, or checkpoint_activations=True"
             ) from error
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            left = f"; {saving.kept()}" if saving.started else ""
+            left = f"; {saving.last_checkpoint()}" if saving.started else ""
             raise CheckpointError(f"cannot write to {directory} ({first}){left}") from error
         if not saving.started and saving.found():
             raise CheckpointError(f"{saving.found()} cannot be resumed: {type(error).__name__}: {first}") from error

@@ -16,7 +16,7 @@ from ..errors import InputError, PerceiverKitError
 IDLE = -2  # in place of a step: a worker that makes no sample now
 
 
-class Named(Dataset):
+class CheckedDataset(Dataset):
     """A data set under the name that errors give it.
 
     Whatever it raises becomes an InputError with the sample's index and step. A sample of another form, and NaN or
@@ -59,7 +59,7 @@ class Named(Dataset):
             self.making[info.id] = IDLE
         return sample
 
-    def in_the_making(self) -> list[str]:
+    def samples_in_progress(self) -> list[str]:
         """Which samples data workers are making now, or were when they died."""
         making = [] if self.making is None else self.making.tolist()
         return [f"sample {index} of {self.name}" for step, index in making if step != IDLE]

@@ -41,7 +41,7 @@ class Saving(Checkpoint):
         """The last one that is whole."""
         return next((path for path in (self.last, self.old) if path.exists()), None)
 
-    def kept(self) -> str:
+    def last_checkpoint(self) -> str:
         """What a run that ends now leaves, for errors."""
         found = self.found()
         return f"the checkpoint of step {self.saved} is whole: {found}" if found else "no checkpoint was written yet"
@@ -59,8 +59,8 @@ class Saving(Checkpoint):
             return
         if not _finite(pl_module):
             raise TrainingError(
-                f"weights are NaN or infinite at step {step} and are not saved; {self.kept()}. Resume from it with a "
-                "lower rate or more warmup, or look for what is extreme in the data"
+                f"weights are NaN or infinite at step {step} and are not saved; {self.last_checkpoint()}. Resume from "
+                "it with a lower rate or more warmup, or look for what is extreme in the data"
             )
         for logger in trainer.loggers:
             logger.save()  # so that a run resumed from here knows its past

@@ -76,7 +76,7 @@ def test_hidden_bytes_are_masked_replaced_and_kept_at_the_rates_of_bert() -> Non
 
 
 def test_recall_asks_for_bytes_in_sight_in_training_only_and_hides_no_others() -> None:
-    plain, some, every = (MaskedBytes(PROSE, length=400, recall=recall) for recall in (0.0, 0.25, 1.0))
+    plain, some, every = (MaskedBytes(PROSE, length=400, visible_target_prob=p) for p in (0.0, 0.25, 1.0))
     more = 0
     for step in range(50):
         old, new, whole = (data[0, step] for data in (plain, some, every))
@@ -119,7 +119,7 @@ def test_a_short_text_or_a_wrong_rate_is_refused() -> None:
     with pytest.raises(AssemblyError, match=r"rate must be a number in \[0, 1\]"):
         MaskedBytes(b"12345678", length=4, rate=1.5)
     with pytest.raises(AssemblyError, match=r"recall must be a number in \[0, 1\]"):
-        MaskedBytes(b"12345678", length=4, recall=-0.1)
+        MaskedBytes(b"12345678", length=4, visible_target_prob=-0.1)
 
 
 def test_baselines_are_the_counts_written_out() -> None:

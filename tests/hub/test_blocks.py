@@ -37,7 +37,7 @@ def numbers(reference: nn.Module) -> dict[str, Tensor]:
 
 def both_decoders(
     query_channels: int, *, num_heads: int = 1, final_project: bool = True, widening_factor: int = 1, **options: int
-) -> tuple[nn.Module, kit.CrossAttention]:
+) -> tuple[nn.Module, kit.Decoder]:
     reference = theirs.PerceiverBasicDecoder(
         CONFIG,
         output_num_channels=6,
@@ -50,7 +50,7 @@ def both_decoders(
     )
     randomised(reference).eval()
     residual = options.pop("use_query_residual", False)
-    ours = kit.CrossAttention(
+    ours = kit.Decoder(
         query_channels,
         WIDTH,
         out_channels=6 if final_project else None,
@@ -63,7 +63,7 @@ def both_decoders(
     return reference.double(), ours.double()
 
 
-def assembled(query: queries.Query, decoder: kit.CrossAttention) -> kit.PerceiverIO:
+def assembled(query: queries.Query, decoder: kit.Decoder) -> kit.PerceiverIO:
     """Patches of an image on a grid, an encoder, and the query and decoder under test."""
     image = inputs.Patches((2, 2), grid=GRID, positions=Fourier(bands=2, max_resolution=(5, 6)))
     model = kit.PerceiverIO(
@@ -92,14 +92,14 @@ def test_decoders_with_any_query_are_the_references(kind: str, options: dict) ->
     rows = content + 2 * 5 + 3
     match kind:
         case "rows":
-            query = queries.FromInput("image", channels=rows)
+            query = queries.InputQuery("image", channels=rows)
         case "content" | "content learned":
             positions = some("learned" if kind.endswith("learned") else "fourier")
-            query = queries.FromContent("image", content_channels=content, positions=positions)
+            query = queries.ContentQuery("image", content_channels=content, positions=positions)
         case "given":
-            query = queries.FromContent("image", content_channels=content)
+            query = queries.ContentQuery("image", content_channels=content)
         case _:
-            query = queries.Positional(some(kind), size=GRID)
+            query = queries.PositionQuery(some(kind), size=GRID)
     reference, decoder = both_decoders(query.channels, **options)
     model = assembled(query, decoder)
     encoded = model.encode(image)
@@ -170,9 +170,11 @@ def test_a_video_decoder_stands_alone(points: list[int] | None) -> None:
     model = kit.PerceiverIO(
         kit.Inputs(video=inputs.Patches((1, 1, 1), positions=Fourier(bands=2, max_resolution=grid))),
         kit.Encoder(18, num_latents=LATENTS, latent_dim=WIDTH, layers=1),
-        kit.Queries(video=queries.Positional(Fourier(bands=3, max_resolution=(5, 6, 7), ends="half_open"), size=grid)),
-        kit.CrossAttention(21, WIDTH, out_channels=6),
-        kit.Outputs(video=outputs.Pixels(6, 3)),
+        kit.Queries(
+            video=queries.PositionQuery(Fourier(bands=3, max_resolution=(5, 6, 7), ends="half_open"), size=grid)
+        ),
+        kit.Decoder(21, WIDTH, out_channels=6),
+        kit.Outputs(video=outputs.ToPixels(6, 3)),
     ).eval()
     randomised(model)
     model.decoder.load_state_dict(numbers(reference.decoder))
@@ -220,8 +222,8 @@ def test_classification_is_one_learned_query() -> None:
         trainable_position_encoding_kwargs=dict(num_channels=WIDTH, index_dims=1),
     )
     randomised(reference).eval()
-    query = queries.Learned(1, WIDTH)
-    decoder = kit.CrossAttention(WIDTH, WIDTH, out_channels=7, query_residual=True)
+    query = queries.LearnedQuery(1, WIDTH)
+    decoder = kit.Decoder(WIDTH, WIDTH, out_channels=7, query_residual=True)
     query.positions.table.copy_(reference.decoder.output_position_encodings.position_embeddings)
     decoder.load_state_dict(numbers(reference.decoder))
     latents = torch.randn(2, LATENTS, WIDTH)
@@ -234,7 +236,7 @@ def test_classification_is_one_learned_query() -> None:
     ("ours", "reference", "rows", "grid"),
     [
         (outputs.Project(8, 3), theirs.PerceiverProjectionPostprocessor(8, 3), 6, (6,)),
-        (outputs.Waveform(8, 4), theirs.PerceiverAudioPostprocessor(CONFIG, 8), 6, (6,)),
+        (outputs.ToWaveform(8, 4), theirs.PerceiverAudioPostprocessor(CONFIG, 8), 6, (6,)),
         (outputs.Classify(8, 7), theirs.PerceiverClassificationPostprocessor(CONFIG, 8), 1, (1,)),
     ],
     ids=["rows", "waveform", "classes"],

@@ -277,7 +277,7 @@ def test_only_models_of_recipes_are_written(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="recipe"):
             kit.to_huggingface(other, tmp_path)
     kit.to_huggingface(model, tmp_path)
-    model.decoder = kit.CrossAttention(128, 128, heads=2, query_residual=True)
+    model.decoder = kit.Decoder(128, 128, heads=2, query_residual=True)
     with pytest.raises(CheckpointError, match="changed"):
         kit.to_huggingface(model, tmp_path)
 

@@ -64,7 +64,7 @@ def test_weights_that_are_removed_while_they_are_opened_are_missing(
 
 
 def test_text_that_no_file_can_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    class Named(outputs.Rows):
+    class CheckedDataset(outputs.Rows):
         def __init__(self, in_channels: int, title: str) -> None:
             super().__init__(in_channels)
 
@@ -73,16 +73,16 @@ def test_text_that_no_file_can_hold_is_refused_before_anything_is_written(tmp_pa
             inputs.Inputs(points=inputs.Features(3)),
             kit.Encoder(3, num_latents=2, latent_dim=8, layers=0),
             decoder=kit.MeanPool(8, out_channels=5),
-            outputs=outputs.Outputs(label=Named(5, title)),
+            outputs=outputs.Outputs(label=CheckedDataset(5, title)),
         )
 
     registered = kit.registry._entries["outputs"]
-    registered["Named"] = Named
+    registered["CheckedDataset"] = CheckedDataset
     try:
         kit.save(model("\U0001f642"), tmp_path / "whole")
         with pytest.raises(kit.CheckpointError, match="has half of a surrogate pair, which UTF-8 cannot write"):
             kit.save(model("\ud83d"), tmp_path / "half")
     finally:
-        del registered["Named"]
+        del registered["CheckedDataset"]
     assert "\U0001f642" in (tmp_path / "whole" / "config.json").read_text(encoding="utf-8")
     assert not (tmp_path / "half").exists()

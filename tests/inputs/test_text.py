@@ -151,8 +151,8 @@ def test_text_may_be_tied_under_any_name() -> None:
     model = kit.PerceiverIO(
         kit.Inputs({"a.b": text}),
         kit.Encoder(8, num_latents=3, latent_dim=16, layers=1),
-        kit.Queries({"type": kit.queries.Positional(Learned((9,), 8), follows="a.b")}),
-        kit.CrossAttention(8, 16),
+        kit.Queries({"type": kit.queries.PositionQuery(Learned((9,), 8), follows="a.b")}),
+        kit.Decoder(8, 16),
         kit.Outputs({"type": outputs.TiedText(text)}),
     )
     assert model(torch.zeros(2, 5, dtype=torch.int64))["type"].shape == (2, 5, 11)

@@ -134,7 +134,7 @@ def registered(kind: str, block: type, *others: str) -> Iterator[None]:
 OTHERS = {
     "inputs": ["TextTokens"],
     "positions": ["Projected", "Learned"],
-    "queries": ["FromInput"],
+    "queries": ["InputQuery"],
     "outputs": ["Rows"],
 }
 

@@ -81,9 +81,9 @@ def model_of(*names: Any) -> kit.PerceiverIO:
     )
     queries = kit.Queries(
         {
-            name: kit.queries.FromContent(name, content_channels=2)
+            name: kit.queries.ContentQuery(name, content_channels=2)
             if i % 2 == 0
-            else kit.queries.FromInput(name, channels=inputs.channels)
+            else kit.queries.InputQuery(name, channels=inputs.channels)
             for i, name in enumerate(names)
         }
     )
@@ -91,7 +91,7 @@ def model_of(*names: Any) -> kit.PerceiverIO:
         inputs,
         kit.Encoder(inputs.channels, num_latents=2, latent_dim=4, layers=0),
         queries,
-        kit.CrossAttention(queries.channels, 4),
+        kit.Decoder(queries.channels, 4),
         kit.Outputs({name: kit.outputs.Project(queries.channels, 2) for name in names}),
     ).eval()
 
@@ -157,7 +157,7 @@ def test_a_recipe_may_have_names_of_every_kind(
 @pytest.mark.parametrize("name", ["", None, 3, b"x", ("a",), 1.5, True, "\ud800", "a\udfffb"])
 @pytest.mark.parametrize("container", ["Inputs", "Queries", "Outputs"])
 def test_what_is_no_text_is_no_name(name: Any, container: str) -> None:
-    block = {"Inputs": kit.inputs.OneHot(2), "Queries": kit.queries.Learned(1, 2), "Outputs": kit.outputs.Rows(2)}
+    block = {"Inputs": kit.inputs.OneHot(2), "Queries": kit.queries.LearnedQuery(1, 2), "Outputs": kit.outputs.Rows(2)}
     with pytest.raises(kit.AssemblyError, match=f"{container}: a modality's name must be ") as caught:
         getattr(kit, container)({name: block[container]})
     assert repr(name) in str(caught.value)

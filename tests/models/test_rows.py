@@ -58,8 +58,8 @@ def test_what_is_not_asked_for_costs_nothing(case: Assembly, data: st.DataObject
 def test_encode_keeps_only_what_some_query_reads(case: Assembly) -> None:
     encoded = case.model.encode(case.raw)
     blocks = [case.model.queries.blocks[name] for name in case.model.queries.blocks]
-    assert set(encoded.rows) == {block.follows for block in blocks if isinstance(block, queries.FromInput)}
-    assert set(encoded.content) == {block.follows for block in blocks if isinstance(block, queries.FromContent)}
+    assert set(encoded.rows) == {block.follows for block in blocks if isinstance(block, queries.InputQuery)}
+    assert set(encoded.content) == {block.follows for block in blocks if isinstance(block, queries.ContentQuery)}
 
 
 # ---- masks

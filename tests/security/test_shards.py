@@ -32,8 +32,8 @@ class Evil:
 
 def model_of(seed: int = 0) -> kit.PerceiverIO:
     torch.manual_seed(seed)
-    every, ask = kit.Inputs(points=kit.inputs.Features(3)), kit.Queries(label=kit.queries.Learned(1, 4))
-    encoder, decoder = kit.Encoder(3, num_latents=2, latent_dim=8, layers=1), kit.CrossAttention(4, 8)
+    every, ask = kit.Inputs(points=kit.inputs.Features(3)), kit.Queries(label=kit.queries.LearnedQuery(1, 4))
+    encoder, decoder = kit.Encoder(3, num_latents=2, latent_dim=8, layers=1), kit.Decoder(4, 8)
     return kit.PerceiverIO(every, encoder, ask, decoder, kit.Outputs(label=kit.outputs.Classify(4, 2)))
 
 

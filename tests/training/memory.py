@@ -22,9 +22,9 @@ torch.set_num_threads(1)
 def step(recompute: bool) -> None:
     every = kit.Inputs(rows=inputs.Features(64))
     encoder = kit.Encoder(64, num_latents=512, latent_dim=192, layers=6, blocks=4, cross_attends=4)
-    ask = kit.Queries(label=queries.Learned(1, 192))
+    ask = kit.Queries(label=queries.LearnedQuery(1, 192))
     answer = kit.Outputs(label=outputs.Classify(192, 10))
-    model = kit.PerceiverIO(every, encoder, ask, kit.CrossAttention(192, 192), answer)
+    model = kit.PerceiverIO(every, encoder, ask, kit.Decoder(192, 192), answer)
     if recompute:
         checkpoint_layers(model)
     model({"rows": torch.randn(1, ROWS, 64)})["label"].square().mean().backward()

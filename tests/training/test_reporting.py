@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import perceiver_kit as kit
-from perceiver_kit.training.reporting import reported
+from perceiver_kit.training.reporting import translate_errors
 from perceiver_kit.training.saving import Saving
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # data are stood in for
@@ -40,11 +40,11 @@ def left(
         saving.saved = step
         saving.last.parent.mkdir(exist_ok=True)
         saving.last.touch()
-    parts = {name: SimpleNamespace(in_the_making=lambda found=found: found) for name, found in making.items()}
-    data: Any = SimpleNamespace(train=SimpleNamespace(in_the_making=list), held_out=None)
+    parts = {name: SimpleNamespace(samples_in_progress=lambda found=found: found) for name, found in making.items()}
+    data: Any = SimpleNamespace(train=SimpleNamespace(samples_in_progress=list), held_out=None)
     vars(data).update(parts)
     try:
-        with reported(saving, data, folder):
+        with translate_errors(saving, data, folder):
             if ignoring:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             raise error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import perceiver_kit as kit
 from perceiver_kit.training import samples
-from perceiver_kit.training.samples import Named, batched
+from perceiver_kit.training.samples import CheckedDataset, batched
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -34,7 +34,7 @@ def drawn(index: int, **parts: Any) -> dict[str, Any]:
 )
 def test_what_is_no_data_set_is_refused(data: Any, says: str) -> None:
     with pytest.raises(kit.InputError, match=f"^{says}$"):
-        Named(data, "train")
+        CheckedDataset(data, "train")
 
 
 class Raising:
@@ -61,7 +61,7 @@ class Raising:
     ],
 )
 def test_whatever_a_data_set_raises_says_in_which_sample(error: Exception, kind: type, says: str) -> None:
-    data = Named(Raising(error), "held_out")
+    data = CheckedDataset(Raising(error), "held_out")
     for key, where in ((2, "sample 2 of held_out"), ((2, 7), "sample 2 of held_out at step 7")):
         with pytest.raises(kind) as caught:
             data[key]
@@ -75,21 +75,21 @@ def test_a_data_worker_writes_down_what_it_is_making_for_whoever_finds_it_dead(m
 
     class Watched(Raising):
         def __getitem__(self, index: int) -> dict[str, Any]:
-            seen.append(data.in_the_making())
+            seen.append(data.samples_in_progress())
             return super().__getitem__(index)
 
-    data = Named(Raising(ValueError("no")), "train", workers=3)
+    data = CheckedDataset(Raising(ValueError("no")), "train", workers=3)
     data.data.data = Watched(ValueError("no"))
-    assert data.in_the_making() == []
+    assert data.samples_in_progress() == []
     data[0, 5]
     assert seen == [[]], "no worker makes it, but this process"
     monkeypatch.setattr(samples, "get_worker_info", lambda: SimpleNamespace(id=1))
     data[1, 6]
     assert seen[1:] == [["sample 1 of train"]]
-    assert data.in_the_making() == [], "it is made"
+    assert data.samples_in_progress() == [], "it is made"
     with pytest.raises(kit.InputError):
         data[2, 6]
-    assert data.in_the_making() == ["sample 2 of train"]
+    assert data.samples_in_progress() == ["sample 2 of train"]
 
 
 # ---- batches

@@ -244,8 +244,8 @@ def test_modalities_of_any_name_can_be_measured(tmp_path: Path) -> None:
     model = kit.PerceiverIO(
         kit.Inputs({"a.b": kit.inputs.Features(3)}),
         kit.Encoder(3, num_latents=2, latent_dim=8, layers=1),
-        kit.Queries({"a.b": kit.queries.Positional(Fourier(bands=1, max_resolution=(4,)), size=(4,))}),
-        kit.CrossAttention(3, 8),
+        kit.Queries({"a.b": kit.queries.PositionQuery(Fourier(bands=1, max_resolution=(4,)), size=(4,))}),
+        kit.Decoder(3, 8),
         kit.Outputs({"a.b": kit.outputs.Project(3, 3)}),
     )
 

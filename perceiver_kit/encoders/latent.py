@@ -7,14 +7,15 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .attention import CrossAttend, Gelu, SelfAttend
-from .checks import check_choice, check_positive, check_tensor
-from .errors import AssemblyError, InputError
-from .initialisation import learned
-from .registry import Block, register
-from .tokens import Tokens
+from ..attention import CrossAttentionLayer, Gelu, SelfAttentionLayer
+from ..block import Block
+from ..checks import check_choice, check_positive, check_tensor
+from ..errors import AssemblyError, InputError
+from ..initialisation import learned
+from ..registry import register
+from ..tokens import Tokens
 
-DEEPEST = 1024  # layers of all blocks: each takes its time to make, so a number that is wrong is refused before
+MAX_LAYERS = 1024  # layers of all blocks: each takes its time to make, so a number that is wrong is refused before
 
 Sharing = Literal["all", "after_first", "none"]
 
@@ -65,9 +66,9 @@ class Encoder(Block):
     ) -> None:
         super().__init__()
         check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
-        check_positive("Encoder", layers=layers, least=0, most=DEEPEST)
-        check_positive("Encoder", blocks=blocks, cross_attends=cross_attends, most=DEEPEST)
-        check_positive("Encoder", least=0, most=DEEPEST, **{"layers × blocks": layers * blocks})
+        check_positive("Encoder", layers=layers, least=0, most=MAX_LAYERS)
+        check_positive("Encoder", blocks=blocks, cross_attends=cross_attends, most=MAX_LAYERS)
+        check_positive("Encoder", least=0, most=MAX_LAYERS, **{"layers × blocks": layers * blocks})
         check_choice("Encoder", "share_cross_attends", share_cross_attends, ("all", "after_first", "none"))
         if cross_attends > blocks:
             raise AssemblyError(
@@ -78,7 +79,7 @@ class Encoder(Block):
         self.latents = learned(num_latents, latent_dim)
         distinct = {"all": 1, "after_first": min(2, cross_attends), "none": cross_attends}[share_cross_attends]
         self.cross = nn.ModuleList(
-            CrossAttend(
+            CrossAttentionLayer(
                 latent_dim,
                 channels,
                 heads=cross_heads,
@@ -93,7 +94,7 @@ class Encoder(Block):
             for _ in range(distinct)
         )
         self.transformer = nn.ModuleList(
-            SelfAttend(
+            SelfAttentionLayer(
                 latent_dim,
                 heads=self_heads,
                 qk_channels=qk_channels,

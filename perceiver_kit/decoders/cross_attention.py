@@ -5,14 +5,15 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import CrossAttend, Gelu
-from .checks import check_positive
-from .initialisation import linear
-from .registry import Block, register
+from ..attention import CrossAttentionLayer, Gelu
+from ..block import Block
+from ..checks import check_positive
+from ..initialisation import linear
+from ..registry import register
 
 
 @register("decoders")
-class CrossAttention(Block):
+class Decoder(Block):
     """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows unless that is None.
 
     Rows are independent of each other, so any part of the queries decodes to the same part of the result.
@@ -20,7 +21,7 @@ class CrossAttention(Block):
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
 
-    >>> CrossAttention(10, 64, out_channels=3)(torch.zeros(1, 7, 10), torch.randn(2, 8, 64)).shape
+    >>> Decoder(10, 64, out_channels=3)(torch.zeros(1, 7, 10), torch.randn(2, 8, 64)).shape
     torch.Size([2, 7, 3])
     """
 
@@ -41,9 +42,9 @@ class CrossAttention(Block):
         gelu: Gelu = "exact",
     ) -> None:
         super().__init__()
-        check_positive("CrossAttention", query_channels=query_channels, latent_dim=latent_dim)
+        check_positive("Decoder", query_channels=query_channels, latent_dim=latent_dim)
         self.query_channels, self.latent_dim = query_channels, latent_dim
-        self.cross = CrossAttend(
+        self.cross = CrossAttentionLayer(
             query_channels,
             latent_dim,
             heads=heads,
@@ -56,7 +57,7 @@ class CrossAttention(Block):
             gelu=gelu,
         )
         if out_channels is not None:
-            check_positive("CrossAttention", out_channels=out_channels)
+            check_positive("Decoder", out_channels=out_channels)
         self.out_channels = query_channels if out_channels is None else out_channels
         self.project = None if out_channels is None else linear(query_channels, out_channels)
         if zero_output and self.project is not None:
@@ -65,23 +66,3 @@ class CrossAttention(Block):
     def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
         rows = self.cross(queries, latents)
         return rows if self.project is None else self.project(rows)
-
-
-@register("decoders")
-class MeanPool(Block):
-    """The mean of the latents through a linear layer, the same for every query; needs no query at all.
-
-    >>> MeanPool(64, out_channels=10)(torch.zeros(1, 1, 0), torch.randn(2, 8, 64)).shape
-    torch.Size([2, 1, 10])
-    """
-
-    query_channels = 0
-
-    def __init__(self, latent_dim: int, *, out_channels: int) -> None:
-        super().__init__()
-        check_positive("MeanPool", latent_dim=latent_dim, out_channels=out_channels)
-        self.latent_dim, self.out_channels = latent_dim, out_channels
-        self.project = linear(latent_dim, out_channels)
-
-    def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
-        return self.project(latents.mean(1, keepdim=True)).expand(-1, queries.shape[1], -1)

@@ -18,10 +18,10 @@ Side = Literal["both", "queries", "keys"]
 Kernel = Literal["fused", "tiled"]
 
 # Scores that are in memory at one time in the tiled kernel, in bytes: a tile stays in the cache (1 to 16 MiB are
-# within 10 % of each other, 32 MiB are 10 to 60 % slower). In training, scores up to HELD are kept for the backward
-# pass, more are computed again, tile by tile.
+# within 10 % of each other, 32 MiB are 10 to 60 % slower). In training, scores up to MAX_SAVED_SCORE_BYTES are saved
+# for the backward pass; larger ones are recomputed tile by tile.
 TILE = 2**23
-HELD = 2**25
+MAX_SAVED_SCORE_BYTES = 2**25
 # Keys of one tile: with few queries over many keys, tiles of whole rows would read all keys again and again.
 KEYS = 2048
 
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     kernel: Kernel
 
 
-class Sums(NamedTuple):
+class SoftmaxState(NamedTuple):
     """Sums over some of the keys, in float32 at least: of weighted values, of weights, and which score has weight 1."""
 
     read: Float[Tensor, "b heads m f"]
@@ -145,7 +145,7 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     samples, rows, keys = b, m, n
-    again = training and b * heads * m * n * q.element_size() > HELD
+    again = training and b * heads * m * n * q.element_size() > MAX_SAVED_SCORE_BYTES
     if again or not training:
         keys = min(n, KEYS)
         of_a_query = heads * keys * q.element_size()
@@ -153,11 +153,11 @@ def _tiled(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float
         samples = max(1, TILE // (rows * of_a_query))
     parts = []
     # ``split``, not slices: the gradient of a slice is as large as what it was cut from.
-    everyone = [None] * b if allowed is None else allowed.split(samples)
-    for some_q, some_k, some_v, whom in zip(
-        q.split(samples), k.split(samples), v.split(samples), everyone, strict=False
+    mask_chunks = [None] * b if allowed is None else allowed.split(samples)
+    for some_q, some_k, some_v, mask_chunk in zip(
+        q.split(samples), k.split(samples), v.split(samples), mask_chunks, strict=False
     ):
-        read = [_rows(part, some_k, some_v, whom, scale, dropout, keys, again) for part in some_q.split(rows, -2)]
+        read = [_rows(part, some_k, some_v, mask_chunk, scale, dropout, keys, again) for part in some_q.split(rows, -2)]
         parts.append(read[0] if len(read) == 1 else torch.cat(read, -2))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -183,11 +183,11 @@ def _split(allowed: Tensor | None, size: int, dim: int) -> Iterable[Tensor | Non
     return itertools.repeat(None) if allowed is None else allowed.split(size, dim)
 
 
-def _joined(one: Sums, other: Sums) -> Sums:
+def _joined(one: SoftmaxState, other: SoftmaxState) -> SoftmaxState:
     """Sums over some keys and over others as sums over all of them."""
     highest = torch.maximum(one.top, other.top)
     a, b = (one.top - highest).exp(), (other.top - highest).exp()
-    return Sums(one.read * a + other.read * b, one.total * a + other.total * b, highest)
+    return SoftmaxState(one.read * a + other.read * b, one.total * a + other.total * b, highest)
 
 
 def _scores(q: Tensor, k: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
@@ -204,10 +204,12 @@ def _normalised(
     return F.dropout(weights, dropout) @ v
 
 
-def _unnormalised(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float) -> Sums:
+def _unnormalised(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float
+) -> SoftmaxState:
     scores = _scores(q, k, allowed, scale)
     top = scores.detach().amax(-1, keepdim=True)
     weights = (scores - top).exp() if scores.requires_grad else scores.sub_(top).exp_()
     wide = torch.promote_types(scores.dtype, torch.float32)
     total = weights.sum(-1, keepdim=True, dtype=wide)
-    return Sums((F.dropout(weights, dropout) @ v).to(wide), total, top.to(wide))
+    return SoftmaxState((F.dropout(weights, dropout) @ v).to(wide), total, top.to(wide))

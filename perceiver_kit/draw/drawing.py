@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checks import describe_value, writing
-from .errors import InputError
-from .inputs import Input
-from .modalities import ByModality
-from .model import PerceiverIO
-from .outputs import Output
-from .positions import Positions
-from .queries import Query
+from ..checks import describe_value, writing
+from ..errors import InputError
+from ..inputs import Input
+from ..modalities import ByModality
+from ..model import PerceiverIO
+from ..outputs import Output
+from ..positions import Positions
+from ..queries import Query
+from ..tokens import Grid
 from .svg import Box, box_svg, line_svg, page_svg, place
-from .tokens import Grid
 
 WIDTH, MARGIN, GUTTER, GAP = 460.0, 22.0, 24.0, 26.0
 COLUMN = (WIDTH - 2 * MARGIN - GUTTER) / 2

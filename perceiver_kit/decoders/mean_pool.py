@@ -1,0 +1,31 @@
+"""The mean of the latents, for outputs that need no query."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..block import Block
+from ..checks import check_positive
+from ..initialisation import linear
+from ..registry import register
+
+
+@register("decoders")
+class MeanPool(Block):
+    """The mean of the latents through a linear layer, the same for every query; needs no query at all.
+
+    >>> MeanPool(64, out_channels=10)(torch.zeros(1, 1, 0), torch.randn(2, 8, 64)).shape
+    torch.Size([2, 1, 10])
+    """
+
+    query_channels = 0
+
+    def __init__(self, latent_dim: int, *, out_channels: int) -> None:
+        super().__init__()
+        check_positive("MeanPool", latent_dim=latent_dim, out_channels=out_channels)
+        self.latent_dim, self.out_channels = latent_dim, out_channels
+        self.project = linear(latent_dim, out_channels)
+
+    def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
+        return self.project(latents.mean(1, keepdim=True)).expand(-1, queries.shape[1], -1)

@@ -1,0 +1,5 @@
+"""A model drawn stage by stage, as SVG."""
+
+from .drawing import Drawing, draw, shapes
+
+__all__ = ["Drawing", "draw", "shapes"]

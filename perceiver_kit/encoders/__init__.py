@@ -1,0 +1,5 @@
+"""Rows → latents."""
+
+from .latent import Encoder
+
+__all__ = ["Encoder"]

@@ -1,0 +1,51 @@
+"""Masked tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checks import describe_value
+from ..errors import InputError
+from ..registry import register
+from .base import Objective, Outputs, check_classes, torchmetrics_package
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+@register("objectives")
+class MaskedTokens(Objective):
+    """Cross-entropy of logits (b, n, vocabulary) where targets (b, n) int64 are not -100: only masked rows count.
+
+    In nats. Metrics: accuracy over the same rows.
+
+    >>> loss, _ = MaskedTokens()({"text": torch.zeros(1, 3, 262)}, {"text": torch.tensor([[-100, 80, -100]])})
+    >>> round(loss.item(), 3)  # log(262)
+    5.568
+    """
+
+    def __init__(self, output: str = "text") -> None:
+        super().__init__()
+        self.output = output
+
+    def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
+        if target.dtype != torch.int64 or target.shape != output.shape[:2]:
+            wanted = tuple(output.shape[:2])
+            raise InputError(f"target {self.output!r} must be int64 {wanted}, got {describe_value(target)}")
+        asked = target != -100
+        check_classes(self.output, target[asked], output.shape[-1])
+        return F.cross_entropy(output[asked].float(), target[asked], reduction="sum"), asked.sum()
+
+    def meters(self) -> dict[str, Metric]:
+        return {"accuracy": torchmetrics_package().MeanMetric()}
+
+    def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
+        asked = targets[self.output] != -100
+        if asked.any():
+            right = outputs[self.output][asked].argmax(-1) == targets[self.output][asked]
+            meters["accuracy"].update(right.float())

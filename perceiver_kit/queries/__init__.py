@@ -1,0 +1,8 @@
+"""What to ask of the latents."""
+
+from .base import Query
+from .from_inputs import ContentQuery, InputQuery
+from .places import LearnedQuery, NoQuery, PositionQuery
+from .several import Queries
+
+__all__ = ["ContentQuery", "InputQuery", "LearnedQuery", "NoQuery", "PositionQuery", "Queries", "Query"]

@@ -1,0 +1,35 @@
+"""What every query block is: one query row for every output row, computed only for the rows that are wanted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..block import Block, undefined
+from ..errors import InputError
+from ..tokens import Encoded, Grid
+
+
+class Query(Block):
+    """Base of query blocks: ``grid`` says which output rows there are, ``forward`` makes all or some of their queries.
+
+    ``follows`` names the input that gives the grid where ``size`` declares none. ``reads`` says what a query needs of
+    that input: the encoder's whole rows, only the content before positions, or (None) nothing.
+    """
+
+    channels: int
+    size: Grid | None = None
+    follows: str | None = None
+    reads: Literal["rows", "content"] | None = None
+
+    def grid(self, encoded: Encoded) -> Grid:
+        """The declared grid, or that of the input it follows; InputError when that input was left out."""
+        if self.follows is not None and self.follows not in encoded.given:
+            raise InputError(f"this output's query follows the input {self.follows!r}, which was left out")
+        return self.size if self.size is not None else encoded.layout.grid(str(self.follows))
+
+    def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
+        """Rows (1, k, c) or (b, k, c) at flat indices (k,) or (b, k) of the grid; all of it for None."""
+        raise undefined(self, "forward(grid, index, encoded)")
