@@ -144,8 +144,8 @@ CONTRACT = [
     "inputs",
     "positions",
     "queries",
-    "encoder",
-    "decoder",
+    "encoders",
+    "decoders",
     "outputs",
     "recipes",
 ]

@@ -63,9 +63,9 @@ class MaskedBytes(Samples):
     bytes: it starts and ends anywhere, with no ``[CLS]`` or ``[SEP]``. Item i in training is a window that starts
     in [i · length, (i + 1) · length), in evaluation the one at i · length; less than a window at the end is left.
 
-    With ``visible_target_prob``, training also asks for bytes that are not hidden, each with that probability. To give
-    them back is to find, through the latents, the way from a place to its byte, which 15 % of the bytes alone teach a small model
-    only after very long: until then it knows how often each byte comes, and nothing else.
+    With ``visible_target_prob``, training also asks for visible bytes, each with that probability. The model then
+    learns the path from a place through the latents to its byte. From the 15 % that are masked alone, a small model learns
+    this path only after very many steps, and until then predicts byte frequencies.
 
     Source of the rates: BERT (Devlin et al. 2019), section 3.1. Perceiver IO hides 15 % too.
 
