@@ -96,7 +96,7 @@ class MaskedBytes(Samples):
         self.text = np.frombuffer(text, np.uint8) if isinstance(text, bytes) else text
         if len(self.text) < length:
             raise InputError(f"a window is {length} bytes, but the text has only {len(self.text)}")
-        self.length, self.seed, self.rate, self.visible_target_prob = length, seed, rate, recall
+        self.length, self.seed, self.rate, self.visible_target_prob = length, seed, rate, visible_target_prob
         self.asked = max(1, round(rate * length))
 
     def __len__(self) -> int:
