@@ -1,0 +1,100 @@
+"""A recipe of another package is built, trained by the CLI, converted to Hugging Face's format and shown on the site."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+pytest.importorskip("pytorch_lightning")
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = """
+    import torch
+    import perceiver_kit as kit
+    from perceiver_kit.data.task import Task
+    from perceiver_kit.recipe import HuggingFace
+    from perceiver_kit.recipes._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES
+
+    def moons(*, side: int = 1, seed: int = 0) -> Task:
+        points = torch.randn(24, 5, 2, generator=torch.Generator().manual_seed(seed))
+        samples = [dict(inputs=dict(points=p), targets=dict(label=(p.sum() > 0).long())) for p in points]
+        return Task("moons", samples[:16], samples[16:], dict(num_labels=2), "made here", ("low", "high"))
+
+    @kit.recipe(
+        presets=dict(base=dict(num_latents=8, latent_dim=16, layers=2), tiny=dict(layers=1)),
+        sources=dict(num_labels="the two moons"),
+        group=kit.Encoder,
+        objective=kit.objectives.Classification,
+        training=dict(steps=3, batch=4, rate=1e-3),
+        data=dict(moons="moon_package:moons"),
+        huggingface=HuggingFace(
+            "MoonPerceiver", ENCODER_NAMES | CLASSIFIER_NAMES, ENCODER_SIZES | dict(axes=("axes", 2)), labels=2
+        ),
+    )
+    def moon_classification(
+        *, num_labels: int = 2, axes: int = 2, dropout: float = 0.0, gelu: str = "exact", **encoder
+    ) -> kit.PerceiverIO:
+        \"\"\"Which half a cloud of points lies in.\"\"\"
+        inputs = kit.Inputs(points=kit.inputs.Features(axes))
+        latents = kit.Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+        queries = kit.Queries(label=kit.queries.LearnedQuery(1, latents.latent_dim))
+        decoder = kit.Decoder(queries.channels, latents.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+        outputs = kit.Outputs(label=kit.outputs.Classify(queries.channels, num_labels))
+        return kit.PerceiverIO(inputs, latents, queries, decoder, outputs)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A Python environment in which the package is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "moon_package.py").write_text(dedent(PACKAGE))
+    metadata = folder / "moon_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: moon-package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[perceiver_kit]\nmoons = moon_package\n")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_a_foreign_recipe_is_trained_converted_and_loaded(environment: dict[str, str], tmp_path: Path) -> None:
+    cli = ("-c", "from perceiver_kit.cli import main; raise SystemExit(main())")
+    assert "moon_classification" in run(environment, tmp_path, *cli, "list", "*moon*").split()
+    assert "num_labels = 2" in run(environment, tmp_path, *cli, "describe", "moon_classification")
+    run(environment, tmp_path, *cli, "train", "moon_classification", "--data", "moons", "--out", "run")
+    for source, destination in (("run", "theirs"), ("theirs", "ours")):
+        run(environment, tmp_path, *cli, "convert", source, destination)
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["architectures"] == ["MoonPerceiver"]
+    equal = """
+        import torch, perceiver_kit as kit
+        points = torch.randn(2, 7, 2)
+        first, second = (kit.load(path)(points)["label"] for path in ("run", "ours"))
+        print(torch.equal(first, second), first.shape)
+    """
+    assert run(environment, tmp_path, "-c", dedent(equal)).strip() == "True torch.Size([2, 2])"
+
+
+def test_a_foreign_recipe_has_a_page_on_the_site(environment: dict[str, str], tmp_path: Path) -> None:
+    pages = f"""
+        import sys
+        sys.path.insert(0, {str(ROOT / "docs")!r})
+        import hooks
+        for name, content in hooks.recipe("moon_classification"):
+            print(name, content if name.endswith(".md") else "")
+    """
+    page = run(environment, tmp_path, "-c", dedent(pages))
+    assert "recipes/moon_classification.svg" in page
+    assert "::: moon_package.moon_classification" in page
+    assert "the two moons" in page
