@@ -59,7 +59,7 @@ def _is_foldable(decoder: Any, output: Output) -> bool:
     cross, attention = decoder.cross, decoder.cross.attention
     if [type(part) for part in cross.mlp.children()] != [nn.Linear, nn.GELU, nn.Linear]:
         return False
-    linears = [attention.query, attention.key, attention.value, attention.output, *cross.mlp[::2]]
+    linears = [attention.query, attention.key, attention.value, attention.output, cross.mlp[0], cross.mlp[2]]
     if decoder.project is not None:
         linears.append(decoder.project)
     norms = [cross.query_norm, cross.key_norm, cross.mlp_norm]
