@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -122,7 +121,8 @@ class Encoder(Block):
             raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
         # Batch 1 until the first cross-attention, which then projects the queries once for all samples.
-        latents: Tensor = rearrange(self.latents, "m d -> 1 m d")
+        # raw: einops caches the types it has met, so its first Parameter would make torch.compile build another graph
+        latents: Tensor = self.latents[None]
         for block in range(self.blocks):
             if block < self.cross_attends:
                 latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask)
