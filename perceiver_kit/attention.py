@@ -1,36 +1,32 @@
-"""Attention between two sets of rows, and the two blocks made of it: cross-attend and self-attend."""
+"""Attention as the paper writes it, and the two layers made of it: cross-attention and self-attention."""
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .attention_backends import Kernel, plan, weighted_sum
+from .attention_backends import Projections, attend, checkpointed_mlp
 from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 
 Gelu = Literal["exact", "tanh"]
 
-# Rows of so many bytes or more are worth computing again what is cheap, instead of holding it until the backward pass.
-RECOMPUTE_MIN_BYTES = 2**21
-again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-
 
 class Attention(nn.Module):
-    """Multi-head attention from queries (b, m, cq) to keys and values (b, n, ck); the output is (b, m, cq).
+    """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
-    ``qk_channels`` is the width of queries and keys together over all heads, the width of the keys' side unless
-    given; ``v_channels`` that of the values, ``qk_channels`` unless given. Queries of batch 1 serve every sample.
-    A masked row is not read; where nothing may be read, the weighted sum is zero (before the output projection).
+    ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
+    (default: ``qk_channels``). Queries of batch 1 serve every sample. Masked rows have weight zero; where a sample's
+    rows are all masked, the weighted sum is zero (before the output projection).
+
+    ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
 
     Source: Perceiver IO (Jaegle et al. 2022), appendix E.
 
@@ -64,108 +60,68 @@ class Attention(nn.Module):
         self.value = linear(key_channels, v_channels)
         self.output = linear(v_channels, query_channels)
 
+    def weights(
+        self,
+        queries: Float[Tensor, "#b m cq"],
+        keys: Float[Tensor, "b n ck"],
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b heads m n"]:
+        """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
+        q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
+        k = rearrange(self.key(keys), "b n (heads c) -> b heads n c", heads=self.heads)
+        scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
+        if mask is None:
+            return scores.softmax(-1)
+        readable = rearrange(mask, "b n -> b 1 1 n")
+        # The lowest finite score, not -inf: a fully masked sample would otherwise be NaN.
+        return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
+
+    def formula(
+        self,
+        queries: Float[Tensor, "#b m cq"],
+        keys: Float[Tensor, "b n ck"],
+        mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b m cq"]:
+        """Attention by its definition, one line for each step."""
+        weights = F.dropout(self.weights(queries, keys, mask), self.dropout, self.training)
+        v = rearrange(self.value(keys), "b n (heads c) -> b heads n c", heads=self.heads)
+        read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
+        return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
+
     def forward(
         self,
         queries: Float[Tensor, "#b m cq"],
         keys: Float[Tensor, "b n ck"],
         mask: Bool[Tensor, "b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
+        """Equal to ``formula`` within rounding."""
+        layers = Projections(self.query, self.key, self.value, self.output)
         dropout = self.dropout if self.training else 0.0
-        side, kernel = plan(
-            queries.shape[1],
-            keys.shape[1],
-            query_channels=self.query.in_features,
-            key_channels=self.key.in_features,
-            qk_channels=self.query.out_features,
-            v_channels=self.value.out_features,
-            heads=self.heads,
-            dropout=dropout,
-            dtype=queries.dtype,
-            device=queries.device,
-        )
-        if side == "queries":
-            return self._projecting_queries(queries, keys, mask, kernel)
-        if side == "keys":
-            return self._projecting_keys(queries, keys, mask, kernel)
-        # Without names, so that they are gone when the output is made.
-        heads = (
-            rearrange(rows, "b n (heads c) -> b heads n c", heads=self.heads)
-            for rows in (self.query(queries), self.key(keys), self.value(keys))
-        )
-        read = weighted_sum(*heads, mask=mask, scale=self.scale, dropout=dropout, kernel=kernel)
-        return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
-
-    def _projecting_queries(self, queries: Tensor, keys: Tensor, mask: Tensor | None, kernel: Kernel) -> Tensor:
-        """Queries take on the keys' projection and rows are read raw; the values' projection follows the sum.
-
-        The key bias adds one number to all scores of a query, which the softmax cancels: it only stays in the graph,
-        since a parameter without a gradient stops distributed training. Weights sum to one, so the value bias is
-        added after the sum, except where nothing may be read.
-        """
-        q = self.query(queries) @ self.key.weight
-        rows = keys[:, None]
-        read = self.value(weighted_sum(q[:, None], rows, rows, mask=mask, scale=self.scale, kernel=kernel)[:, 0])
-        if mask is not None:
-            read = torch.where(mask.any(-1)[:, None, None], read, 0)
-        return keep_in_graph(self.output(read), self.key.bias)
-
-    def _projecting_keys(self, queries: Tensor, keys: Tensor, mask: Tensor | None, kernel: Kernel) -> Tensor:
-        """Keys take on the queries' projection, values the output's; queries are used raw.
-
-        The query bias adds a number to all scores of a key, which does not cancel: it is a column of keys, beside a
-        column of ones in the queries, because the fused kernel has no gradient for an additive mask.
-        """
-        k = self.key(keys)
-        k = torch.cat([k @ self.query.weight, (k @ self.query.bias)[..., None]], -1)[:, None]
-        v = F.linear(self.value(keys), self.output.weight)[:, None]
-        q = F.pad(queries, (0, 1), value=1.0)[:, None]
-        return weighted_sum(q, k, v, mask=mask, scale=self.scale, kernel=kernel)[:, 0] + self.output.bias
+        return attend(queries, keys, mask, layers, heads=self.heads, scale=self.scale, dropout=dropout)
 
 
-def keep_in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:
-    """The same rows, with parameters that do not change them kept in the graph: a zero gradient instead of none."""
-    if not torch.is_grad_enabled():
-        return rows
-    return rows + sum(0.0 * parameter.sum() for parameter in parameters)
+class MLP(nn.Sequential):
+    """Each row by itself: widen, GELU (exact, or JAX's tanh approximation), narrow.
 
-
-def mlp(channels: int, widening: int, gelu: Gelu) -> nn.Sequential:
-    """Two linear layers with GELU between: exact, or jax's tanh approximation."""
-    check_positive("feed-forward", channels=channels, widening=widening)
-    check_choice("feed-forward", "gelu", gelu, ("exact", "tanh"))
-    return nn.Sequential(
-        linear(channels, widening * channels),
-        nn.GELU(approximate="none" if gelu == "exact" else "tanh"),
-        linear(widening * channels, channels),
-    )
-
-
-def checkpointed_mlp(norm: nn.Module, layers: nn.Module, rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b m c"]:
-    """``layers(norm(rows))``; in training, what is no product is not held for the backward pass but computed again.
-
-    Each checkpoint ends with the product that needs what comes before it, which is all that is computed again. At
-    published size an image's step of training holds 0.87 instead of 1.06 GiB and takes as long. Smaller rows are not
-    worth it, and torch.func does not allow it.
+    >>> MLP(32, widening=4)(torch.randn(2, 5, 32)).shape
+    torch.Size([2, 5, 32])
     """
-    plain = type(layers) is nn.Sequential and not (layers._forward_hooks or layers._forward_pre_hooks)
-    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= RECOMPUTE_MIN_BYTES
-    if not (plain and large) or torch.compiler.is_compiling() or not _may_hold_hooks():
-        return layers(norm(rows))
-    widen, gelu, narrow = layers.children()
-    hidden = again(lambda rows: widen(norm(rows)), rows)
-    return again(lambda hidden: narrow(gelu(hidden)), hidden)
 
-
-def _may_hold_hooks() -> bool:
-    torch_c: Any = torch._C  # there is no public way to ask
-    return torch_c._autograd._saved_tensors_hooks_is_enabled()
+    def __init__(self, channels: int, *, widening: int = 1, gelu: Gelu = "exact") -> None:
+        check_positive("MLP", channels=channels, widening=widening)
+        check_choice("MLP", "gelu", gelu, ("exact", "tanh"))
+        super().__init__(
+            linear(channels, widening * channels),
+            nn.GELU(approximate="none" if gelu == "exact" else "tanh"),
+            linear(widening * channels, channels),
+        )
 
 
 class CrossAttentionLayer(nn.Module):
-    """Queries (b, m, cq) read rows (b, n, ck), then a feed-forward layer; both normalised first.
+    """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
-    Without ``query_residual`` the result is what was read, not added to the queries. What masked rows hold, even
-    NaN, never matters. Queries of batch 1 serve every sample.
+    With ``query_residual=False`` the attention output replaces the queries instead of being added to them. The content
+    of masked rows, even NaN, never changes the result. Queries of batch 1 serve every sample.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -193,7 +149,7 @@ class CrossAttentionLayer(nn.Module):
         )
         self.dropout = residual_drop(residual_dropout)
         self.mlp_norm = nn.LayerNorm(query_channels)
-        self.mlp = mlp(query_channels, widening, gelu)
+        self.mlp = MLP(query_channels, widening=widening, gelu=gelu)
 
     def forward(
         self,
@@ -204,8 +160,8 @@ class CrossAttentionLayer(nn.Module):
         if keys.shape[1] == 0 or queries.shape[1] == 0:
             raise InputError(f"attention of {queries.shape[1]} queries over {keys.shape[1]} rows: neither may be empty")
         if mask is not None:
-            # Before the norm: its gradient at a NaN would be NaN even for a weight of zero.
-            keys = torch.where(mask[..., None], keys, 0)
+            # Before the norm, whose gradient at NaN is NaN even for a weight of zero.
+            keys = torch.where(rearrange(mask, "b n -> b n 1"), keys, 0)
         rows = self.dropout(self.attention(self.query_norm(queries), self.key_norm(keys), mask))
         if self.query_residual:
             rows = queries + rows
@@ -213,7 +169,7 @@ class CrossAttentionLayer(nn.Module):
 
 
 class SelfAttentionLayer(nn.Module):
-    """Rows (b, m, d) read each other, then a feed-forward layer; both normalised first and added.
+    """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -238,7 +194,7 @@ class SelfAttentionLayer(nn.Module):
         )
         self.dropout = residual_drop(residual_dropout)
         self.mlp_norm = nn.LayerNorm(channels)
-        self.mlp = mlp(channels, widening, gelu)
+        self.mlp = MLP(channels, widening=widening, gelu=gelu)
 
     def forward(self, rows: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
         normed = self.norm(rows)
@@ -247,6 +203,6 @@ class SelfAttentionLayer(nn.Module):
 
 
 def residual_drop(probability: float) -> nn.Module:
-    """Dropout of what a layer adds; nothing at all for a probability of zero."""
+    """Dropout on a layer's output before it is added; the identity for a probability of zero."""
     check_probability("residual", dropout=probability)
     return nn.Dropout(probability) if probability else nn.Identity()

@@ -1,4 +1,4 @@
-"""A module that records the arguments it was made with, so that a spec can make it again."""
+"""``Block``: a module that records its constructor's arguments, so that a spec can rebuild it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import AssemblyError, nearest
 
 
 class _Recorded(type):
-    """Records the arguments that a block is made with; copy and pickle do not come through here."""
+    """Records the arguments of a block's constructor. Copy and pickle do not call it."""
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -47,26 +47,26 @@ def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 class Block(nn.Module, metaclass=_Recorded):
-    """A module that knows the arguments it was made with, so that a spec can make it again.
+    """A module that records its constructor's arguments, so that a spec can rebuild it.
 
-    A block that takes other blocks keeps each under its parameter's name: the spec reads what is there now.
+    A block that takes other blocks keeps each as an attribute of its parameter's name: the spec reads the current one.
     """
 
     recorded: dict[str, Any]
-    recipe: dict[str, Any] | None = None  # name and parameters of the recipe that made it: metadata only
+    recipe: dict[str, Any] | None = None  # name and parameters of its recipe: metadata only
 
     def stages(self) -> list[str]:
-        """Lines that describe it, for ``kit.describe``."""
+        """The lines of ``kit.describe``."""
         return [f"{type(self).__name__}({self.extra_repr()})"]
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments that make this block again: as recorded, but children as they are now."""
+        """The arguments that rebuild this block: as recorded, with the current children."""
         live = {}
         for name, value in self.recorded.items():
             if isinstance(value, nn.Module) and not hasattr(self, name):
                 raise AssemblyError(
                     f"{type(self).__name__}: its argument {name!r} is a module, so keep it as self.{name}, "
-                    "where the spec reads what is there now"
+                    "where the spec reads it"
                 )
             child = getattr(self, name, None)
             live[name] = child if isinstance(value, nn.Module) or isinstance(child, Block) else value
@@ -74,12 +74,12 @@ class Block(nn.Module, metaclass=_Recorded):
 
 
 def undefined(block: Block, method: str) -> AssemblyError:
-    """What a base raises for a method that the block derived from it has to define and does not."""
-    return AssemblyError(f"{type(block).__name__} must define {method}: a block of its kind is made of that")
+    """The error of a base class for a method that a derived block must define."""
+    return AssemblyError(f"{type(block).__name__} must define {method}")
 
 
 def copied(value: Any) -> Any:
-    """Containers copied, so that the caller may go on changing his; blocks and plain values as they are."""
+    """Containers are copied, so that the caller may change them later; blocks and plain values are kept."""
     if isinstance(value, Mapping):
         return {key: copied(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""What flows: rows of every modality end to end, whose they are, and which of them may be read.
+"""``Tokens``: the rows of all modalities end to end, their layout by modality, and a mask of readable rows.
 
 One legend of letters serves every shape in the kit:
 
@@ -6,8 +6,8 @@ One legend of letters serves every shape in the kit:
 b      batch
 n      input rows (keys)
 m      latents
-o, k   queries and output rows; k for some of them
-c, d   channels; d for those of the latents
+o, k   queries and output rows; k for a subset
+c, d   channels; d for latents
 t h w  axes of a grid: frames, height, width
 =====  ==============================================
 """
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -31,7 +32,7 @@ Grid = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which rows are whose: named segments end to end, each with its grid, such as (frames, height, width).
+    """The rows of each modality: named segments end to end, each with its grid, such as (frames, height, width).
 
     >>> layout = Layout((("audio", (6,)), ("image", (2, 4, 4))))
     >>> layout.rows, layout.slice("image")
@@ -48,7 +49,7 @@ class Layout:
         for segment, grid in self.segments:
             if segment == name:
                 return grid
-        raise UnknownName(f"no rows of {name!r} here; {nearest(name, self)}")
+        raise UnknownName(f"there are no rows of {name!r}; {nearest(name, self)}")
 
     def slice(self, name: str) -> slice:
         start = 0
@@ -57,7 +58,7 @@ class Layout:
             if segment == name:
                 return slice(start, stop)
             start = stop
-        raise UnknownName(f"no rows of {name!r} here; {nearest(name, self)}")
+        raise UnknownName(f"there are no rows of {name!r}; {nearest(name, self)}")
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, _ in self.segments)
@@ -83,10 +84,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What ``encode`` keeps: latents (b, m, d), the inputs' layout, and only those inputs that a query reads.
+    """The result of ``encode``: latents (b, m, d), the inputs' layout, and those inputs that a query reads.
 
-    ``given`` names the modalities that were there, not left to their mask tokens. ``rows`` has whole input rows, as
-    the encoder saw them; ``content`` has rows before positions were attached.
+    ``given`` names the modalities that were passed in, not replaced by mask tokens. ``rows`` has whole input rows, as
+    the encoder read them; ``content`` has rows before positions were attached.
 
     >>> enc = build("masked_lm", preset="tiny").encode({"text": torch.zeros(2, 10, dtype=torch.int64)})
     >>> enc.latents.shape, enc.given
@@ -122,5 +123,5 @@ def take_rows(rows: Float[Tensor, "b n c"], index: Tensor | None) -> Float[Tenso
         return rows
     if index.ndim == 1:
         return rows[:, index]
-    samples = torch.arange(index.shape[0], device=index.device)[:, None]
+    samples = rearrange(torch.arange(index.shape[0], device=index.device), "b -> b 1")
     return rows.expand(index.shape[0], -1, -1)[samples, index]

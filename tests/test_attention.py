@@ -1,7 +1,8 @@
-"""Attention equals its formula by every path that the code may take, in results and in gradients."""
+"""Attention equals its formula on every path that the code may take, outputs and gradients."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -10,54 +11,56 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit import attention as module
 from perceiver_kit import attention_backends as backends
-from perceiver_kit.attention import Attention, CrossAttentionLayer, SelfAttentionLayer
+from perceiver_kit import tiled_attention as tiles
+from perceiver_kit.attention import MLP, Attention, CrossAttentionLayer, SelfAttentionLayer
 
 from . import restated
 from .strategies import assert_close, noisy
 
-# What the decision may come out as. "held" is the tiled kernel with all at once, "tiles" with tiles of two rows a side,
-# which are computed again for the backward pass.
+# The possible choices. "whole" is the tiled kernel with one tile, "tiles" with tiles of two rows a side, which are
+# recomputed in the backward pass.
 SIDES = ["both", "queries", "keys"]
-PATHS = [(side, kernel) for side in SIDES for kernel in ("fused", "held", "tiles")]
+PATHS = [(side, kernel) for side in SIDES for kernel in ("fused", "whole", "tiles")]
 # bfloat16 has eight bits: four or five roundings one after another.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Attention, int], None]:
-    """Attention goes this way whatever the sizes, and the way is seen to be gone."""
+    """Attention takes this path whatever the sizes; the result checks that it did."""
     side, way = request.param
     seen: list[tuple] = []
 
     def spy(owner: object, name: str) -> None:
         function = getattr(owner, name)
 
-        def seeing(*tensors: object, **options: object) -> object:
+        def recording(*tensors: object, **options: object) -> object:
             shapes = [t.shape for t in tensors if isinstance(t, Tensor)]
             seen.append((name, shapes[0][-2], shapes[1][-2], shapes[0][-1], shapes[2][-1]) if shapes else (name,))
             return function(*tensors, **options)
 
-        monkeypatch.setattr(owner, name, seeing)
+        monkeypatch.setattr(owner, name, recording)
 
     forced = "fused" if way == "fused" else "tiled"
-    monkeypatch.setattr(module, "plan", lambda *_, heads, **__: backends.Plan(side if heads == 1 else "both", forced))
+    monkeypatch.setattr(backends, "choose_side", lambda *_, heads, **__: side if heads == 1 else "both")
+    monkeypatch.setattr(backends, "choose_kernel", lambda *_, **__: forced)
     if way == "tiles":
-        monkeypatch.setattr(backends, "KEYS", 2)
-        monkeypatch.setattr(backends, "TILE", 32)
-        monkeypatch.setattr(backends, "MAX_SAVED_SCORE_BYTES", -1)
+        monkeypatch.setattr(tiles, "TILE_KEYS", 2)
+        monkeypatch.setattr(tiles, "TILE_BYTES", 32)
+        monkeypatch.setattr(tiles, "MAX_SAVED_SCORE_BYTES", -1)
     else:
-        monkeypatch.setattr(backends, "TILE", 2**62)
-        monkeypatch.setattr(backends, "KEYS", 2**62)
+        monkeypatch.setattr(tiles, "TILE_BYTES", 2**62)
+        monkeypatch.setattr(tiles, "TILE_KEYS", 2**62)
     spy(F, "scaled_dot_product_attention")
-    for name in ("_normalised", "_unnormalised", "checkpoint"):
-        spy(backends, name)
+    for name in ("_one_tile", "_partial_softmax", "checkpoint"):
+        spy(tiles, name)
 
     def check(attention: Attention, n: int) -> None:
         ck, cq = attention.key.in_features, attention.query.in_features
@@ -73,7 +76,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
             shapes = [tuple(rest) for name, *rest in seen if name != "checkpoint"]
             assert {shape[2:] for shape in shapes} == {(e, f)}
             assert max(shape[1] for shape in shapes) == (min(n, 2) if way == "tiles" else n)
-            kernel = "_unnormalised" if way == "tiles" and n > 2 else "_normalised"
+            kernel = "_partial_softmax" if way == "tiles" and n > 2 else "_one_tile"
             assert names == {kernel, "checkpoint"} if way == "tiles" and torch.is_grad_enabled() else names == {kernel}
         seen.clear()
 
@@ -114,7 +117,7 @@ def make(c: dict) -> tuple[Attention, Tensor, Tensor, Tensor | None]:
 
 @pytest.mark.parametrize("path", PATHS, indirect=True, ids="-".join)
 @given(c=cases())
-def test_results_equal_the_formula(path: Callable, c: dict) -> None:
+def test_outputs_equal_numpy(path: Callable, c: dict) -> None:
     attention, queries, keys, mask = make(c)
     p = restated.arrays(attention)
     wanted = restated.attention(
@@ -133,8 +136,8 @@ def test_results_equal_the_formula(path: Callable, c: dict) -> None:
 @pytest.mark.parametrize("path", PATHS, indirect=True, ids="-".join)
 @settings(max_examples=10)
 @given(c=cases())
-def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
-    """Along a random direction of each tensor, against the exact derivative of the formula by a complex step."""
+def test_gradients_equal_numpy(path: Callable, c: dict) -> None:
+    """Along a random direction of each tensor, against the exact derivative in NumPy by a complex step."""
     attention, queries, keys, mask = make(c)
     found = attention(queries.requires_grad_(), keys.requires_grad_(), mask)
     weights = torch.randn_like(found)
@@ -153,36 +156,141 @@ def test_gradients_equal_those_of_the_formula(path: Callable, c: dict) -> None:
         wanted = ((result * restated.array(weights)).sum()).imag / 1e-30
         reached = (restated.array(gradient) * direction).sum()
         assert abs(reached - wanted) <= TOLERANCE[c["dtype"]] * scale * direction.size, name
-    # It adds one number to all scores of a query, which cancels; without any gradient distributed training stops.
+    # The key bias cancels in the softmax, but distributed training needs a gradient for every parameter.
     assert float(attention.key.bias.grad.abs().max()) <= TOLERANCE[c["dtype"]] * scale
 
 
-def test_no_kernel_is_asked_for_weights_over_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some kernels of torch give zeros for them, some NaN."""
-    for name in ("_fused", "_tiled"):
+def outputs_and_gradients(module: nn.Module, call: Callable, *inputs: Tensor) -> list[Tensor]:
+    """The output, then the gradients of a random projection of it: of each input, and of each parameter by name."""
+    inputs = tuple(value.detach().clone().requires_grad_() for value in inputs)
+    parameters = dict(sorted(module.named_parameters()))
+    output = call(*inputs)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype)
+    loss = (rearrange(output, "b m c -> (b m c)") * weights).sum()
+    return [output, *torch.autograd.grad(loss, [*inputs, *parameters.values()])]
+
+
+@pytest.mark.parametrize("path", PATHS, indirect=True, ids="-".join)
+@settings(max_examples=20)
+@given(c=cases(), training=st.booleans())
+def test_forward_equals_formula(path: Callable, c: dict, training: bool) -> None:
+    c |= dict(dtype=torch.float64)
+    attention, queries, keys, mask = make(c)
+    attention.train(training)
+    found = outputs_and_gradients(attention, lambda *rows: attention(*rows, mask), queries, keys)
+    path(attention, keys.shape[1])
+    wanted = outputs_and_gradients(attention, lambda *rows: attention.formula(*rows, mask), queries, keys)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ((ours - theirs).abs() <= 1e-9 * max(1.0, float(theirs.detach().abs().max()))).all()
+
+
+@pytest.mark.parametrize("in_tiles", [False, True])
+def test_forward_under_dropout_averages_to_formula(in_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if in_tiles:
+        monkeypatch.setattr(tiles, "TILE_KEYS", 4)
+    attention = noisy(Attention(4, 4, heads=2, dropout=0.3)).train()
+    queries, keys = torch.randn(1, 3, 4), torch.randn(1, 9, 4).expand(20_000, -1, -1)
+    with torch.no_grad():
+        found, wanted = attention(queries, keys), attention.formula(queries, keys)
+    assert_close(found.mean(0), wanted.mean(0), 0.03)
+    assert_close(found.std(0), wanted.std(0), 0.05)
+
+
+@given(c=cases())
+def test_weights_sum_to_one_over_readable_rows(c: dict) -> None:
+    c |= dict(dtype=torch.float64)
+    attention, queries, keys, mask = make(c)
+    weights = attention.weights(queries, keys, mask)
+    assert weights.shape == (c["b"], c["heads"], c["m"], c["n"])
+    mask = torch.ones(c["b"], c["n"], dtype=torch.bool) if mask is None else mask
+    assert not weights.masked_select(~rearrange(mask, "b n -> b 1 1 n")).any()
+    readable = rearrange(mask.any(-1), "b -> b 1 1").double().expand_as(weights[..., 0])
+    assert_close(weights.sum(-1), readable, 1e-9)
+
+
+class LowRank(nn.Module):
+    """A linear layer and a low-rank adapter beside it, as adapter libraries put in a layer's place."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down = nn.Parameter(torch.randn(2, base.in_features, dtype=torch.float64))
+        self.up = nn.Parameter(torch.randn(base.out_features, 2, dtype=torch.float64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.base(rows) + rows @ self.down.mT @ self.up.mT
+
+
+LAYERS = ["attention.query", "attention.key", "attention.value", "attention.output", "mlp.0", "mlp.2"]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("sizes", [(3, 40), (40, 3), (5, 5)], ids=["few-queries", "few-keys", "square"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_adapter_in_place_of_a_linear_layer_acts_as_its_merged_weight(
+    name: str, sizes: tuple[int, int], training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "RECOMPUTE_MIN_BYTES", 0)
+    m, n = sizes
+    layer = noisy(CrossAttentionLayer(6, 6, widening=2)).double().train(training)
+    queries, keys = torch.randn(2, m, 6).double(), torch.randn(2, n, 6).double()
+    before = layer(queries, keys)
+    adapted, merged = copy.deepcopy(layer), copy.deepcopy(layer)
+    adapter = LowRank(adapted.get_submodule(name))
+    adapted.set_submodule(name, adapter)
+    with torch.no_grad():
+        merged.get_submodule(name).weight += adapter.up @ adapter.down
+    found = outputs_and_gradients(adapted, adapted, queries, keys)[:3]
+    wanted = outputs_and_gradients(merged, merged, queries, keys)[:3]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert_close(ours, theirs, 1e-5)
+    assert not torch.allclose(found[0], before)
+    adapted(queries, keys).sum().backward()
+    merged(queries, keys).sum().backward()
+    wanted_gradients = {key: value.grad for key, value in merged.named_parameters()}
+    for key, value in adapted.named_parameters():
+        if not key.startswith(f"{name}.") or key.endswith(("base.weight", "base.bias")):
+            wanted_gradient = wanted_gradients[key.replace(".base.", ".")]
+            assert ((value.grad - wanted_gradient).abs() <= 1e-5 * max(1, float(wanted_gradient.abs().max()))).all()
+    gradient = wanted_gradients[f"{name}.weight"]
+    assert_close(adapter.up.grad, gradient @ adapter.down.mT, 1e-5)
+    assert_close(adapter.down.grad, adapter.up.mT @ gradient, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "output"])
+def test_a_hook_on_a_linear_layer_is_called_with_the_rows(name: str) -> None:
+    attention, seen = Attention(6, 8), []
+    attention.get_submodule(name).register_forward_hook(lambda _, arguments, output: seen.append(output.shape))
+    for m, n in ((2, 50), (50, 2)):
+        attention(torch.randn(1, m, 6), torch.randn(1, n, 8))
+        assert seen.pop() == (1, m if name in ("query", "output") else n, 6 if name == "output" else 8)
+
+
+def test_linear_layers_without_bias_are_called() -> None:
+    attention = Attention(6, 8)
+    for name in ("query", "key", "value", "output"):
+        attention.get_submodule(name).bias = None
+    for m, n in ((2, 50), (50, 2)):
+        queries, keys = torch.randn(1, m, 6), torch.randn(2, n, 8)
+        assert_close(attention(queries, keys), attention.formula(queries, keys), 1e-5)
+
+
+def test_fully_masked_samples_reach_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kernels of torch return zeros for them, some NaN."""
+    for name in ("_fused", "tiled"):
         monkeypatch.setattr(backends, name, lambda q, k, v, allowed, *_: seen.append(allowed) or torch.nan * q)
     mask, seen = torch.tensor([[True, False], [False, False]]), []
     q, k = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 2, 4)
     for kernel in ("fused", "tiled"):
-        read = backends.weighted_sum(q, k, k, mask=mask, scale=1.0, kernel=kernel)
-        assert not read[1].any()  # whatever the kernel gives
+        monkeypatch.setattr(backends, "choose_kernel", lambda *_, kernel=kernel, **__: kernel)
+        read = backends.weighted_sum(q, k, k, mask=mask, scale=1.0)
+        assert not read[1].any()
         assert seen.pop()[:, 0, 0].tolist() == [[True, False], [True, True]]
 
 
-def planned(attention: Attention, m: int, n: int, dtype: torch.dtype, device: str, dropout: float = 0.0) -> tuple:
-    """What is decided for this attention, without computing it."""
-    return backends.plan(
-        m,
-        n,
-        query_channels=attention.query.in_features,
-        key_channels=attention.key.in_features,
-        qk_channels=attention.query.out_features,
-        v_channels=attention.value.out_features,
-        heads=attention.heads,
-        dropout=dropout,
-        dtype=dtype,
-        device=torch.device(device),
-    )
+def side_of(attention: Attention, m: int, n: int, dropout: float = 0.0) -> str:
+    layers = backends.Projections(attention.query, attention.key, attention.value, attention.output)
+    return backends.choose_side(layers, m, n, heads=attention.heads, dropout=dropout)
 
 
 @pytest.mark.parametrize(
@@ -194,81 +302,84 @@ def planned(attention: Attention, m: int, n: int, dtype: torch.dtype, device: st
         (512, 512, 1024, 1024, 1024, 1024, "both"),  # among latents
     ],
 )
-def test_the_short_side_is_projected(m: int, n: int, cq: int, ck: int, qk: int, v: int, side: str) -> None:
+def test_the_short_side_is_projected(
+    m: int, n: int, cq: int, ck: int, qk: int, v: int, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with torch.device("meta"):
         attention = Attention(cq, ck, qk_channels=qk, v_channels=v)
         several = Attention(cq, ck, heads=2, qk_channels=512, v_channels=512)
-    assert planned(attention, m, n, torch.float32, "cpu").side == side
-    assert planned(several, m, n, torch.float32, "cpu").side == "both"
-    assert planned(attention, m, n, torch.float32, "cpu", dropout=0.1).side == "both"  # falls on weights: not linear
+    assert side_of(attention, m, n) == side
+    assert side_of(several, m, n) == "both"
+    assert side_of(attention, m, n, dropout=0.1) == "both"  # dropout on the weights is not linear
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # in a graph, live sizes decide nothing
+    assert side_of(attention, m, n) == "both"
 
 
 @pytest.mark.parametrize(
-    ("qk", "v", "dtype", "device", "dropout", "kernel"),
+    ("e", "f", "dtype", "device", "dropout", "kernel"),
     [
         (64, 64, torch.float32, "cpu", 0.0, "fused"),
-        (64, 66, torch.float32, "cpu", 0.0, "fused"),  # padding by so little costs less than tiles
+        (64, 66, torch.float32, "cpu", 0.0, "fused"),  # so little padding costs less than tiles
         (32, 160, torch.float32, "cpu", 0.0, "tiled"),  # the language model's heads
-        (64, 64, torch.float32, "cpu", 0.1, "tiled"),  # the fused kernel would hold all scores
+        (64, 64, torch.float32, "cpu", 0.1, "tiled"),  # the fused kernel would store all scores
         (64, 64, torch.bfloat16, "cpu", 0.0, "tiled"),
         (64, 64, torch.bfloat16, "cuda", 0.0, "fused"),
         (32, 160, torch.float32, "cuda", 0.1, "fused"),
         (32, 160, torch.float32, "meta", 0.0, "fused"),
     ],
 )
-def test_the_kernel_is_the_one_that_was_measured_to_be_quickest(
-    qk: int, v: int, dtype: torch.dtype, device: str, dropout: float, kernel: str, monkeypatch: pytest.MonkeyPatch
+def test_the_kernel_is_the_one_measured_fastest(
+    e: int, f: int, dtype: torch.dtype, device: str, dropout: float, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attention = Attention(8, 8, heads=2, qk_channels=2 * qk, v_channels=2 * v)
-    assert planned(attention, 5, 7, dtype, device, dropout).kernel == kernel
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # in a graph, live sizes decide nothing
-    one = Attention(8, 8)
-    assert planned(one, 1, 10_000, dtype, device, dropout) == ("both", "fused")
+    options = dict(dtype=dtype, device=torch.device(device), dropout=dropout)
+    assert backends.choose_kernel(e, f, **options) == kernel
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert backends.choose_kernel(e, f, **options) == "fused"
 
 
-def test_bfloat16_of_an_autocast_decides_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = []
+def test_autocast_to_bfloat16_chooses_as_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes = []
     monkeypatch.setattr(
-        backends, "_tiled", lambda q, k, v, *_: ways.append((q.dtype, v.dtype)) or v[:, :, : q.shape[-2]]
+        backends, "tiled", lambda q, k, v, *_: dtypes.append((q.dtype, v.dtype)) or v[:, :, : q.shape[-2]]
     )
     attention = Attention(8, 8, heads=2)
     with torch.autocast("cpu", torch.bfloat16):
         attention(torch.randn(1, 3, 8), torch.randn(1, 5, 8))
-    assert ways == [(torch.bfloat16, torch.bfloat16)]
+    assert dtypes == [(torch.bfloat16, torch.bfloat16)]
 
 
 @pytest.mark.parametrize(("m", "n", "heads", "dropout"), [(300, 40, 1, 0.1), (40, 300, 1, 0.1), (60, 60, 3, 0.0)])
-def test_scores_of_a_long_attention_are_not_held_for_the_backward_pass(
+def test_many_scores_are_recomputed_not_saved(
     m: int, n: int, heads: int, dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attention = noisy(Attention(6, 6, heads=heads, qk_channels=3 * heads, v_channels=6 * heads, dropout=dropout))
-    queries, keys, held = torch.randn(1, m, 6, requires_grad=True), torch.randn(1, n, 6), []
+    queries, keys, saved = torch.randn(1, m, 6, requires_grad=True), torch.randn(1, n, 6), []
 
     def run(limit: int) -> tuple[int, list[Tensor]]:
-        held.clear()
-        monkeypatch.setattr(backends, "MAX_SAVED_SCORE_BYTES", limit)
+        saved.clear()
+        monkeypatch.setattr(tiles, "MAX_SAVED_SCORE_BYTES", limit)
         torch.manual_seed(0)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
             result = attention(queries, keys)
         gradients = torch.autograd.grad(result.square().mean(), [queries, *attention.parameters()], allow_unused=True)
-        return max(held), [result, *(g for g in gradients if g is not None)]
+        return max(saved), [result, *(g for g in gradients if g is not None)]
 
-    monkeypatch.setattr(backends, "TILE", 1024)
-    monkeypatch.setattr(backends, "KEYS", 64)
-    most, wanted = run(4 * m * n * heads)
-    assert most == heads * m * n
-    most, found = run(4 * m * n * heads - 1)
-    assert most < m * n // 3
-    if not dropout:  # which falls elsewhere in tiles
+    monkeypatch.setattr(tiles, "TILE_BYTES", 1024)
+    monkeypatch.setattr(tiles, "TILE_KEYS", 64)
+    largest, wanted = run(4 * m * n * heads)
+    assert largest == heads * m * n
+    largest, found = run(4 * m * n * heads - 1)
+    assert largest < m * n // 3
+    if not dropout:  # tiles draw other elements
         for ours, theirs in zip(found, wanted, strict=True):
             assert_close(ours, theirs, 1e-5)
 
 
-@pytest.mark.parametrize("tiles", [False, True])
-def test_gradients_under_dropout_are_those_of_what_was_drawn(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if tiles:
-        for name, value in (("KEYS", 4), ("TILE", 64), ("MAX_SAVED_SCORE_BYTES", -1)):
-            monkeypatch.setattr(backends, name, value)
+@pytest.mark.parametrize("in_tiles", [False, True])
+def test_gradients_under_dropout_use_the_same_draw(in_tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if in_tiles:
+        for name, value in (("TILE_KEYS", 4), ("TILE_BYTES", 64), ("MAX_SAVED_SCORE_BYTES", -1)):
+            monkeypatch.setattr(tiles, name, value)
     attention = noisy(Attention(3, 3, dropout=0.4)).double()
     queries, keys = (torch.randn(2, n, 3, dtype=torch.float64, requires_grad=True) for n in (5, 9))
 
@@ -282,25 +393,24 @@ def test_gradients_under_dropout_are_those_of_what_was_drawn(tiles: bool, monkey
 
 @pytest.mark.parametrize("keys", [9, 4], ids=["whole", "tiles"])
 def test_dropout_falls_on_weights_that_sum_to_one(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of values that are all one, the weights that were kept are read: one on average, as far from it as follows."""
-    monkeypatch.setattr(backends, "KEYS", keys)
+    """With values of one, the output is the sum of the surviving weights: mean 1, and this standard deviation."""
+    monkeypatch.setattr(tiles, "TILE_KEYS", keys)
     q, k, samples, p = torch.randn(1, 1, 2, 3), torch.randn(1, 1, 9, 3), 20_000, 0.4
     values = torch.ones(samples, 1, 9, 1)
-    options = dict(mask=None, scale=1.0, dropout=p, kernel="tiled")
-    read = backends.weighted_sum(q, k.expand(samples, -1, -1, -1), values, **options)[:, 0, :, 0]
+    read = backends.weighted_sum(q, k.expand(samples, -1, -1, -1), values, scale=1.0, dropout=p)[:, 0, :, 0]
     wanted = ((q @ k.mT).softmax(-1).square().sum(-1) * p / (1 - p)).sqrt()[0, 0]
     assert_close(read.std(0), wanted, 0.03)
     assert_close(read.mean(0), torch.ones(2), 5 * float(wanted.max()) / samples**0.5)
 
 
-def test_widths_default_to_those_of_the_keys() -> None:
+def test_widths_default_to_the_width_of_the_keys() -> None:
     attention = Attention(6, 10)
     assert (attention.query.out_features, attention.value.out_features, attention.output.out_features) == (10, 10, 6)
     attention = Attention(6, 10, qk_channels=8)
     assert (attention.key.out_features, attention.value.out_features) == (8, 8)
 
 
-def test_dropout_falls_in_training_only_and_keeps_the_mean() -> None:
+def test_dropout_applies_in_training_only_and_keeps_the_mean() -> None:
     attention = noisy(Attention(4, 4, dropout=0.5)).eval()
     queries, keys = torch.randn(1, 3, 4), torch.randn(1, 20, 4)
     whole = attention(queries, keys)
@@ -312,7 +422,7 @@ def test_dropout_falls_in_training_only_and_keeps_the_mean() -> None:
 
 
 @given(c=cases(), residual=st.booleans(), gelu=st.sampled_from(["exact", "tanh"]), widening=st.integers(1, 3))
-def test_cross_attend_equals_the_formula(c: dict, residual: bool, gelu: str, widening: int) -> None:
+def test_cross_attention_layer_equals_numpy(c: dict, residual: bool, gelu: str, widening: int) -> None:
     c |= dict(dtype=torch.float64)
     _, queries, keys, mask = make(c)
     widths = dict(heads=c["heads"], qk_channels=c["qk_channels"], v_channels=c["v_channels"])
@@ -335,7 +445,7 @@ def test_cross_attend_equals_the_formula(c: dict, residual: bool, gelu: str, wid
 
 
 @given(heads=st.integers(1, 3), gelu=st.sampled_from(["exact", "tanh"]), b=st.integers(1, 3), m=st.integers(1, 5))
-def test_self_attend_equals_the_formula(heads: int, gelu: str, b: int, m: int) -> None:
+def test_self_attention_layer_equals_numpy(heads: int, gelu: str, b: int, m: int) -> None:
     block = noisy(SelfAttentionLayer(6, heads=heads, qk_channels=2 * heads, v_channels=3 * heads, gelu=gelu)).double()
     rows = torch.randn(b, m, 6, dtype=torch.float64)
     wanted = restated.self_attend(restated.arrays(block), "", restated.array(rows), heads=heads, gelu=gelu)
@@ -343,31 +453,29 @@ def test_self_attend_equals_the_formula(heads: int, gelu: str, b: int, m: int) -
 
 
 @pytest.mark.parametrize("kind", [SelfAttentionLayer, functools.partial(CrossAttentionLayer, 6)])
-def test_what_no_product_made_is_computed_again_for_the_backward_pass(
-    kind: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_activations_of_the_mlp_are_recomputed(kind: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     block = noisy(kind(6, heads=2, widening=3, residual_dropout=0.3)).double().train()
     rows = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
 
     def run(least: int) -> tuple[int, list[Tensor]]:
-        held: dict[int, int] = {}
-        monkeypatch.setattr(module, "RECOMPUTE_MIN_BYTES", least)
+        saved: dict[int, int] = {}
+        monkeypatch.setattr(backends, "RECOMPUTE_MIN_BYTES", least)
         torch.manual_seed(0)
         with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: held.update({t.data_ptr(): t.numel()}) or t, lambda t: t
+            lambda t: saved.update({t.data_ptr(): t.numel()}) or t, lambda t: t
         ):
             result = block(*[rows] * (2 if isinstance(block, CrossAttentionLayer) else 1))
-        return sum(held.values()), [result, *torch.autograd.grad(result.square().mean(), [rows, *block.parameters()])]
+        return sum(saved.values()), [result, *torch.autograd.grad(result.square().mean(), [rows, *block.parameters()])]
 
     size = rows.numel() * rows.element_size()
-    all_held, wanted = run(size + 1)
-    some_held, found = run(size)
-    # A normalised row and three times its width after the GELU.
-    assert all_held - some_held >= 4 * rows.numel()
+    all_saved, wanted = run(size + 1)
+    some_saved, found = run(size)
+    # A normalised row, and three times its width after the GELU.
+    assert all_saved - some_saved >= 4 * rows.numel()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))
 
 
-def test_what_is_computed_again_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recomputation_allows_func_transforms_hooks_and_other_mlps(monkeypatch: pytest.MonkeyPatch) -> None:
     block, rows = noisy(SelfAttentionLayer(6, heads=2)).double(), torch.randn(1, 3, 6, dtype=torch.float64)
     parameters, seen = dict(block.named_parameters()), []
 
@@ -375,17 +483,18 @@ def test_what_is_computed_again_stands_in_nobodys_way(monkeypatch: pytest.Monkey
         return torch.func.functional_call(block, parameters, (rows,)).square().sum()
 
     wanted = torch.func.grad(loss)(parameters)
-    monkeypatch.setattr(module, "RECOMPUTE_MIN_BYTES", 0)
+    monkeypatch.setattr(backends, "RECOMPUTE_MIN_BYTES", 0)
     found = torch.func.grad(loss)(parameters)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     block.mlp.register_forward_hook(lambda *_: seen.append("hook"))
     block(rows).sum().backward()
     assert seen == ["hook"]
-    block.mlp = torch.nn.Linear(6, 6).double()
-    assert block(rows).shape == rows.shape
+    for other in (nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6)), nn.Sequential(MLP(6), nn.GELU(), nn.Dropout(0.5))):
+        block.mlp = other.double()
+        assert block(rows).shape == rows.shape
 
 
-def test_residual_dropout_falls_on_both_layers() -> None:
+def test_residual_dropout_applies_to_attention_and_mlp() -> None:
     block = SelfAttentionLayer(4, heads=1, residual_dropout=1.0).train()
     rows = torch.randn(2, 3, 4)
     assert torch.equal(block(rows), rows)
@@ -410,7 +519,7 @@ def test_wrong_widths_are_refused(arguments: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(("m", "n"), [(0, 3), (3, 0)])
-def test_nothing_to_attend_is_refused(m: int, n: int) -> None:
+def test_empty_attention_is_refused(m: int, n: int) -> None:
     with pytest.raises(kit.InputError, match=f"{m} queries over {n} rows: neither may be empty"):
         CrossAttentionLayer(4, 4)(torch.zeros(1, m, 4), torch.zeros(1, n, 4))
 

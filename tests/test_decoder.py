@@ -1,4 +1,4 @@
-"""Each query reads the latents by itself; queries that are the same for all samples are given once."""
+"""Each query reads the latents independently; queries of batch 1 serve every sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .strategies import assert_close, noisy
     o=st.integers(1, 9),
     shared=st.booleans(),
 )
-def test_it_equals_the_formula(
+def test_decoder_equals_numpy(
     out: int | None, residual: bool, widening: int, gelu: str, heads: int, b: int, o: int, shared: bool
 ) -> None:
     options = dict(heads=heads, qk_channels=6, v_channels=4, query_residual=residual, widening=widening, gelu=gelu)
@@ -40,27 +40,27 @@ def test_it_equals_the_formula(
     assert found.shape == (b, o, decoder.out_channels)
     assert_close(found, torch.from_numpy(wanted), 1e-8)
     assert_close(decoder(queries.expand(b, -1, -1), latents), found, 1e-9)
-    index = torch.randint(o, (3,))  # rows depend on no other
+    index = torch.randint(o, (3,))  # rows are independent
     assert_close(decoder(queries[:, index], latents), found[:, index], 1e-8)
 
 
-def test_the_output_may_be_absent() -> None:
+def test_the_final_linear_layer_is_optional() -> None:
     assert Decoder(3, 8).project is None
     assert Decoder(3, 8).out_channels == 3
 
 
-def test_the_output_may_start_at_zero_and_learn() -> None:
+def test_zero_output_starts_at_zero_and_learns() -> None:
     decoder = Decoder(3, 8, out_channels=5, zero_output=True)
     queries, latents = torch.randn(1, 7, 3), torch.randn(2, 4, 8)
     rows = decoder(queries, latents)
     assert not rows.any()
     (rows - 1).square().sum().backward()
     assert decoder.project.weight.grad.any()
-    assert Decoder(3, 8, out_channels=5)(queries, latents).any(), "only where it is asked for"
+    assert Decoder(3, 8, out_channels=5)(queries, latents).any()
 
 
 @given(b=st.integers(1, 3), o=st.integers(1, 4))
-def test_mean_pooling_asks_nothing(b: int, o: int) -> None:
+def test_mean_pooling_ignores_queries(b: int, o: int) -> None:
     decoder, latents = MeanPool(8, out_channels=5), torch.randn(b, 4, 8)
     found = decoder(torch.zeros(1, o, 0), latents)
     wanted = decoder.project(sum(latents[:, i] for i in range(4)) / 4)

@@ -1,4 +1,4 @@
-"""Latents read the inputs and then each other, in the order and with the sharing that the arguments say."""
+"""Latents read the inputs and then each other, in the order and with the weight sharing of the arguments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARING = {"all": [0, 0, 0, 0], "after_first": [0, 1, 1, 1], "none": [0, 1, 2, 3
     heads=st.sampled_from([(1, 2), (2, 1)]),
     gelu=st.sampled_from(["exact", "tanh"]),
 )
-def test_it_equals_its_schedule_written_out(
+def test_encoder_equals_numpy(
     sharing: str,
     share_blocks: bool,
     cross_attends: int,
@@ -77,7 +77,7 @@ def test_it_equals_its_schedule_written_out(
     tokens = Tokens(rows, Layout((("a", (2,)), ("b", (3,)))), mask)
     assert torch.equal(encoder(tokens), encoder(rows, mask))
 
-    # And the number of parameters: nothing that is shared is there twice, nothing unused at all.
+    # No shared parameter exists twice, and none is unused.
     norms = 2 * 4 + 2 * 6 + 2 * 4
     cross = norms + (4 * 6 + 6) + 2 * (6 * 6 + 6) + (6 * 4 + 4) + (4 * 8 + 8) + (8 * 4 + 4)
     layer = 4 * 4 + 4 * (4 * 4 + 4) + (4 * 12 + 12) + (12 * 4 + 4)
@@ -86,7 +86,7 @@ def test_it_equals_its_schedule_written_out(
     assert sum(parameter.numel() for parameter in encoder.parameters()) == wanted
 
 
-def test_widths_are_those_of_all_attention_unless_cross_attention_has_its_own() -> None:
+def test_widths_apply_to_all_attention_unless_cross_attention_overrides_them() -> None:
     def widths(**options: int) -> list[list[int]]:
         encoder = Encoder(6, num_latents=3, latent_dim=8, layers=1, self_heads=2, **options)
         blocks = encoder.cross[0].attention, encoder.transformer[0].attention
@@ -99,7 +99,7 @@ def test_widths_are_those_of_all_attention_unless_cross_attention_has_its_own() 
     assert widths(**own) == [[10, 10, 12, 8], [8, 8, 8, 8]]
 
 
-def test_what_is_not_said_is_the_papers() -> None:
+def test_defaults_are_the_papers() -> None:
     """One cross-attend of one head, self-attends of eight, widening 1, queries added, no dropout."""
     encoder = Encoder(6, num_latents=3, latent_dim=8, layers=2)
     assert (len(encoder.cross), len(encoder.transformer)) == (1, 2)
@@ -120,7 +120,7 @@ def test_dropout_reaches_every_layer() -> None:
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(1, 8))
-def test_the_order_of_the_rows_does_not_matter(seed: int, n: int) -> None:
+def test_row_order_does_not_change_the_latents(seed: int, n: int) -> None:
     torch.manual_seed(seed)
     encoder = noisy(Encoder(5, num_latents=3, latent_dim=8, layers=1)).double()
     rows, mask, order = torch.randn(2, n, 5).double(), torch.rand(2, n) < 0.7, torch.randperm(n)
@@ -128,11 +128,11 @@ def test_the_order_of_the_rows_does_not_matter(seed: int, n: int) -> None:
 
 
 @given(seed=st.integers(0, 2**16), n=st.integers(2, 8))
-def test_what_masked_rows_hold_never_matters(seed: int, n: int) -> None:
+def test_masked_content_never_changes_latents_or_gradients(seed: int, n: int) -> None:
     torch.manual_seed(seed)
     encoder = noisy(Encoder(5, num_latents=3, latent_dim=8, layers=1, cross_attends=2, blocks=2)).double()
     rows, mask = torch.randn(3, n, 5).double(), torch.rand(3, n) < 0.5
-    mask[0], mask[1, 0] = False, True  # nothing at all to read, and something
+    mask[0], mask[1, 0] = False, True  # fully and partly masked
     results = []
     for poison in (0.0, 1e30, float("nan"), float("inf")):
         encoder.zero_grad()
@@ -143,7 +143,7 @@ def test_what_masked_rows_hold_never_matters(seed: int, n: int) -> None:
         for first, other in zip(results[0], others, strict=True):
             assert first.isfinite().all()
             assert torch.equal(first, other)
-    assert_close(encoder(rows[1:2, mask[1]]), results[0][0][1:2], 1e-9)  # as if they were not there
+    assert_close(encoder(rows[1:2, mask[1]]), results[0][0][1:2], 1e-9)  # as without these rows
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_what_masked_rows_hold_never_matters(seed: int, n: int) -> None:
     [
         (dict(num_latents=0), "num_latents must be an int of at least 1, got 0"),
         (dict(layers=-1), "layers must be an int of at least 0, got -1"),
-        (dict(blocks=2, cross_attends=3), "3 cross-attends need as many blocks to precede, got blocks=2"),
+        (dict(blocks=2, cross_attends=3), "cross_attends must be at most blocks, got cross_attends=3, blocks=2"),
         (dict(self_heads=3), "qk_channels 8 must be divisible by its 3 heads"),
         (dict(latents=3), "unexpected keyword argument 'latents'; did you mean 'num_latents'"),
         (dict(residual_dropout=-0.1), r"dropout must be a number in \[0, 1\], got -0.1"),
@@ -173,7 +173,7 @@ def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
         (torch.zeros(2, 0, 5), None, r"inputs has no elements along n: float32 \(2, 0, 5\)"),
         (torch.zeros(2, 7, 5), torch.ones(2, 6) > 0, r"mask must be bool \(2, 7\), got bool \(2, 6\)"),
         (torch.zeros(2, 7, 5), torch.ones(2, 7), r"mask must be bool \(2, 7\), got float32 \(2, 7\)"),
-        (Tokens(torch.zeros(2, 7, 4), Layout((("a", (7,)),))), None, "reads rows of 5 channels, got 4"),
+        (Tokens(torch.zeros(2, 7, 4), Layout((("a", (7,)),))), None, "inputs must have 5 channels, got 4"),
         ([[0.0]], None, r"inputs must be float \(b, n, 5\), got a list"),
     ],
 )
@@ -189,6 +189,6 @@ def test_an_unknown_sharing_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("sizes", [dict(layers=1025), dict(layers=64, blocks=17), dict(layers=0, blocks=1025)])
-def test_a_depth_that_nobody_means_is_refused_before_it_is_made(sizes: dict) -> None:
+def test_too_many_layers_are_refused_before_they_are_made(sizes: dict) -> None:
     with pytest.raises(kit.AssemblyError, match=r"Encoder: .* must be at most 1,024, got"):
         kit.Encoder(4, num_latents=2, latent_dim=8, **sizes)

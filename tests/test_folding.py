@@ -1,4 +1,4 @@
-"""A folded decoder and output equal the decoder and then the output; and nobody who looks inside is folded away."""
+"""A folded decoder and output equal the decoder and then the output; hooked or changed modules are not folded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-import perceiver_kit as kit
-from perceiver_kit import folding, outputs
+from perceiver_kit import decoding, folding, outputs
 from perceiver_kit.decoders import Decoder, MeanPool
 from perceiver_kit.folding import fold
 from perceiver_kit.inputs import TextTokens
@@ -22,7 +22,7 @@ from .strategies import assert_close, noisy, raws, tiny
 
 # bfloat16 has eight bits: up to six roundings one after another.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 4e-2}
-MANY = 10**9  # rows, so that all that can be folded pays
+MANY = 10**9  # rows: whatever can be folded saves work
 
 OUTPUTS: dict[str, Callable[[int], Output]] = {
     "project": lambda c: outputs.Project(c, 3),
@@ -80,19 +80,19 @@ def test_folded_equals_decoder_and_then_output(
         wanted = double[1](double[0](padded.double(), latents.double()))
     assert found.dtype == dtype
     assert found.shape == (batch, 9, last.channels)
-    # Far from zero, float32 itself is as much coarser.
+    # Far from zero, float32 is coarser by as much.
     assert_close(found.double(), wanted, TOLERANCE[dtype] * (1 + far))
 
 
-def test_statistics_are_computed_in_single_precision_where_the_model_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far from zero a mean that is rounded to bfloat16 would be as wrong as the deviation is large."""
+def test_statistics_are_in_float32_where_the_model_is_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from zero, rounding a mean to bfloat16 makes an error of the size of the deviation."""
     decoder, last = (module.bfloat16() for module in parts(padding=1))
     queries, pad = ((100 + 2 * torch.randn(shape)).bfloat16() for shape in ((2, 99, 3), (1, 1)))
     read = []
     monkeypatch.setattr(folding, "weighted_sum", lambda q, k, v, **_: read.append(q) or v[:, :, [0] * 99])
     with torch.no_grad():
         fold(decoder, last, torch.randn(2, 3, 6).bfloat16(), pad, MANY)(queries)
-        wanted = folding._normalised(queries.double(), pad.double(), decoder.cross.query_norm.eps)
+        wanted = folding._normalise(queries.double(), pad.double(), decoder.cross.query_norm.eps)
     assert ((read[0][:, 0] - wanted).abs() <= wanted.abs() * 2**-8 + 1e-5).all()
 
 
@@ -101,14 +101,14 @@ def test_statistics_are_computed_in_single_precision_where_the_model_is_not(monk
     rows=st.integers(1, 400),
     project=st.booleans(),
 )
-def test_what_cannot_be_folded_or_does_not_pay_is_decoded_as_it_is(options: dict, rows: int, project: bool) -> None:
+def test_folding_is_skipped_where_it_is_not_exact_or_saves_nothing(options: dict, rows: int, project: bool) -> None:
     with torch.no_grad():
         decoder, last = parts(out_channels=6 if project else None, **options)
         assert fold(decoder, last, torch.randn(2, 3, 6), None, MANY) is None
         assert fold(MeanPool(6, out_channels=6).eval(), last, torch.randn(2, 3, 6), None, MANY) is None
         decoder, last = parts(out_channels=6)
         folded = fold(decoder, last, torch.randn(2, 3, 6), None, rows) is not None
-    # 3 × 6 × 7 for the product of the weights, 3 × 7 of it a row against 6 × (3 + 7); or the attention decides
+    # The product of the weights costs 3 × 6 × 7, then 3 × 7 a row in place of 6 × (3 + 7); attention may decide, too.
     assert not folded or rows * 6 * (3 + 7) > 3 * 6 * 7 + rows * 3 * 7
 
 
@@ -169,16 +169,28 @@ def another_layer(decoder: Decoder, _: Output) -> None:
     decoder.cross.mlp.append(nn.GELU())
 
 
+def another_norm(decoder: Decoder, _: Output) -> None:
+    decoder.cross.query_norm = nn.Identity()
+
+
+def another_mlp(decoder: Decoder, _: Output) -> None:
+    decoder.cross.mlp = nn.Linear(decoder.query_channels, decoder.query_channels)
+
+
+def prune_output(_: Decoder, output: Output) -> None:
+    prune.l1_unstructured(output.project, "weight", amount=0.5)
+
+
 def no_bias(decoder: Decoder, _: Output) -> None:
     decoder.cross.mlp[2].bias = None
 
 
 CHANGES = [hook, hook_before, train_dropout, patch, adapt, adapt_output, override, subclass, another_activation]
-CHANGES += [another_layer, another_output, no_bias]
+CHANGES += [another_layer, another_output, another_norm, another_mlp, prune_output, no_bias]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_who_looks_inside_or_changes_it_is_not_folded_away(change: Callable) -> None:
+def test_a_hooked_or_changed_module_is_not_folded(change: Callable) -> None:
     with torch.no_grad():
         decoder, output = parts(out_channels=6)
         latents = torch.randn(2, 3, 6)
@@ -187,7 +199,7 @@ def test_who_looks_inside_or_changes_it_is_not_folded_away(change: Callable) -> 
         assert fold(decoder, output, latents, None, MANY) is None
 
 
-def test_gradients_and_graphs_are_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folding_is_skipped_with_gradients_and_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, output = parts()
     assert fold(decoder, output, torch.randn(2, 3, 6), None, MANY) is None
     with torch.inference_mode():
@@ -197,16 +209,16 @@ def test_gradients_and_graphs_are_not_folded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("recipe", ["optical_flow", "multimodal_autoencoding"])
-def test_a_model_folds_its_many_rows_and_follows_its_weights(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_folds_many_rows_and_follows_its_weights(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(recipe)
     tensors, folded = raws(model, 2), []
-    wanted = {name: value.detach() for name, value in model(tensors).items()}  # with gradients: not folded
+    wanted = {name: value.detach() for name, value in model(tensors).items()}  # gradients prevent folding
 
     def spy(*arguments: object) -> object:
         folded.append(fold(*arguments))
         return folded[-1]
 
-    monkeypatch.setattr(kit.model, "fold", spy)
+    monkeypatch.setattr(decoding, "fold", spy)
     with torch.inference_mode():
         found = model(tensors)
     assert any(folded)

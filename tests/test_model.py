@@ -1,6 +1,6 @@
-"""Properties of whole models, held over every recipe at tiny size; models/ holds them over any that can be drawn.
+"""Properties of whole models, for every recipe at tiny size; models/ has them for random assemblies.
 
-All, some, and chunks of the outputs agree; what is masked or not asked for has no part in anything.
+Whole outputs, ``at`` and chunks agree; masked rows and outputs that are not asked for change nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit import decoders, inputs, outputs, positions, queries
+from perceiver_kit import decoders, decoding, inputs, outputs, positions, queries
 
 from .models.holding import holds_for_chunks, holds_for_some, holds_whatever_masked_rows_hold
 from .strategies import RECIPES, assert_close, distance, raw, raws, tiny
 
-# Each of these may go another way through attention, which rounds differently.
+# These may take different paths through attention, which round differently.
 SINGLE = 1e-5
 recipes = pytest.mark.parametrize("recipe", RECIPES)
 
@@ -29,32 +29,32 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 @recipes
 @settings(max_examples=3)
 @given(data=st.data())
-def test_some_outputs_of_a_recipe_are_those_of_the_whole(recipe: str, data: st.DataObject) -> None:
+def test_at_and_chunks_equal_the_whole_output(recipe: str, data: st.DataObject) -> None:
     with torch.no_grad():
         holds_for_chunks(tiny(recipe), raws(tiny(recipe), 2), data, SINGLE)
         holds_for_some(tiny(recipe), raws(tiny(recipe), 2), data, SINGLE)
 
 
-def test_chunks_of_rows_without_gradients_are_bounded_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inference_without_chunk_decodes_in_affordable_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("multimodal_autoencoding")
     tensors, calls = raws(model, 2), []
-    model.decoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[0].shape[1]))
-    monkeypatch.setitem(kit.model.CHUNK, "cpu", 2 * 4 * 1000 * model.queries.channels)
+    handle = model.decoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments[0].shape[1]))
+    monkeypatch.setitem(decoding.CHUNK_BYTES, "cpu", 2 * 4 * 1000 * model.queries.channels)
     try:
         with torch.no_grad():
             whole = model(tensors, at={"image": None})
             assert calls == [1000, 1000, 1000, 1000, 96]
             assert_close(model(tensors, at={"image": None}, chunk=3000)["image"], whole["image"], SINGLE)
-            assert calls[5:] == [3000, 1096]  # who says how many is heard
+            assert calls[5:] == [3000, 1096]
     finally:
-        model.decoder._forward_pre_hooks.clear()
+        handle.remove()
 
 
 # ---- masks
 
 
 @recipes
-def test_masked_content_never_matters_in_a_recipe(recipe: str) -> None:
+def test_masked_content_never_changes_a_result(recipe: str) -> None:
     model = tiny(recipe)
     tensors = raws(model, 2)
     holds_whatever_masked_rows_hold(model, tensors, [*tensors][:1], whole_sample=True)
@@ -69,8 +69,8 @@ def rows_by_name(model: nn.Module, tensors: dict) -> dict[str, int]:
 
 
 @recipes
-def test_a_mask_moves_the_results_of_a_recipe(recipe: str) -> None:
-    """Else the tests of masks above would hold of a model that does not listen."""
+def test_a_mask_changes_the_latents(recipe: str) -> None:
+    """Otherwise a model that ignores masks would pass the tests above."""
     model = tiny(recipe)
     tensors = raws(model, 1)
     name, rows = max(rows_by_name(model, tensors).items(), key=lambda item: item[1])
@@ -80,8 +80,8 @@ def test_a_mask_moves_the_results_of_a_recipe(recipe: str) -> None:
 
 
 @given(seed=st.integers(0, 2**16))
-def test_raw_nan_under_a_mask_never_matters(seed: int) -> None:
-    """From the raw values on, for inputs whose rows are cut out of them."""
+def test_raw_nan_under_a_mask_never_changes_a_result(seed: int) -> None:
+    """For input blocks that cut their rows out of the raw values."""
     torch.manual_seed(seed)
     every = inputs.Inputs(
         audio=inputs.AudioPatches(2, positions=positions.Fourier(bands=1, max_resolution=(4,))),
@@ -105,7 +105,7 @@ def test_raw_nan_under_a_mask_never_matters(seed: int) -> None:
 
 
 @recipes
-def test_samples_of_a_batch_are_independent_in_a_recipe(recipe: str) -> None:
+def test_samples_of_a_batch_are_independent(recipe: str) -> None:
     model = tiny(recipe)
     tensors = raws(model, 2)
     together = model(tensors)
@@ -125,15 +125,15 @@ def points_model(**options) -> kit.PerceiverIO:
     return kit.PerceiverIO(**blocks | options)
 
 
-def test_a_tensor_alone_is_the_only_modality() -> None:
+def test_a_bare_tensor_is_the_only_modality() -> None:
     model, points = points_model().eval(), torch.randn(2, 7, 3)
     keep = torch.rand(2, 7) < 0.5
     assert torch.equal(model(points)["label"], model({"points": points})["label"])
     assert torch.equal(model(points, mask=keep)["label"], model({"points": points}, mask={"points": keep})["label"])
 
 
-def test_an_output_that_follows_what_was_left_out_is_refused() -> None:
-    """Although mask tokens stand where it was: how long it would have been, they do not say."""
+def test_an_output_that_follows_a_missing_input_is_refused() -> None:
+    """Even where mask tokens replace the input: its length is unknown."""
     every = inputs.Inputs(other=inputs.Features(3), points=inputs.Features(3, grid=(7,)), hide=dict(points=0.0))
     query = queries.PositionQuery(positions.Learned((7,), 8), follows="points")
     answers = outputs.Outputs(label=outputs.Rows(8))
@@ -162,7 +162,7 @@ def test_a_model_may_only_encode() -> None:
             call()
 
 
-def test_another_size_is_another_grid_of_the_same_model() -> None:
+def test_size_overrides_the_grid_of_an_output() -> None:
     def made(size: tuple[int, int]) -> kit.PerceiverIO:
         torch.manual_seed(0)
         query = queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 4)), size=size)
@@ -190,8 +190,8 @@ def test_copies_and_pickles_give_the_same_results(recipe: str) -> None:
         assert kit.spec(twin) == kit.spec(model)
 
 
-def test_some_rows_have_their_shape_where_nothing_has_values() -> None:
-    """On the meta device, indices cannot be checked; shapes are what they would be."""
+def test_at_on_the_meta_device_has_the_right_shape() -> None:
+    """Indices cannot be checked there."""
     with torch.device("meta"):
         model = kit.build("multimodal_autoencoding", preset="tiny")
         tensors = {name: value.to("meta") for name, value in raws(tiny("multimodal_autoencoding"), 2).items()}
@@ -264,7 +264,7 @@ def test_names_that_do_not_fit_are_refused(options: dict, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def grid_model() -> kit.PerceiverIO:
-    """Points in, a 2 × 3 image out, the input's own rows, and a label."""
+    """Points → a 2 × 3 image, the points' own rows, and a label."""
     every = inputs.Inputs(points=inputs.Features(3), track=inputs.Features(2), hide=dict(track=0.0))
     asked = queries.Queries(
         image=queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 4)), size=(2, 3)),
@@ -315,13 +315,13 @@ WANTED = r"at of 'image' must be int64 \(k,\) or \(2, k\), flat indices into its
         (dict(at={"track": None}), "follows the input 'track', which was left out"),
     ],
 )
-def test_wrong_questions_are_refused(grid_model: kit.PerceiverIO, options: dict, message: str) -> None:
+def test_wrong_arguments_of_decode_are_refused(grid_model: kit.PerceiverIO, options: dict, message: str) -> None:
     at = dict.fromkeys(["image", "label", "rows"])
     with pytest.raises((kit.InputError, kit.UnknownName), match=message):
         grid_model(POINTS, **{"at": at} | options)
 
 
-def test_rows_that_depend_on_each_other_are_not_decoded_in_part() -> None:
+def test_at_is_refused_for_outputs_that_mix_rows() -> None:
     class Mixing(outputs.Rows):
         mixes_rows = True
 
@@ -331,7 +331,7 @@ def test_rows_that_depend_on_each_other_are_not_decoded_in_part() -> None:
         model(torch.zeros(2, 7, 3), at={"label": torch.tensor([0])})
 
 
-def test_a_wrong_question_is_refused_before_the_inputs_are_encoded() -> None:
+def test_wrong_arguments_are_refused_before_encoding() -> None:
     model, calls = points_model(), []
     model.encoder.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(kit.UnknownName):
@@ -369,7 +369,7 @@ def test_every_input_of_a_recipe_refuses_masks_that_do_not_fit(recipe: str, unch
 
 
 @recipes
-def test_inputs_that_share_no_batch_size_are_refused(recipe: str) -> None:
+def test_inputs_of_different_batch_sizes_are_refused(recipe: str) -> None:
     model = tiny(recipe)
     good = raws(model, 2)
     if len(good) > 1:
@@ -381,7 +381,7 @@ def test_inputs_that_share_no_batch_size_are_refused(recipe: str) -> None:
 
 
 class Centred(outputs.Rows):
-    """Rows less their mean: what each is depends on all of them."""
+    """Rows minus their mean: each depends on all of them."""
 
     mixes_rows = True
 
@@ -390,7 +390,7 @@ class Centred(outputs.Rows):
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_an_output_that_mixes_rows_sees_all_of_them_whatever_the_chunk(gradients: bool) -> None:
+def test_an_output_that_mixes_rows_sees_all_rows_whatever_the_chunk(gradients: bool) -> None:
     places = positions.Fourier(bands=2, max_resolution=(9,))
     every, ask = (
         inputs.Inputs(points=inputs.Features(3)),

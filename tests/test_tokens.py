@@ -1,4 +1,4 @@
-"""What flows: rows by name, and trees of tensors that PyTorch's own tools go through."""
+"""Rows by modality, and the pytrees of ``Tokens`` and ``Encoded``."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ def test_rows_are_found_by_name() -> None:
     assert tokens["image"].flatten().tolist() == [*range(6, 38)]
 
 
-def test_rows_that_are_not_there_are_named_with_the_nearest() -> None:
+def test_an_unknown_modality_is_refused_with_the_nearest() -> None:
     tokens = Tokens(torch.zeros(1, 38, 2), LAYOUT)
     for call in (LAYOUT.grid, LAYOUT.slice, tokens.__getitem__):
-        with pytest.raises(kit.UnknownName, match=r"no rows of 'imgae' here; did you mean 'image'\? There are: audio"):
+        with pytest.raises(
+            kit.UnknownName, match=r"there are no rows of 'imgae'; did you mean 'image'\? There are: audio"
+        ):
             call("imgae")
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 38, dtype=torch.bool)], ids=["", "masked"])
-def test_tokens_are_a_tree_of_their_tensors(mask: torch.Tensor | None) -> None:
+def test_tokens_are_a_pytree(mask: torch.Tensor | None) -> None:
     tokens = Tokens(torch.randn(2, 38, 3), LAYOUT, mask)
     leaves, tree = pytree.tree_flatten(tokens)
     assert [leaf for leaf in leaves if leaf is not None] == [tokens.rows, *([] if mask is None else [mask])]
-    again = pytree.tree_unflatten(leaves, tree)
-    assert again.rows is tokens.rows
-    assert again.mask is mask
-    assert again.layout == LAYOUT
+    rebuilt = pytree.tree_unflatten(leaves, tree)
+    assert rebuilt.rows is tokens.rows
+    assert rebuilt.mask is mask
+    assert rebuilt.layout == LAYOUT
 
 
-def test_what_is_encoded_is_mapped_tensor_by_tensor_and_decodes() -> None:
-    """As wrappers do that move, split or cast what passes through them."""
+def test_encoded_can_be_mapped_and_decoded() -> None:
+    """As wrappers do that move, split or cast tensors."""
     model = kit.build("optical_flow", preset="tiny").eval()
     with torch.no_grad():
         encoded = model.encode({"frames": torch.rand(2, 2, 3, *model.tile)})
@@ -54,7 +56,7 @@ def test_what_is_encoded_is_mapped_tensor_by_tensor_and_decodes() -> None:
         torch.testing.assert_close(model.decode(first)["flow"], wanted)
 
 
-def test_what_is_encoded_loses_nothing_in_a_tree() -> None:
+def test_encoded_survives_a_pytree_round_trip() -> None:
     rows, content = {"audio": torch.randn(2, 6, 3)}, {"image": torch.randn(2, 32, 1)}
     encoded = Encoded(torch.randn(2, 4, 8), LAYOUT, ("audio",), rows, content)
     leaves, tree = pytree.tree_flatten(encoded)

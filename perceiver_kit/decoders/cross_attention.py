@@ -1,4 +1,4 @@
-"""Queries × latents → rows: one row of output for every row of queries."""
+"""The decoder of Perceiver IO: each query cross-attends to the latents and gives one row of output."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..registry import register
 
 @register("decoders")
 class Decoder(Block):
-    """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows unless that is None.
+    """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows, if given.
 
-    Rows are independent of each other, so any part of the queries decodes to the same part of the result.
-    ``zero_output`` starts the final layer at zero, as optical flow does.
+    Rows are independent of each other, so some queries decode to the same rows as all queries do. ``zero_output``
+    initialises the final linear layer to zero, as optical flow does.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
 

@@ -1,4 +1,4 @@
-"""The mean of the latents, for outputs that need no query."""
+"""Mean pooling of the latents, for outputs without queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..registry import register
 
 @register("decoders")
 class MeanPool(Block):
-    """The mean of the latents through a linear layer, the same for every query; needs no query at all.
+    """The mean of the latents through a linear layer, the same for every query; queries may be empty.
 
     >>> MeanPool(64, out_channels=10)(torch.zeros(1, 1, 0), torch.randn(2, 8, 64)).shape
     torch.Size([2, 1, 10])

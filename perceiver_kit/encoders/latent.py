@@ -1,4 +1,4 @@
-"""A fixed array of latents reads inputs of any length, and a latent transformer works on what it read."""
+"""The encoder of Perceiver IO: latents cross-attend to inputs of any length, then self-attend among themselves."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..initialisation import learned
 from ..registry import register
 from ..tokens import Tokens
 
-MAX_LAYERS = 1024  # layers of all blocks: each takes its time to make, so a number that is wrong is refused before
+MAX_LAYERS = 1024  # of all blocks: a wrong number is refused before any layer is made
 
 Sharing = Literal["all", "after_first", "none"]
 
 
 @register("encoders")
 class Encoder(Block):
-    """Latents (m, d) cross-attend to rows of width ``channels``; then ``blocks`` times the same ``layers``.
+    """Latents (m, d) cross-attend to rows of width ``channels``; ``blocks`` × ``layers`` of self-attention follow.
 
-    With several ``cross_attends`` (at most one a block) the latents read the inputs again before each of the first
-    blocks, with weights that are shared by ``"all"``, by all ``"after_first"`` (as the first Perceiver does), or by
-    ``"none"``. Blocks repeat the same layers with the same weights unless ``share_blocks=False``.
+    With several ``cross_attends`` (at most one per block) the latents read the inputs again before each of the first
+    blocks. These cross-attention layers share their weights among ``"all"``, all ``"after_first"`` (as the first
+    Perceiver), or ``"none"``. All blocks have the same weights unless ``share_blocks=False``.
 
-    ``qk_channels`` and ``v_channels`` are the widths of all attention (as ``Attention`` has them by default), unless
-    the cross-attention has its own. Takes ``Tokens``, or ready-made rows (b, n, c) with a mask (b, n), so it serves
-    without any input block.
-    Dropout falls on attention weights, ``residual_dropout`` on what each layer adds.
+    ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
+    ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
+    weights, ``residual_dropout`` to the output of each layer. The input is ``Tokens``, or rows (b, n, c) with a mask
+    (b, n), so the encoder works without any input block.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
 
@@ -72,7 +72,7 @@ class Encoder(Block):
         check_choice("Encoder", "share_cross_attends", share_cross_attends, ("all", "after_first", "none"))
         if cross_attends > blocks:
             raise AssemblyError(
-                f"Encoder: {cross_attends} cross-attends need as many blocks to precede, got blocks={blocks}"
+                f"Encoder: cross_attends must be at most blocks, got cross_attends={cross_attends}, blocks={blocks}"
             )
         self.channels, self.num_latents, self.latent_dim = channels, num_latents, latent_dim
         self.blocks, self.layers, self.cross_attends = blocks, layers, cross_attends
@@ -118,9 +118,10 @@ class Encoder(Block):
             if mask is not None:
                 check_tensor(mask, "mask", f"{rows.shape[0]} {rows.shape[1]}", kind="bool")
         if rows.shape[-1] != self.channels:
-            raise InputError(f"the encoder reads rows of {self.channels} channels, got {rows.shape[-1]}")
+            raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
-        # Batch 1 until the first cross-attend, so that what depends on no sample is projected once.
+        # Batch 1 until the first cross-attention, which then projects the queries once for all samples.
+        # raw: einops caches the types it has met, so its first Parameter would make torch.compile build another graph
         latents: Tensor = self.latents[None]
         for block in range(self.blocks):
             if block < self.cross_attends:

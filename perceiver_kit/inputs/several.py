@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..attention import keep_in_graph
+from ..attention_backends import keep_in_graph
 from ..block import Block
 from ..checks import check_positive, check_probability, describe_value
 from ..errors import AssemblyError, InputError

@@ -1,0 +1,120 @@
+"""From latents to one output: its queries in chunks through the decoder, and the output block on what they read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .checks import describe_value
+from .errors import InputError
+from .folding import fold
+from .modalities import check_names
+from .outputs import Output, Outputs
+from .plain import is_plain
+from .queries import Queries
+from .tokens import Encoded, Grid
+
+At = Mapping[str, Tensor | None]
+Sizes = Mapping[str, Grid]
+
+# Bytes of the rows of one decoder call, at their widest, for inference when ``chunk`` is None. All queries of a
+# published video (804,737 × 1,026) would take 3.3 GB, and four times that inside the decoder. On a CPU, tensors above
+# 32 MiB cost a page fault for every 4 KiB, so smaller chunks are also faster.
+CHUNK_BYTES = {"cpu": 2**23}
+CHUNK_BYTES_ELSEWHERE = 2**28
+
+
+def check_request(outputs: Outputs | None, at: At | None, chunk: int | None, size: Sizes | None) -> tuple[At, Sizes]:
+    """``at`` and ``size`` with their defaults; an InputError for wrong arguments of ``PerceiverIO.decode``."""
+    if outputs is None:
+        raise InputError("this model has no decoder: use encode")
+    blocks = outputs.blocks
+    at, size = dict.fromkeys(blocks) if at is None else at, {} if size is None else size
+    for argument, value in (("at", at), ("size", size)):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{argument} must map outputs ({', '.join(blocks)}), got {describe_value(value)}")
+        check_names(argument, value, blocks)
+    if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
+        raise InputError(f"chunk must be a positive number of query rows, got {chunk!r}")
+    for name, index in at.items():
+        if index is not None and blocks[name].mixes_rows:
+            raise InputError(f"at: the rows of output {name!r} depend on each other; decode it whole")
+    return at, size
+
+
+def decode_output(
+    name: str,
+    queries: Queries,
+    decoder: Any,
+    output: Output,
+    encoded: Encoded,
+    *,
+    index: Tensor | None = None,
+    chunk: int | None = None,
+    size: Grid | None = None,
+) -> Tensor:
+    """``output(decoder(queries, latents))``: the rows at ``index``, or all rows in the output's whole form for None.
+
+    The decoder sees ``chunk`` queries at a time. ``decoder`` may be any block.
+    """
+    latents, grid = encoded.latents, queries.grid(name, encoded, size)
+    if index is None:
+        output.check_grid(name, grid)
+    else:
+        _check_index(index, name, grid, latents.shape[0])
+    inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if inference and chunk is None:
+        chunk = _affordable_chunk(decoder, latents)
+    folded = None
+    if inference and not output.mixes_rows and is_plain(queries, accept=None):
+        count = math.prod(grid) if index is None else index.shape[-1]
+        folded = fold(decoder, output, latents, queries.padding_of(name), count)
+
+    def decode_rows(some: Tensor | None) -> Tensor:
+        if folded is not None:
+            return folded(queries.blocks[name](grid, some, encoded))
+        rows = decoder(queries(name, grid, some, encoded), latents)
+        return rows if output.mixes_rows else output(rows)
+
+    chunks = [decode_rows(some) for some in _split(index, math.prod(grid), chunk, latents.device)]
+    rows = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+    if output.mixes_rows:  # needs all rows at once
+        rows = output(rows)
+    return output.whole(rows, grid) if index is None else rows
+
+
+def _check_index(index: object, name: str, grid: Grid, batch: int) -> None:
+    expected = f"at of {name!r} must be int64 (k,) or ({batch}, k), flat indices into its grid {grid}"
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.ndim not in (1, 2):
+        raise InputError(f"{expected}; got {describe_value(index)}")
+    if index.numel() == 0 or (index.ndim == 2 and index.shape[0] != batch):
+        raise InputError(f"{expected}; got {describe_value(index)}")
+    if torch.compiler.is_compiling() or index.is_meta:
+        return  # values are unknown while a graph is traced
+    low, high = (int(bound) for bound in index.aminmax())
+    if low < 0 or high >= math.prod(grid):
+        raise InputError(f"{expected}, 0 to {math.prod(grid) - 1}; got {low} to {high}")
+
+
+def _affordable_chunk(decoder: Any, latents: Tensor) -> int:
+    """Query rows of one decoder call that keep to ``CHUNK_BYTES``."""
+    row = latents.shape[0] * max(decoder.query_channels, decoder.out_channels) * latents.element_size()
+    return max(1, CHUNK_BYTES.get(latents.device.type, CHUNK_BYTES_ELSEWHERE) // row)
+
+
+def _split(
+    index: Int64[Tensor, "*b k"] | None, rows: int, chunk: int | None, device: torch.device
+) -> Iterator[Tensor | None]:
+    """Indices of one decoder call each; None for the whole grid at once."""
+    if index is not None:
+        yield from [index] if chunk is None else index.split(chunk, dim=-1)
+    elif chunk is None or rows <= chunk:
+        yield None
+    else:
+        for start in range(0, rows, chunk):
+            yield torch.arange(start, min(start + chunk, rows), device=device)

@@ -1,0 +1,51 @@
+"""Whether a module's weights say all that calling it does: the only file that reads torch's private attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+STOCK: frozenset[type[nn.Module]] = frozenset(
+    {nn.Linear, nn.LayerNorm, nn.GELU, nn.Sequential, nn.Identity, nn.Dropout, nn.Embedding, nn.Conv2d}
+)
+_TENSORS = {nn.Parameter, Tensor, type(None)}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_plain(module: nn.Module, accept: Collection[type[nn.Module]] | None = STOCK) -> bool:
+    """True if calling the module can be replaced by reading its weights: stock modules without hooks or patches.
+
+    This holds for the module and all its submodules: the class is one of ``accept`` exactly (any class for None), no
+    hooks, no ``forward`` set on the instance, no active dropout, and every parameter is an ordinary tensor. Adapters,
+    parametrizations, pruned or quantised layers and distributed tensors are therefore called, never read. Hooks on
+    all modules at once (``register_module_forward_hook``) do not count: profilers must see what really runs.
+
+    >>> layer = nn.Linear(2, 3)
+    >>> is_plain(layer), is_plain(nn.Sequential(layer, nn.Dropout(0.5))), is_plain(nn.Bilinear(2, 2, 2))
+    (True, False, False)
+    """
+    return all(_is_plain(part, accept) for part in module.modules())
+
+
+def _is_plain(module: nn.Module, accept: Collection[type[nn.Module]] | None) -> bool:
+    if accept is not None and type(module) not in accept:
+        return False
+    state = vars(module)
+    if "forward" in state or any(state.get(hooks) for hooks in _HOOKS):
+        return False
+    if module.training and isinstance(module, nn.Dropout):
+        return False
+    # nn.DataParallel keeps the weights of its replicas as attributes.
+    weights = (*module._parameters.values(), state.get("weight"), state.get("bias"))
+    return all(type(weight) in _TENSORS for weight in weights)
+
+
+def can_checkpoint() -> bool:
+    """False inside transforms of ``torch.func``, which disable the hooks that checkpoints are made of."""
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+            return True
+    except RuntimeError:
+        return False
