@@ -1,36 +1,50 @@
-"""Blocks of every kind that is registered, drawn at random.
+"""Hypothesis strategies for every registered block, also for those registered later.
 
-A block that is registered later is drawn too. Its arguments are found by its signature: what the model around it
-decides (``channels`` of an encoder, the grid of positions) is given, the rest is drawn by type. A block whose
-arguments depend on each other, or are of a type that says too little, needs one line in ``LINES``; a test says so.
+Arguments come from the signature: the model gives what it decides (``channels`` of an encoder, the grid of positions),
+the rest is drawn by type. A block whose arguments depend on each other, or whose types say too little, needs a line in
+``LINES``; a failing test names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import pytest
 from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import inputs, positions
+from perceiver_kit import inputs, positions, registry
 from perceiver_kit.block import Block
 from perceiver_kit.registry import find
 
 from .strategies import Grid, axes, composite, grids
 
-# The blocks that hold those of all modalities.
+# Blocks with the blocks of all modalities.
 CONTAINERS = {"Inputs", "Queries", "Outputs"}
-# Blocks that other blocks of a model may be: an embedding that an output is tied to, positions that two share.
+# Blocks that others may share: a tied embedding, positions.
 Pool = list[tuple[Grid, nn.Module]]
 
 
 def drawable(kind: str) -> list[str]:
-    """The names that are registered now, but for containers."""
+    """The names registered now, without containers."""
     return [name for name in kit.list(kind) if name not in CONTAINERS]
+
+
+@contextlib.contextmanager
+def registered(kind: str, block: type, only: Collection[str] | None = None) -> Iterator[None]:
+    """Registers a block temporarily; ``only`` these names and the containers stay registered beside it."""
+    entries = {
+        name: entry for name, entry in registry._entries[kind].items() if only is None or name in {*only, *CONTAINERS}
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._entries, kind, entries)
+        kit.register(kind)(block)
+        yield
 
 
 def takes(block: type) -> Mapping[str, inspect.Parameter]:
@@ -39,7 +53,7 @@ def takes(block: type) -> Mapping[str, inspect.Parameter]:
 
 
 def _hints(block: type) -> dict[str, Any]:
-    """The types of a block's arguments, where they can be found: not of a class that is made within a function."""
+    """Types of a block's arguments; {} where they cannot be resolved (a class defined within a function)."""
     try:
         return get_type_hints(block.__init__)
     except NameError:
@@ -51,7 +65,7 @@ def _hints(block: type) -> dict[str, Any]:
 
 @composite
 def _encoder(draw: st.DrawFn) -> dict[str, Any]:
-    """Heads that divide the widths, and no more cross-attends than blocks."""
+    """Heads divide the widths; there are no more cross-attends than blocks."""
     heads, blocks = draw(st.sampled_from([1, 1, 2])), draw(st.integers(1, 3))
     widths = {"cross_qk_channels": [None, 4, 5], "cross_v_channels": [None, 3]}
     if heads == 2:
@@ -64,7 +78,7 @@ def _encoder(draw: st.DrawFn) -> dict[str, Any]:
     } | {name: draw(st.sampled_from(choices)) for name, choices in widths.items()}
 
 
-# Arguments that a block's signature does not tell well enough: a strategy of a dict of some of them.
+# Arguments that a signature does not explain: a strategy for a dict of them.
 LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
     "encoders": {"Encoder": _encoder()},
     "inputs": {
@@ -72,7 +86,7 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
         "Neighbourhoods": st.fixed_dictionaries({"size": st.sampled_from([1, 3])}),
     },
 }
-# Arguments that mean the same in every block, by name. Widths suit two heads.
+# Arguments that mean the same in every block. Widths suit two heads.
 ARGUMENTS: dict[str, list[Any]] = {
     "deviation": [0.02, 0.5],
     "dropout": [0.0, 0.3],
@@ -86,25 +100,25 @@ ARGUMENTS: dict[str, list[Any]] = {
 
 
 def _of_type(hint: Any) -> st.SearchStrategy[Any] | None:
-    """Values of a type; None for a type that says too little."""
+    """A strategy for a type; None if the type says too little."""
     if hint is bool:
         return st.booleans()
     if hint is int:
         return st.integers(1, 3)
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
-    if hint == tuple[int, ...]:  # of an image or a video
+    if hint == tuple[int, ...]:  # the grid of an image or a video
         return st.integers(2, 3).flatmap(lambda axes: grids(axes, most=2))
     if get_origin(hint) in (Union, types.UnionType):
-        some = [_of_type(part) for part in get_args(hint) if part is not type(None)]
-        if None not in some:
-            return st.one_of(st.none(), *some)  # type: ignore[arg-type]
+        members = [_of_type(member) for member in get_args(hint) if member is not type(None)]
+        if None not in members:
+            return st.one_of(st.none(), *members)  # type: ignore[arg-type]
     return None
 
 
 @composite
 def arguments(draw: st.DrawFn, kind: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a registered block: as given, by its line, by name, by type, or the default, the first there is."""
+    """Arguments of a registered block: given, from ``LINES``, by name, by type, or the default, in this order."""
     block = find(kind, name)
     line = draw(LINES[kind][name]) if name in LINES.get(kind, {}) else {}
     hints = _hints(block)
@@ -121,18 +135,18 @@ def arguments(draw: st.DrawFn, kind: str, name: str, given: Mapping[str, Any]) -
             drawn[argument] = draw(by_type)
         elif parameter.default is parameter.empty:
             raise AssertionError(
-                f"tests/blocks.py: LINES[{kind!r}] needs a line for {name}: what {argument!r} may be is not known"
+                f"tests/blocks.py: LINES[{kind!r}] needs a line for {name}: {argument!r} has no known values"
             )
     return drawn
 
 
 def made(kind: str, name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The block of these arguments, or an AssertionError that says which line is wanted."""
+    """The block with these arguments, or an AssertionError that names the missing line."""
     try:
         return find(kind, name)(**arguments)
     except kit.PerceiverKitError as error:
         raise AssertionError(
-            f"tests/blocks.py: LINES[{kind!r}] needs a line for {name}, which is not made of {arguments}: {error}"
+            f"tests/blocks.py: LINES[{kind!r}] needs a line for {name}, which refuses {arguments}: {error}"
         ) from error
 
 
@@ -141,7 +155,7 @@ def made(kind: str, name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 @composite
 def some_positions(draw: st.DrawFn, grid: Grid, channels: int | None = None, pool: Pool = ()) -> nn.Module | None:  # type: ignore[assignment]
-    """Positions for a grid, of a given width where one is wanted; else None, for none, now and then."""
+    """Positions for a grid, of a given width, or of any width and sometimes None."""
     if channels is None and draw(st.integers(0, 3)) == 0:
         return None
     others = [block for size, block in pool if isinstance(block, positions.Positions) and size == grid]
@@ -166,51 +180,51 @@ def _new_positions(draw: st.DrawFn, grid: Grid, channels: int | None, names: lis
 
 @composite
 def input_blocks(draw: st.DrawFn, pool: Pool = (), places: bool = True) -> tuple[nn.Module, Grid]:  # type: ignore[assignment]
-    """An input block of any kind, and a grid that it is to read."""
+    """An input block of any kind, and the grid that it reads."""
     name = draw(st.sampled_from(drawable("inputs")))
-    known = draw(arguments("inputs", name, {"positions": None, "grid": None, "combine": "concat"}))
-    bare = made("inputs", name, known)
+    chosen = draw(arguments("inputs", name, {"positions": None, "grid": None, "combine": "concat"}))
+    bare = made("inputs", name, chosen)
     grid = bare.grid or draw(grids(axes(bare), most=4 if axes(bare) < 3 else 3))
-    if "positions" in known and places:
+    if "positions" in chosen and places:
         add = draw(st.booleans())
         features = draw(some_positions(grid, bare.content_channels if add else None, pool))
-        known |= {"positions": features, "combine": "add" if add else "concat"}
-    if "grid" in known:
-        known["grid"] = draw(st.sampled_from([grid, None]))
-    return made("inputs", name, known), grid
+        chosen |= {"positions": features, "combine": "add" if add else "concat"}
+    if "grid" in chosen:
+        chosen["grid"] = draw(st.sampled_from([grid, None]))
+    return made("inputs", name, chosen), grid
 
 
 @composite
 def query_blocks(
     draw: st.DrawFn,
-    every: inputs.Inputs,
+    inputs_block: inputs.Inputs,
     given: Mapping[str, Grid],
     pool: Pool = (),  # type: ignore[assignment]
 ) -> tuple[nn.Module, Grid]:
-    """A query block of any kind for these inputs, whose grids are given, and the grid of its output."""
+    """A query block of any kind for inputs on the ``given`` grids, and the grid of its output."""
     name = draw(st.sampled_from(drawable("queries")))
     kind = find("queries", name)
     follows = draw(st.sampled_from(sorted(given)))
-    known: dict[str, Any] = {"follows": follows, "content_channels": every.blocks[follows].content_channels}
+    chosen: dict[str, Any] = {"follows": follows, "content_channels": inputs_block.blocks[follows].content_channels}
     grid = given[follows]
     if kind.reads == "rows":
-        known["channels"] = every.channels
+        chosen["channels"] = inputs_block.channels
     if "size" in takes(kind) and ("follows" not in takes(kind) or draw(st.booleans())):
         grid = draw(st.integers(1, 3).flatmap(lambda axes: grids(axes, most=3)))
-        known |= {"size": grid, "follows": None}
+        chosen |= {"size": grid, "follows": None}
     elif "size" in takes(kind):
-        known["size"] = None
-    place = takes(kind).get("positions")
-    if place is not None:
-        wanted = draw(st.integers(1, 4)) if place.default is place.empty else None
-        known["positions"] = draw(some_positions(grid, wanted, pool))
-    block = made("queries", name, draw(arguments("queries", name, known)))
+        chosen["size"] = None
+    parameter = takes(kind).get("positions")
+    if parameter is not None:
+        width = draw(st.integers(1, 4)) if parameter.default is parameter.empty else None
+        chosen["positions"] = draw(some_positions(grid, width, pool))
+    block = made("queries", name, draw(arguments("queries", name, chosen)))
     return block, block.size or given[follows]
 
 
 @composite
 def encoders(draw: st.DrawFn, channels: int) -> nn.Module:
-    """An encoder of any kind that reads rows of this width."""
+    """An encoder of any kind for rows of this width."""
     name = draw(st.sampled_from(drawable("encoders")))
     given = {"channels": channels, "latent_dim": draw(st.sampled_from([4, 6]))}
     return made("encoders", name, draw(arguments("encoders", name, given)))
@@ -218,7 +232,7 @@ def encoders(draw: st.DrawFn, channels: int) -> nn.Module:
 
 @composite
 def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -> nn.Module:  # type: ignore[assignment]
-    """An output block of any kind that reads rows of this width and has a form for this grid."""
+    """An output block of any kind for rows of this width and this grid."""
     names = drawable("outputs")
     while True:
         name = draw(st.sampled_from(names))
@@ -227,13 +241,13 @@ def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -
         given |= {argument: draw(st.sampled_from(others)) for argument, others in tied.items() if others}
         if all(tied.values()):
             block = made("outputs", name, draw(arguments("outputs", name, given)))
-            if block.in_channels == channels and _has_a_form(block, grid):
+            if block.in_channels == channels and _accepts(block, grid):
                 return block
         names = [other for other in names if other != name]
 
 
 def _tied(kind: type, channels: int, pool: Pool) -> dict[str, list[nn.Module]]:
-    """Arguments that are other blocks of the model, such as the input of tied text, and which they may be."""
+    """Arguments that are other blocks of the model (the input of tied text), with the candidates."""
     kinds = {name: hint for name, hint in _hints(kind).items() if inspect.isclass(hint) and issubclass(hint, Block)}
     return {
         name: [
@@ -243,7 +257,7 @@ def _tied(kind: type, channels: int, pool: Pool) -> dict[str, list[nn.Module]]:
     }
 
 
-def _has_a_form(block: nn.Module, grid: Grid) -> bool:
+def _accepts(block: nn.Module, grid: Grid) -> bool:
     try:
         block.check_grid("it", grid)
     except kit.InputError:

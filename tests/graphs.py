@@ -1,10 +1,9 @@
-"""Compiles and exports recipes, in a Python without the shape checks, which no graph can hold; prints what failed.
+"""Compiles and exports every registered recipe and prints failures; runs without shape checks, which do not trace.
 
-A recipe that is registered is checked. Its batch is left open, and so is every size that its input blocks take: the
-length of a text, the height and width of an image that is not on a declared grid nor in tiles. The second batch that
-each graph gets has the size that the recipe's positions were made for, where a graph is most easily too narrow.
+Dynamic sizes: the batch, the length of a text, height and width of an image without a declared grid or tiles. The
+second batch has the size of the recipe's positions, where a graph is most easily specialised.
 
-    python -m tests.graphs masked_lm optical_flow    # JSON lines: [recipe, check, what went wrong or nothing]
+    python -m tests.graphs masked_lm optical_flow    # JSON lines: [recipe, check, traceback or ""]
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Axes = dict[str, dict[int, Dim]]
 
 
 class Case:
-    """A recipe at tiny size and of one layer (tracing takes as long as a model is deep), and two batches for it."""
+    """A tiny recipe of one layer (tracing time grows with depth) and two batches for it."""
 
     def __init__(self, recipe: str) -> None:
         torch.manual_seed(0)
@@ -44,7 +43,7 @@ class Case:
         for name in self.raw:
             self._open(name, self.model.inputs.blocks[name])
         self.masks, self.other_masks = self._masks(self.raw), self._masks(self.other)
-        # A mask over rows is as open as they are.
+        # Masks have as many dynamic axes as rows.
         open_rows = {name: len(self.axes[name]) > 1 for name in self.raw}
         self.mask_axes: Axes = {
             name: dict.fromkeys(range(1 + opened), Dim.DYNAMIC) for name, opened in open_rows.items()
@@ -65,7 +64,7 @@ class Case:
     def _masks(self, raw: Raw) -> Raw:
         tokens, _ = self.model.inputs(raw)
         masks = {name: torch.rand(tokens[name].shape[:2]) > 0.3 for name in raw}
-        masks[next(iter(masks))][0] = False  # nothing of this modality in one sample
+        masks[next(iter(masks))][0] = False  # one fully masked sample
         return masks
 
     def export(self, masked: bool) -> torch.export.ExportedProgram:
@@ -81,7 +80,7 @@ def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: f
 
 @torch.no_grad()
 def compiled(case: Case) -> None:
-    """One graph, or two where one size is special; a further batch size needs no other."""
+    """At most two graphs (one size may be specialised); another batch size does not recompile."""
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> Callable:
@@ -97,17 +96,17 @@ def compiled(case: Case) -> None:
 
 @torch.no_grad()
 def inductor(case: Case) -> None:
-    """Through the compiler that users have."""
+    """The default backend."""
     same(torch.compile(case.model, fullgraph=True)(case.raw), case.model(case.raw))
 
 
 def trained_compiled(case: Case) -> None:
-    """Masked, in training, forward and backward."""
+    """Forward and backward in training mode, with masks."""
     model = torch.compile(case.model.train(), fullgraph=True, backend="aot_eager")
     gradients = []
     for run in (model, case.model):
         case.model.zero_grad()
-        torch.manual_seed(1)  # what is hidden at random
+        torch.manual_seed(1)  # hides the same inputs
         out = run(case.raw, mask=case.masks)
         sum((rows * torch.linspace(-1, 1, rows.numel()).view_as(rows)).sum() for rows in out.values()).backward()
         parts = [parameter.grad.flatten() for parameter in case.model.parameters() if parameter.grad is not None]
@@ -124,7 +123,7 @@ def exported(case: Case, *, masked: bool) -> None:
 
 
 def onnx(case: Case) -> None:
-    """Through a file, run by onnxruntime."""
+    """Saved to a file and run by onnxruntime."""
     import onnxruntime
 
     program = torch.onnx.export(case.export(masked=False), dynamo=True, verbose=False)
@@ -147,7 +146,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "exported_masked": torch.no_grad()(functools.partial(exported, masked=True)),
     "onnx": torch.no_grad()(onnx),
 }
-# It takes as long as all other checks of a recipe, and knows nothing about recipes.
+# As slow as all other checks of a recipe together, and independent of the recipe.
 ONLY = {"inductor": {"masked_lm"}}
 
 
@@ -157,7 +156,7 @@ def checks(recipe: str) -> list[str]:
 
 def main(recipes: list[str]) -> None:
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # torch's and onnxscript's own, about what they will remove
+    warnings.filterwarnings("ignore")  # deprecations of torch and onnxscript
     logging.disable(logging.WARNING)
     for recipe in recipes:
         case = Case(recipe)

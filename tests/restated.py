@@ -1,6 +1,6 @@
-"""The formulae in plain NumPy, one line after another, without the kit: what its faster code must equal.
+"""The formulas in plain NumPy, without the kit: a reference for its faster code.
 
-Complex numbers are let through, so that derivatives can be had exactly: Im f(x + ih) / h for a tiny h.
+They accept complex numbers, which give exact derivatives: Im f(x + ih) / h for a tiny h.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def attention(p: dict[str, Array], prefix: str, queries: Array, keys: Array, mas
     for b in range(len(keys)):
         q, k, v = linear(queries[b % len(queries)], "query"), linear(keys[b], "key"), linear(keys[b], "value")
         readable = np.arange(len(k)) if mask is None else np.flatnonzero(mask[b])
-        read = np.zeros((len(q), v.shape[1]), dtype=np.result_type(q, k, v))
+        values = np.zeros((len(q), v.shape[1]), dtype=np.result_type(q, k, v))
         qk, vs = q.shape[1] // heads, v.shape[1] // heads
         for head in range(heads):
             for i in range(len(q)):
                 if len(readable):
-                    of, to = slice(head * qk, (head + 1) * qk), slice(head * vs, (head + 1) * vs)
-                    scores = np.array([(q[i, of] * k[j, of]).sum() for j in readable]) / math.sqrt(qk)
+                    c, d = slice(head * qk, (head + 1) * qk), slice(head * vs, (head + 1) * vs)
+                    scores = np.array([(q[i, c] * k[j, c]).sum() for j in readable]) / math.sqrt(qk)
                     weights = np.exp(scores - scores.real.max())
-                    read[i, to] = (weights / weights.sum()) @ v[readable, to]
-        samples.append(linear(read, "output"))
+                    values[i, d] = (weights / weights.sum()) @ v[readable, d]
+        samples.append(linear(values, "output"))
     return np.stack(samples)
 
 
@@ -77,8 +77,8 @@ def cross_attend(
 ) -> Array:
     if mask is not None:
         keys = np.where(mask[..., None], keys, 0)
-    asked, read = norm(p, f"{prefix}query_norm", queries), norm(p, f"{prefix}key_norm", keys)
-    rows = attention(p, f"{prefix}attention.", asked, read, mask, heads)
+    q, k = norm(p, f"{prefix}query_norm", queries), norm(p, f"{prefix}key_norm", keys)
+    rows = attention(p, f"{prefix}attention.", q, k, mask, heads)
     if residual:
         rows = queries + rows
     return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
@@ -97,16 +97,16 @@ def fourier(
     ends: str,
     coordinates: bool,
     sine: bool,
-    some: list[int] | None = None,
+    flat_indices: list[int] | None = None,
 ) -> Array:
-    """Position features place by place: coordinates, then sines, then cosines, each axis by axis."""
+    """Position features, position by position: coordinates, then sines, then cosines, each axis by axis."""
     rows = []
-    for flat in range(math.prod(grid)) if some is None else some:
-        place = np.unravel_index(flat, grid)
+    for flat in range(math.prod(grid)) if flat_indices is None else flat_indices:
+        index = np.unravel_index(flat, grid)
         if ends == "both":  # one point lies at the left end
-            x = [-1 + (2 * i / (n - 1) if n > 1 else 0) for i, n in zip(place, grid, strict=True)]
+            x = [-1 + (2 * i / (n - 1) if n > 1 else 0) for i, n in zip(index, grid, strict=True)]
         else:
-            x = [-1 + 2 * i / n for i, n in zip(place, grid, strict=True)]
+            x = [-1 + 2 * i / n for i, n in zip(index, grid, strict=True)]
         waves = [
             math.pi * x_axis * (1 + (r / 2 - 1) * (band / (bands - 1) if bands > 1 else 0))
             for x_axis, r in zip(x, resolution, strict=True)

@@ -1,8 +1,7 @@
-"""What the properties are held over: raw inputs for any block, and the recipes at their tiny size.
+"""Raw inputs for any block, tiny recipes, comparisons.
 
-A recipe that is registered is tested: it only has to have the preset "tiny". A new input block needs one line in
-``RAW`` (how to make its raw tensor), a new output block with a form of its own one line in ``ROWS``. Blocks and whole
-models drawn at random are in blocks.py and assemblies.py.
+Every registered recipe with the preset "tiny" is tested. A new input block may need a line in ``RAW`` (its raw
+tensor), an output block with its own form a line in ``ROWS``. blocks.py and assemblies.py draw blocks and models.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ import perceiver_kit as kit
 
 Grid = tuple[int, ...]
 RECIPES = kit.list()
-# Modality names are the user's. These are taken in nn.Module or by parameters of functions, have dots, percent signs
-# or slashes, mean something in a spec, or are not ASCII.
+# Difficult modality names: attributes of nn.Module, parameters of functions, keys of a spec, punctuation, non-ASCII.
 NAMES = ["image", "audio", "type", "items", "values", "training", "names", "a.b", "%", "%2E", "a b", "名前", "forward"]
 NAMES += ["owner", "hide", "self", "tuple", "same_as", "__len__", "%training", "../a", "\n"]
 
@@ -40,8 +38,8 @@ def _times(grid: Grid, size: Grid) -> Grid:
     return tuple(n * part for n, part in zip(grid, size, strict=True))
 
 
-def _before_the_stem(block: nn.Module, grid: Grid) -> Grid:
-    """Without padding of its pool, each layer of a stem loses a row and a column."""
+def _stem_input(block: nn.Module, grid: Grid) -> Grid:
+    """The image size that a stem reduces to this grid: without padding each pool loses a row and a column."""
     height, width = grid[-2:]
     for _ in block.convs:
         height, width = (4 * (n + (block.padding == "huggingface")) for n in (height, width))
@@ -51,7 +49,7 @@ def _before_the_stem(block: nn.Module, grid: Grid) -> Grid:
 RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "AudioPatches": lambda block, b, grid: torch.randn(b, grid[0] * block.samples_per_patch),
     "Conv1x1": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.stride))),
-    "ConvStem": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _before_the_stem(block, grid))),
+    "ConvStem": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _stem_input(block, grid))),
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
@@ -62,7 +60,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
 
 
 def axes(block: nn.Module) -> int:
-    """How many axes the grid of an input block has."""
+    """The number of grid axes of an input block."""
     if type(block).__name__ not in RAW:
         return max(1, len(_letters(block)))
     for name in ("size", "stride"):
@@ -72,14 +70,14 @@ def axes(block: nn.Module) -> int:
 
 
 def _letters(block: nn.Module) -> list[str]:
-    """The axes of a raw tensor whose sizes are open, but for the batch."""
+    """The raw axes of variable size, without the batch."""
     return [letter for letter in block.raw_axes.split()[1:] if not letter.isdigit()]
 
 
 def raw(block: nn.Module, batch: int, grid: Grid | None = None) -> Tensor:
-    """A raw tensor that an input block reads as rows on this grid (its declared one, or a small one).
+    """A raw tensor that an input block reads as rows on this grid (default: its declared one, or a small one).
 
-    A block without a line in ``RAW`` has its ``raw_axes`` filled in with the grid, which fits most blocks.
+    For a block without a line in ``RAW``, the sizes of ``raw_axes`` are those of the grid, which fits most blocks.
     """
     grid = grid or block.grid or (2, 3, 4)[-axes(block) :]
     make = RAW.get(type(block).__name__)
@@ -98,7 +96,7 @@ def raw(block: nn.Module, batch: int, grid: Grid | None = None) -> Tensor:
 
 
 def raws(model: nn.Module, batch: int) -> dict[str, Tensor]:
-    """Raw inputs of every modality of a model; a tiled model gets one tile."""
+    """Raw inputs of every modality; one tile for a tiled model."""
     blocks = model.inputs.blocks
     return {name: raw(blocks[name], batch, getattr(model, "tile", None)) for name in blocks}
 
@@ -107,7 +105,7 @@ def raws(model: nn.Module, batch: int) -> dict[str, Tensor]:
 
 
 def _pixels(whole: Tensor) -> Tensor:
-    """One image after another, one pixel after another."""
+    """Row-major pixels, image by image."""
     images = whole.unbind(1) if whole.ndim == 5 else [whole]
     return torch.cat([rearrange(image, "b c h w -> b (h w) c") for image in images], dim=1)
 
@@ -120,7 +118,7 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def rows_of(block: nn.Module, whole: Tensor) -> Tensor:
-    """The rows (b, o, c) of an output in its whole form, restated without the kit."""
+    """The rows (b, o, c) of a whole output, computed without the kit."""
     if type(block).__name__ == "ToWaveform":
         return rearrange(whole, "b (o s) -> b o s", s=block.channels)
     rows = ROWS.get(type(block).__name__, lambda rows: rows)(whole)
@@ -132,22 +130,22 @@ def rows_of(block: nn.Module, whole: Tensor) -> Tensor:
 
 
 def composite(function: Callable) -> Callable:
-    """``st.composite``, with the state of ``random`` as it was: the type checker samples, which hypothesis forbids."""
+    """``st.composite`` that restores the state of ``random``: the type checker samples, which hypothesis forbids."""
 
     @functools.wraps(function)
-    def kept(draw: st.DrawFn, *args: Any, **kwargs: Any) -> Any:
+    def restoring(draw: st.DrawFn, *args: Any, **kwargs: Any) -> Any:
         state = random.getstate()
         try:
             return function(draw, *args, **kwargs)
         finally:
             random.setstate(state)
 
-    return st.composite(kept)
+    return st.composite(restoring)
 
 
 @torch.no_grad()
 def noisy(model: nn.Module, scale: float = 0.1) -> nn.Module:
-    """The model with noise on every parameter and statistic, so that zeros and ones of the start hide nothing."""
+    """Adds noise to every parameter and statistic, so that initial zeros and ones hide no error."""
     for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
         tensor.add_(scale * torch.randn_like(tensor).abs())
     return model
@@ -160,7 +158,7 @@ def _tiny(name: str) -> nn.Module:
 
 
 def tiny(name: str, *, train: bool = False) -> nn.Module:
-    """A recipe at tiny size with noise on its parameters: one and the same for all tests, which leave it as it is."""
+    """A noisy tiny recipe, cached for all tests: do not change it."""
     return _tiny(name).train(train).requires_grad_(train)
 
 
@@ -172,8 +170,8 @@ def grids(axes: int, most: int = 4) -> st.SearchStrategy[Grid]:
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the largest value that is wanted."""
-    assert found.shape == wanted.shape, f"{tuple(found.shape)} is not {tuple(wanted.shape)}"
+    """The largest difference, relative to the largest value of ``wanted``."""
+    assert found.shape == wanted.shape, f"expected shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
     if wanted.numel() == 0:
         return 0.0
     found, wanted = found.detach(), wanted.detach()
@@ -181,5 +179,5 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 
 def assert_close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
-    assert found.isfinite().all(), "not finite"
-    assert distance(found, wanted) <= tolerance, f"differs by {distance(found, wanted):.1e}"
+    assert found.isfinite().all(), "some values are not finite"
+    assert distance(found, wanted) <= tolerance, f"relative difference {distance(found, wanted):.1e} > {tolerance:.1e}"

@@ -1,4 +1,4 @@
-"""Every recipe compiles as one graph, exports with open sizes, and is the same in ONNX (``tests/graphs.py``)."""
+"""Every recipe compiles as one graph and exports with dynamic sizes, also to ONNX (``tests/graphs.py``)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ import pytest
 from .graphs import checks
 from .strategies import RECIPES
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(scope="module")
 def failures() -> dict[tuple[str, str], str]:
-    """What went wrong, by recipe and check, from two processes with half of the recipes each."""
+    """Tracebacks by recipe and check, from two processes with half of the recipes each."""
     command = [sys.executable, "-m", f"{__package__}.graphs"]
     started = [
-        subprocess.Popen(
-            [*command, *half],
-            cwd=Path(__file__).parent.parent,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        subprocess.Popen([*command, *half], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for half in (RECIPES[::2], RECIPES[1::2])
     ]
     found = {}

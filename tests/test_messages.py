@@ -1,4 +1,4 @@
-"""Each error says which argument, what was expected, what came, and what to do: a sample of what users call."""
+"""Errors name the argument, the expected and the actual value, and a hint: a sample of public calls."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def tracks() -> Any:
 
 
 NAN = torch.tensor([0.0, float("nan")])
-SAID: dict[str, tuple[Callable[[], Any], list[str]]] = {
-    # The call, and what its error must have, in this order: the argument · what was expected · what came · the hint.
+# A call and parts of its error: argument, expected, got, hint.
+MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "build": (lambda: kit.build("masked_ml"), ["no recipes 'masked_ml'", "did you mean 'masked_lm'", "There are: "]),
     "build, preset": (lambda: kit.build("masked_lm", preset="tinny"), ["preset 'tinny'", "'tiny'", "base, tiny"]),
     "build, keyword": (
         lambda: kit.build("masked_lm", latents=3),
         ["no parameter 'latents'", "There are: ", "num_latents"],
     ),
-    "build, a thing": (lambda: kit.build(3), ["a recipe's name or a spec (a dict)", "got a int"]),
-    "build, a spec": (lambda: kit.build({"model": 3}), ['{"perceiver_kit": 1, "model": …}', "got keys ['model']"]),
+    "build, type": (lambda: kit.build(3), ["a recipe's name or a spec (a dict)", "got a int"]),
+    "build, spec": (lambda: kit.build({"model": 3}), ['{"perceiver_kit": 1, "model": …}', "got keys ['model']"]),
     "describe": (lambda: kit.describe("inputs.Patch"), ["no inputs 'Patch'", "did you mean 'Patches'", "There are: "]),
     "list": (lambda: kit.list("input"), ["no kind 'input'", "did you mean 'inputs'", "There are: "]),
     "Encoder": (lambda: kit.Encoder(8, num_latents=0, latent_dim=8, layers=1), ["num_latents", "at least 1", "got 0"]),
     "Encoder, heads": (lambda: kit.Encoder(8, num_latents=2, latent_dim=9, layers=1), ["heads", "9"]),
-    "an argument": (lambda: inputs.Features(3, axess=2), ["Features", "'axess'", "did you mean 'axes'"]),
+    "unknown argument": (lambda: inputs.Features(3, axess=2), ["Features", "'axess'", "did you mean 'axes'"]),
     "Inputs": (lambda: kit.Inputs(image=3), ["Inputs: 'image'", "a block for inputs (Input)", "got int"]),
     "Fourier": (lambda: positions.Fourier(bands=-1, max_resolution=(2,)), ["Fourier: bands", "at least", "got -1"]),
     "Patches": (
@@ -56,7 +56,7 @@ SAID: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: inputs.AudioPatches(4)(torch.zeros(1, 2, 8), "audio"),
         ["audio", "(b, samples)", "(1, 2, 8)", "mono"],
     ),
-    "AudioPatches, kind": (
+    "AudioPatches, dtype": (
         lambda: inputs.AudioPatches(4)(torch.zeros(1, 8).short(), "audio"),
         ["audio", "float", "int16 (1, 8)"],
     ),
@@ -64,13 +64,13 @@ SAID: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: inputs.AudioPatches(4)(torch.zeros(1, 9), "audio"),
         ["audio", "(1, 9)", "divisible by 4", "crop or pad"],
     ),
-    "AudioPatches, none": (
+    "AudioPatches, empty": (
         lambda: inputs.AudioPatches(4)(torch.zeros(1, 0), "audio"),
         ["audio", "no elements along samples", "(1, 0)"],
     ),
     "TextTokens": (lambda: lm()(torch.zeros(1, 3)), ["text", "int64 (b, n)", "float32 (1, 3)", "ByteTokenizer"]),
     "TextTokens, ids": (lambda: lm()(torch.full((1, 3), 262)), ["text", "0 to 261", "262 to 262"]),
-    "model, a name": (lambda: lm()({"txt": torch.zeros(1, 3).long()}), ["inputs", "'txt'", "did you mean 'text'"]),
+    "model, name": (lambda: lm()({"txt": torch.zeros(1, 3).long()}), ["inputs", "'txt'", "did you mean 'text'"]),
     "model, missing": (lambda: tracks()({"image": torch.zeros(1, 3, 4, 4)}), ["inputs lacks 'points'", "mask token"]),
     "model, batches": (
         lambda: tracks()({"image": torch.zeros(1, 3, 4, 4), "points": torch.zeros(2, 5, 2)}),
@@ -90,7 +90,7 @@ SAID: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: objectives.Classification()({"label": torch.zeros(2, 4)}, {"label": torch.tensor([1, 4])}),
         ["target 'label'", "0 to 3", "got 1 to 4"],
     ),
-    "objective, kind": (
+    "objective, dtype": (
         lambda: objectives.Classification()({"label": torch.zeros(2, 4)}, {"label": NAN}),
         ["target 'label'", "int64 (2,)", "float32 (2,)"],
     ),
@@ -99,9 +99,9 @@ SAID: dict[str, tuple[Callable[[], Any], list[str]]] = {
         ["outputs has no 'label'", "'lable'"],
     ),
     "load": (lambda: kit.load("nowhere"), ["'nowhere'", "neither a directory nor the id"]),
-    "load, a thing": (lambda: kit.load(3), ["a directory or the id of a hub repository", "got a int"]),
+    "load, type": (lambda: kit.load(3), ["a directory or the id of a hub repository", "got a int"]),
     "save": (lambda: kit.save(lm(), "/dev/null/x"), ["cannot save to /dev/null/x", "Not a directory"]),
-    "save, a thing": (lambda: kit.save(torch.nn.Linear(2, 2), "x"), ["a model made of blocks", "got a Linear"]),
+    "save, type": (lambda: kit.save(torch.nn.Linear(2, 2), "x"), ["a model made of blocks", "got a Linear"]),
     "to_huggingface": (
         lambda: kit.to_huggingface(torch.nn.Linear(2, 2), "x"),
         ["the model of a recipe", "got a Linear"],
@@ -145,14 +145,15 @@ SAID: dict[str, tuple[Callable[[], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("what", SAID)
-def test_messages_say_what_which_and_what_to_do(what: str) -> None:
-    call, parts = SAID[what]
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_have_argument_expected_got_and_hint(name: str) -> None:
+    call, parts = MESSAGES[name]
     with pytest.raises(kit.PerceiverKitError) as caught:
         call()
     message = str(caught.value)
-    found = [message.find(part) for part in parts]
-    assert min(found) >= 0, f"{[part for part, place in zip(parts, found, strict=True) if place < 0]} not in: {message}"
+    assert all(part in message for part in parts), (
+        f"{[part for part in parts if part not in message]} not in: {message}"
+    )
     assert not re.search(r"<\S+ object at 0x", message)
     assert "\n" not in message
     assert len(message) < 800

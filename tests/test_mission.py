@@ -1,7 +1,6 @@
-"""The table of the mission, row by row: each documented system and what the kit has for it, at work.
+"""Every class of Hugging Face's Perceiver and the kit's counterpart at work, one short test each.
 
-A row here is short and sees the whole; the other tests hold every row to its details. Row 28, the task guides, are
-the tutorials; rows 30 and 31 come later.
+Numbers are the rows of the project's table of goals; row 28, the task guides, are the tutorials.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -26,20 +24,9 @@ from perceiver_kit import inputs, outputs, positions, queries
 from .hub.reference import randomised, relative
 from .strategies import raws, tiny
 
-ROWS: dict[int, tuple[str, Callable[[], None]]] = {}
-
-
-def row(number: int, system: str) -> Callable:
-    def add(check: Callable[[], None]) -> Callable[[], None]:
-        assert number not in ROWS
-        ROWS[number] = (system, check)
-        return check
-
-    return add
-
 
 def learns(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], *args: object, **options: object) -> None:
-    """A few steps lower the loss, and every parameter takes part in them."""
+    """A few steps lower the loss, and every parameter gets a finite gradient."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(6):
@@ -51,8 +38,7 @@ def learns(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], *args:
     assert losses[-1] < 0.95 * losses[0], [loss.item() for loss in losses]
 
 
-@row(1, "PerceiverModel")
-def _() -> None:
+def test_01_perceiver_model() -> None:
     model, raw = tiny("image_classification_fourier"), torch.randn(2, 3, 9, 11)
     encoded = model.encode(raw)
     assert encoded.latents.shape == (2, 32, 128)
@@ -64,22 +50,21 @@ def _() -> None:
     assert torch.equal(without_decoder.encode(rows, mask=keep).latents, alone(rows, keep))
 
 
-@row(2, "PerceiverConfig")
-def _() -> None:
+def test_02_perceiver_config() -> None:
     model = kit.build("masked_lm", preset="tiny", num_latents=7, self_widening=2, gelu="tanh")
     assert model.encoder.num_latents == 7
     by_hand = kit.PerceiverIO(
         kit.Inputs(rows=inputs.Features(5)), kit.Encoder(5, num_latents=3, latent_dim=8, layers=1)
     )
-    for made in (model, by_hand):
-        again = kit.build(json.loads(json.dumps(kit.spec(made))))
-        assert [(n, p.shape) for n, p in again.named_parameters()] == [(n, p.shape) for n, p in made.named_parameters()]
+    for original in (model, by_hand):
+        rebuilt = kit.build(json.loads(json.dumps(kit.spec(original))))
+        shapes = [[(name, p.shape) for name, p in m.named_parameters()] for m in (original, rebuilt)]
+        assert shapes[0] == shapes[1]
     for recipe in kit.list():
         assert "parameters" in kit.describe(recipe)
 
 
-@row(3, "PerceiverTokenizer")
-def _() -> None:
+def test_03_perceiver_tokenizer() -> None:
     ours, theirs = kit.ByteTokenizer(), transformers.PerceiverTokenizer()
     assert ours.vocab_size == len(theirs) == 262
     assert [ours.pad_id, ours.bos_id, ours.eos_id, ours.mask_id, ours.cls_id, ours.sep_id] == [0, 1, 2, 3, 4, 5]
@@ -94,8 +79,7 @@ def _() -> None:
     assert ours.encode("a question", "an answer") == theirs("a question", "an answer")["input_ids"]
 
 
-@row(4, "PerceiverFeatureExtractor and PerceiverImageProcessor")
-def _() -> None:
+def test_04_perceiver_feature_extractor_and_perceiver_image_processor() -> None:
     from PIL import Image
     from transformers.models.perceiver.image_processing_pil_perceiver import PerceiverImageProcessorPil
 
@@ -105,15 +89,13 @@ def _() -> None:
         assert relative(kit.ImageProcessor()(images), wanted) < 1e-5
 
 
-@row(5, "PerceiverTextPreprocessor")
-def _() -> None:
+def test_05_perceiver_text_preprocessor() -> None:
     block = inputs.TextTokens(262, 8, positions=positions.Learned((20,), 8))
     tokens = block(torch.randint(262, (2, 7)), "text")
     assert tokens.rows.shape == (2, 7, 8) and tokens.layout.grid("text") == (7,)
 
 
-@row(6, "PerceiverImagePreprocessor")
-def _() -> None:
+def test_06_perceiver_image_preprocessor() -> None:
     image, video, plane, space = torch.randn(2, 3, 12, 8), torch.randn(2, 4, 3, 12, 8), (64, 64), (8, 64, 64)
     for raw, axes, resolution in ((image, 2, plane), (video, 3, space)):
         one, two = (1,) * axes, (2,) * axes
@@ -129,41 +111,36 @@ def _() -> None:
             assert tokens.layout.grid("raw") == grid[-axes:] and tokens.rows.shape[2] == block.channels
 
 
-@row(7, "PerceiverOneHotPreprocessor")
-def _() -> None:
+def test_07_perceiver_one_hot_preprocessor() -> None:
     label = F.one_hot(torch.tensor([3, 0]), 5).float()
     assert torch.equal(inputs.OneHot(5)(label).rows, label[:, None])
 
 
-@row(8, "PerceiverAudioPreprocessor")
-def _() -> None:
+def test_08_perceiver_audio_preprocessor() -> None:
     block = inputs.AudioPatches(16, positions=positions.Fourier(bands=4, max_resolution=(480,)))
     sound = torch.randn(2, 480)
     assert torch.equal(block(sound).rows[..., :16], sound.view(2, 30, 16))
 
 
-@row(9, "PerceiverMultimodalPreprocessor")
-def _() -> None:
+def test_09_perceiver_multimodal_preprocessor() -> None:
     blocks = {name: inputs.Features(width) for name, width in (("a", 3), ("b", 5), ("c", 4), ("d", 2))}
-    every = kit.Inputs(blocks, hide={"a": (0.5, 1.0), "d": 0.0}, min_padding=2)
+    inputs_block = kit.Inputs(blocks, hide={"a": (0.5, 1.0), "d": 0.0}, min_padding=2)
     raw = {name: torch.randn(2, 6, block.channels) for name, block in blocks.items()}
-    tokens, _ = every(raw, {"b": torch.rand(2, 6) < 0.5})
+    tokens, _ = inputs_block(raw, {"b": torch.rand(2, 6) < 0.5})
     assert tokens.rows.shape == (2, 24, 7) and [*tokens.layout] == ["a", "b", "c", "d"]
-    token = every.mask_tokens["a"].vector
+    token = inputs_block.mask_tokens["a"].vector
     hidden = (tokens["a"] == token).all(-1)
-    assert 0 < hidden.sum() < hidden.numel(), "about half in training"
-    every.eval()
-    assert torch.equal(every(raw)[0]["a"], token.expand(2, 6, -1)), "all in evaluation"
+    assert 0 < hidden.sum() < hidden.numel(), "training hides about half"
+    inputs_block.eval()
+    assert torch.equal(inputs_block(raw)[0]["a"], token.expand(2, 6, -1)), "evaluation hides all"
 
 
-@row(10, "PerceiverProjectionDecoder")
-def _() -> None:
+def test_10_perceiver_projection_decoder() -> None:
     model = _points(None, kit.MeanPool(16, out_channels=7), outputs.Classify(7, 3))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
 
 
-@row(11, "PerceiverBasicDecoder")
-def _() -> None:
+def test_11_perceiver_basic_decoder() -> None:
     grid, fourier = (9,), positions.Fourier(bands=2, max_resolution=(9,))
     for query in (
         queries.LearnedQuery(9, 6),
@@ -178,14 +155,12 @@ def _() -> None:
             assert model(torch.randn(2, 9, 4))["out"].shape == (2, 9, decoder.out_channels)
 
 
-@row(12, "PerceiverClassificationDecoder")
-def _() -> None:
+def test_12_perceiver_classification_decoder() -> None:
     model = _points(queries.LearnedQuery(1, 6), kit.Decoder(6, 16, query_residual=True), outputs.Classify(6, 3))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
 
 
-@row(13, "PerceiverOpticalFlowDecoder")
-def _() -> None:
+def test_13_perceiver_optical_flow_decoder() -> None:
     model = tiny("optical_flow")
     rows = model.encode(raws(model, 2)).rows
     assert [*rows] == ["frames"] and rows["frames"].shape == (2, 32 * 48, model.inputs.channels)
@@ -197,52 +172,45 @@ def _() -> None:
     assert flow.whole(flow(decoded), (3, 4)).shape == (2, 2, 3, 4)
 
 
-@row(14, "PerceiverBasicVideoAutoencodingDecoder")
-def _() -> None:
+def test_14_perceiver_basic_video_autoencoding_decoder() -> None:
     query = queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 8, 8)), size=(2, 3, 4))
     model = _points(query, kit.Decoder(query.channels, 16, out_channels=8), outputs.ToPixels(8, 3))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 2, 3, 3, 4)
 
 
-@row(15, "PerceiverMultimodalDecoder")
-def _() -> None:
+def test_15_perceiver_multimodal_decoder() -> None:
     model = tiny("multimodal_autoencoding")
     encoded = model.encode(raws(model, 2))
     whole = model.decode(encoded)
     index = torch.randint(4 * 32 * 32, (2, 50))
-    some = model.decode(encoded, at={"image": index, "label": None})
+    subset = model.decode(encoded, at={"image": index, "label": None})
     pixels = whole["image"].movedim(2, -1).flatten(1, 3)
-    assert some.keys() == {"image", "label"}
-    assert relative(some["image"], torch.stack([p[i] for p, i in zip(pixels, index, strict=True)])) < 1e-5
+    assert subset.keys() == {"image", "label"}
+    assert relative(subset["image"], torch.stack([p[i] for p, i in zip(pixels, index, strict=True)])) < 1e-5
     assert relative(model.decode(encoded, chunk=999), whole) < 1e-5
 
 
-@row(16, "PerceiverProjectionPostprocessor")
-def _() -> None:
+def test_16_perceiver_projection_postprocessor() -> None:
     assert outputs.Project(8, 3)(torch.randn(2, 5, 8)).shape == (2, 5, 3)
 
 
-@row(17, "PerceiverAudioPostprocessor")
-def _() -> None:
+def test_17_perceiver_audio_postprocessor() -> None:
     block, rows = outputs.ToWaveform(8, 16), torch.randn(2, 30, 8)
     assert torch.equal(block.whole(block(rows), (30,)).view(2, 30, 16), block(rows))
 
 
-@row(18, "PerceiverClassificationPostprocessor")
-def _() -> None:
+def test_18_perceiver_classification_postprocessor() -> None:
     block, rows = outputs.Classify(8, 3), torch.randn(2, 1, 8)
     assert torch.equal(block.whole(block(rows), (1,)), block(rows)[:, 0])
 
 
-@row(19, "PerceiverMultimodalPostprocessor")
-def _() -> None:
+def test_19_perceiver_multimodal_postprocessor() -> None:
     found = tiny("multimodal_autoencoding")(raws(tiny("multimodal_autoencoding"), 2))
     shapes = {"audio": (2, 4 * 1920), "image": (2, 4, 3, 32, 32), "label": (2, 4)}
     assert {name: tuple(value.shape) for name, value in found.items()} == shapes
 
 
-@row(20, "PerceiverModelOutput and the other outputs")
-def _() -> None:
+def test_20_perceiver_model_output() -> None:
     model, ids = tiny("masked_lm"), torch.randint(262, (2, 9))
     with kit.capture_attention(model) as maps, kit.capture_hidden(model) as states:
         encoded = model.encode(ids)
@@ -257,16 +225,14 @@ def _() -> None:
     assert [*parts] == ["label"]
 
 
-@row(21, "PerceiverForMaskedLM")
-def _() -> None:
+def test_21_perceiver_for_masked_lm() -> None:
     model, ids = kit.build("masked_lm", preset="tiny"), torch.randint(6, 262, (2, 30))
     hidden = torch.where(torch.rand(2, 30) < 0.3, 3, ids)
     keep = torch.arange(30) < torch.tensor([[30], [20]])
     learns(model, lambda out: F.cross_entropy(out["text"][keep], ids[keep]), hidden, mask={"text": keep})
 
 
-@row(22, "PerceiverForSequenceClassification")
-def _() -> None:
+def test_22_perceiver_for_sequence_classification() -> None:
     ids, values = torch.randint(6, 262, (4, 12)), torch.randn(4, 3)
     for loss in (
         lambda out: F.cross_entropy(out["label"], torch.tensor([0, 1, 2, 0])),
@@ -283,23 +249,19 @@ def _classifies(recipe: str, *sizes: tuple[int, int]) -> None:
         assert model.eval()(torch.randn(2, 3, *size))["label"].shape == (2, 10)
 
 
-@row(23, "PerceiverForImageClassificationLearned")
-def _() -> None:
+def test_23_perceiver_for_image_classification_learned() -> None:
     _classifies("image_classification_learned", (28, 28), (28, 20), (35, 40), (9, 9))
 
 
-@row(24, "PerceiverForImageClassificationFourier")
-def _() -> None:
+def test_24_perceiver_for_image_classification_fourier() -> None:
     _classifies("image_classification_fourier", (28, 28), (17, 30))
 
 
-@row(25, "PerceiverForImageClassificationConvProcessing")
-def _() -> None:
+def test_25_perceiver_for_image_classification_conv_processing() -> None:
     _classifies("image_classification_conv", (28, 28), (31, 44))
 
 
-@row(26, "PerceiverForOpticalFlow")
-def _() -> None:
+def test_26_perceiver_for_optical_flow() -> None:
     frames, flow = torch.rand(1, 2, 3, 32, 48) * 2 - 1, torch.randn(1, 2, 32, 48) + 3
     model = kit.build("optical_flow", preset="tiny")
     learns(model, lambda out: (out["flow"] - flow).norm(dim=1).mean(), frames)
@@ -308,8 +270,7 @@ def _() -> None:
             assert model(torch.randn(1, 2, 3, *size))["flow"].shape == (1, 2, *size)
 
 
-@row(27, "PerceiverForMultimodalAutoencoding")
-def _() -> None:
+def test_27_perceiver_for_multimodal_autoencoding() -> None:
     model = kit.build("multimodal_autoencoding", preset="tiny")
     raw, classes = raws(model, 2), torch.tensor([0, 3])
     raw["label"] = F.one_hot(classes, 4).float()
@@ -324,15 +285,14 @@ def _() -> None:
 
     learns(model, loss, raw, at=index)
     model.eval()
-    with torch.no_grad():  # a classifier of video: the label is hidden whether it is there or not
+    with torch.no_grad():  # as a video classifier: a given label is hidden in evaluation
         without = {name: raw[name] for name in ("image", "audio")}
         assert torch.equal(model(raw, at={"label": None})["label"], model(without, at={"label": None})["label"])
 
 
-@row(29, "DataParallel, DDP and FSDP2, without any GPU")
-def _() -> None:
-    """No GPU was used. On CPU DataParallel calls the module itself, so replicas are built as it builds them, by its
-    own code, but for the copying from device to device; DDP and FSDP2 run in one process on gloo.
+def test_29_data_parallel_ddp_and_fsdp2_on_cpu() -> None:
+    """On CPU, DataParallel would call the module itself. So its own `replicate` builds the replicas, with only the
+    device-to-device copy replaced. DDP and FSDP2 run in one process on gloo.
     """
     for recipe in kit.list():
         _data_parallel(recipe)
@@ -344,34 +304,33 @@ def _() -> None:
 
 
 def _data_parallel(recipe: str) -> None:
-    model, raw = kit.build(recipe, preset="tiny").eval(), None
-    randomised(model)
+    model = randomised(kit.build(recipe, preset="tiny").eval())
     raw = raws(model, 4)
-    layout = model.encode(raw).layout
-    mask = {name: torch.rand(4, layout.slice(name).stop - layout.slice(name).start) < 0.7 for name in layout}
     encoded = model.encode(raw)
+    layout = encoded.layout
+    mask = {name: torch.rand(4, torch.Size(layout.grid(name)).numel()) < 0.7 for name in layout}
     grids = {name: model.queries.grid(name, encoded) for name in model.queries.blocks}
     at = {name: torch.randint(torch.Size(grid).numel(), (4, 3)) for name, grid in grids.items()}
     wanted = model(raw, mask=mask, at=at)
 
     module, devices = sys.modules["torch.nn.parallel.replicate"], [0, 1]
-    copied = module._broadcast_coalesced_reshape
+    original = module._broadcast_coalesced_reshape
     module._broadcast_coalesced_reshape = lambda tensors, devices, detach=False: [
         [tensor.detach().clone() if detach else tensor.clone() for tensor in tensors] for _ in devices
     ]
     try:
         replicas = replicate(model, devices)
     finally:
-        module._broadcast_coalesced_reshape = copied
+        module._broadcast_coalesced_reshape = original
     parts = []
     for i, replica in enumerate(replicas):
-        assert next(replica.parameters(), None) is None, "as under DataParallel: a forward that asked would find none"
+        assert next(replica.parameters(), None) is None, "replicas hold no registered parameters"
         scattered = [{name: tensor.chunk(2)[i] for name, tensor in given.items()} for given in (raw, mask, at)]
         parts.append(replica(scattered[0], mask=scattered[1], at=scattered[2]))
     gathered = {name: torch.cat([part[name] for part in parts]) for name in wanted}
     assert relative(gathered, wanted) < 1e-5, recipe
     sum(value.square().mean() for value in gathered.values()).backward()
-    assert all(p.grad is not None for p in model.parameters()), "gradients arrive at the model"
+    assert all(p.grad is not None for p in model.parameters()), "some gradients do not reach the original model"
 
 
 def _distributed() -> None:
@@ -391,11 +350,11 @@ def _distributed() -> None:
         else:
             wrapped = DistributedDataParallel(model)
         with warnings.catch_warnings():
-            # FSDP2's: outputs are views, which nobody here changes in place. DDP's: the gradient of a table of one
-            # row, a slice of a wider one, has another stride along its one row.
+            # FSDP2 warns that outputs are views; they are not changed in place. DDP warns of the gradient of a
+            # one-row table, a slice of a wider one, whose stride along that row differs.
             warnings.filterwarnings("ignore", message=".*returned a view tensor")
             warnings.filterwarnings("ignore", message="Grad strides do not match")
-            for _ in range(2):  # DDP complains of parameters without gradients in the second step
+            for _ in range(2):  # DDP reports parameters without gradients in the second step
                 found = wrapped(raw, at=at)
                 assert relative(found, wanted) < 1e-5
                 sum(value.square().mean() for value in found.values()).backward()
@@ -403,7 +362,7 @@ def _distributed() -> None:
 
 
 def _points(query: queries.Query | None, decoder: nn.Module, output: outputs.Output) -> kit.PerceiverIO:
-    """Nine points to whatever is asked for."""
+    """A model from points (b, n, 4) to one output."""
     return kit.PerceiverIO(
         kit.Inputs(points=inputs.Features(4)),
         kit.Encoder(4, num_latents=5, latent_dim=16, layers=1),
@@ -411,14 +370,3 @@ def _points(query: queries.Query | None, decoder: nn.Module, output: outputs.Out
         decoder,
         kit.Outputs(out=output),
     )
-
-
-@pytest.mark.parametrize(
-    "number", sorted(ROWS), ids=lambda n: f"row{n:02}-{ROWS[n][0].replace(', ', '+').replace(' ', '-')}"
-)
-def test_mission(number: int) -> None:
-    ROWS[number][1]()
-
-
-def test_mission_has_every_row_that_is_code() -> None:
-    assert sorted(ROWS) == [*range(1, 28), 29]

@@ -1,4 +1,4 @@
-"""Module ⇄ plain JSON: any model made of blocks, and nothing that its blocks' arguments do not make."""
+"""``kit.spec`` and ``kit.build``: any model made of blocks ⇄ plain JSON; everything else is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,13 +18,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import decoders, inputs, outputs, positions, queries, registry
+from perceiver_kit import decoders, inputs, outputs, positions, queries
 
+from .blocks import registered
 from .strategies import RECIPES
 
 
 def through_json(spec: dict) -> dict:
-    """What is left after a file has held it."""
+    """The spec after writing and reading a file."""
     return json.loads(json.dumps(spec, allow_nan=False))
 
 
@@ -34,13 +36,13 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("preset", ["base", "tiny"])
-def test_a_recipe_is_rebuilt_from_its_spec(recipe: str, preset: str) -> None:
+def test_recipes_are_rebuilt_from_their_specs(recipe: str, preset: str) -> None:
     with torch.device("meta"):
         model = kit.build(recipe, preset=preset)
         spec = kit.spec(model)
         rebuilt = kit.build(through_json(spec))
     assert shapes(rebuilt) == shapes(model)
-    assert str(rebuilt) == str(model)  # the whole tree of modules with their settings
+    assert str(rebuilt) == str(model)  # all modules with their settings
     assert kit.spec(rebuilt) == spec == through_json(spec)
     assert (
         rebuilt.recipe == model.recipe == {"name": recipe, "preset": preset, "parameters": model.recipe["parameters"]}
@@ -48,7 +50,7 @@ def test_a_recipe_is_rebuilt_from_its_spec(recipe: str, preset: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_tree_is_the_spec_and_the_recipe_only_a_note(recipe: str) -> None:
+def test_the_recipe_in_a_spec_is_metadata_only(recipe: str) -> None:
     model = kit.build(recipe, preset="tiny")
     spec = kit.spec(model)
     spec["recipe"] = kit.spec(kit.build(RECIPES[0], preset="tiny", num_latents=5))["recipe"]
@@ -58,10 +60,10 @@ def test_the_tree_is_the_spec_and_the_recipe_only_a_note(recipe: str) -> None:
 
 
 def small(**options: Any) -> kit.PerceiverIO:
-    every = options.pop("inputs", None) or inputs.Inputs(points=inputs.Features(3))
+    inputs_block = options.pop("inputs", None) or inputs.Inputs(points=inputs.Features(3))
     blocks = dict(
-        inputs=every,
-        encoder=kit.Encoder(every.channels, num_latents=4, latent_dim=8, layers=1),
+        inputs=inputs_block,
+        encoder=kit.Encoder(inputs_block.channels, num_latents=4, latent_dim=8, layers=1),
         queries=queries.Queries(label=queries.LearnedQuery(1, 8)),
         decoder=decoders.Decoder(8, 8),
         outputs=outputs.Outputs(label=outputs.Classify(8, 10)),
@@ -70,7 +72,7 @@ def small(**options: Any) -> kit.PerceiverIO:
 
 
 def nodes(value: Any) -> Iterator[dict]:
-    """Every block of a spec, in order, with references."""
+    """Blocks of a spec and references to them, in order."""
     if isinstance(value, dict):
         if "block" in value or "same_as" in value:
             yield value
@@ -81,14 +83,14 @@ def nodes(value: Any) -> Iterator[dict]:
             yield from nodes(item)
 
 
-def test_a_block_in_two_places_is_written_once_and_stays_one() -> None:
+def test_a_shared_block_is_written_once_and_stays_shared() -> None:
     shared = positions.Learned((7,), 4)
-    every = inputs.Inputs(
+    inputs_block = inputs.Inputs(
         left=inputs.Features(3, positions=shared),
         right=inputs.Features(4, positions=shared, combine="add"),
         other=inputs.Features(2, positions=positions.Learned((7,), 4)),
     )
-    model = small(inputs=every)
+    model = small(inputs=inputs_block)
     spec = through_json(kit.spec(model))
     found = [node for node in nodes(spec) if node.get("block") == "positions.Learned"]
     assert len([node for node in found if "id" in node]) == 1
@@ -98,7 +100,7 @@ def test_a_block_in_two_places_is_written_once_and_stays_one() -> None:
     assert blocks["left"].positions is not blocks["other"].positions
 
 
-def test_several_blocks_in_two_places_each_are_told_apart() -> None:
+def test_several_shared_blocks_stay_distinct() -> None:
     one, other = inputs.Features(3), inputs.Features(3)
     model = small(inputs=inputs.Inputs(a=one, b=other, c=one, d=other))
     blocks = kit.build(through_json(kit.spec(model))).inputs.blocks
@@ -117,7 +119,7 @@ def test_a_tied_embedding_stays_tied() -> None:
     assert len(names) == 2
 
 
-class Holder(kit.Block):
+class OneArgument(kit.Block):
     def __init__(self, value: Any) -> None:
         super().__init__()
         self.value = value
@@ -135,46 +137,37 @@ PLAIN = st.recursive(
 )
 
 
-class Parts(kit.Block):
-    """Every way in which Python hands over arguments."""
+class EveryArgumentKind(kit.Block):
+    """Parameters of every kind that Python has."""
 
     def __init__(self, one: int, /, two: int, three: int = 3, *more: int, last: int = 0, **named: int) -> None:
         super().__init__()
 
 
 @pytest.mark.parametrize("given", [(1, 2), (1, 2, 7), (1, 2, 7, 8, 9)], ids=len)
-def test_arguments_of_every_kind_come_back_in_their_places(given: tuple[int, ...]) -> None:
-    registry._entries["inputs"]["Parts"] = Parts
-    try:
-        found = kit.build(through_json(kit.spec(Parts(*given, last=4, other=5)))).recorded
-    finally:
-        del registry._entries["inputs"]["Parts"]
+def test_arguments_of_every_kind_are_restored(given: tuple[int, ...]) -> None:
+    with registered("inputs", EveryArgumentKind):
+        found = kit.build(through_json(kit.spec(EveryArgumentKind(*given, last=4, other=5)))).recorded
     one, two, three, *more = given if len(given) > 2 else (*given, 3)
     assert found == dict(one=one, two=two, three=three, more=tuple(more), last=4, named={"other": 5})
 
 
 @settings(max_examples=100)
 @given(value=PLAIN)
-def test_every_plain_argument_survives_with_its_type(value: Any) -> None:
-    registry._entries["inputs"]["Holder"] = Holder
-    try:
-        found = kit.build(through_json(kit.spec(Holder(value)))).recorded["value"]
-    finally:
-        del registry._entries["inputs"]["Holder"]
-    assert repr(found) == repr(value)  # which tells (1,) from [1], 1 from 1.0 and True
+def test_plain_arguments_keep_value_and_type(value: Any) -> None:
+    with registered("inputs", OneArgument):
+        found = kit.build(through_json(kit.spec(OneArgument(value)))).recorded["value"]
+    assert repr(found) == repr(value)  # repr distinguishes (1,) from [1], 1 from 1.0 and True
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {1: 2}, {1, 2}, b"x", torch.zeros(1), object, nn.Linear(1, 1)])
-def test_an_argument_that_is_not_plain_is_refused(value: Any) -> None:
-    registry._entries["inputs"]["Holder"] = Holder
-    try:
-        with pytest.raises(kit.AssemblyError, match=r"spec: model.value is .* but an argument must be None, bool, int"):
-            kit.spec(Holder(value))
-    finally:
-        del registry._entries["inputs"]["Holder"]
+def test_other_arguments_are_refused(value: Any) -> None:
+    message = r"spec: model.value is .* but an argument must be None, bool, int"
+    with registered("inputs", OneArgument), pytest.raises(kit.AssemblyError, match=message):
+        kit.spec(OneArgument(value))
 
 
-def test_a_replaced_child_shows() -> None:
+def test_replaced_children_are_in_the_spec() -> None:
     model = small()
     model.decoder = decoders.Decoder(8, 8, heads=2)
     model.outputs = outputs.Outputs(label=outputs.Classify(8, 3))
@@ -192,12 +185,6 @@ def test_copies_have_the_same_spec() -> None:
     assert kit.spec(model) != kit.spec(twin)
 
 
-def changed(change) -> kit.PerceiverIO:
-    model = small()
-    change(model)
-    return model
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -211,11 +198,13 @@ def changed(change) -> kit.PerceiverIO:
     ],
 )
 def test_a_model_changed_by_hand_is_refused(change) -> None:
+    model = small()
+    change(model)
     with pytest.raises(kit.AssemblyError, match=r"not what its blocks' arguments make: .* differs in name, shape or"):
-        kit.spec(changed(change))
+        kit.spec(model)
 
 
-def test_what_is_not_a_registered_block_is_refused() -> None:
+def test_unregistered_blocks_are_refused() -> None:
     class Mine(decoders.Decoder):
         pass
 
@@ -224,22 +213,19 @@ def test_what_is_not_a_registered_block_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_not_a_block_has_no_spec() -> None:
+def test_modules_that_are_not_blocks_are_refused() -> None:
     with pytest.raises(kit.AssemblyError, match="spec takes a model made of blocks, got a Linear"):
         kit.spec(nn.Linear(2, 2))
 
 
-def edited(path: str, value: Any) -> dict:
-    """A small model's spec with something else at a path, or with nothing there."""
-    spec = through_json(kit.spec(small()))
-    *parents, last = path.split("/")
-    place = spec
-    for key in parents:
-        place = place[key]
+def edited(spec: dict, path: Sequence[Any], value: Any) -> dict:
+    """A copy of the spec with this value at a path; ``...`` deletes."""
+    spec = through_json(spec)
+    node = functools.reduce(operator.getitem, path[:-1], spec)
     if value is ...:
-        del place[last]
+        del node[path[-1]]
     else:
-        place[last] = value
+        node[path[-1]] = value
     return spec
 
 
@@ -270,9 +256,9 @@ def edited(path: str, value: Any) -> dict:
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_broken_spec_is_refused_where_it_is_broken(path: str, value: Any, message: str) -> None:
+def test_errors_of_a_spec_name_the_path(path: str, value: Any, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
-        kit.build(edited(path, value))
+        kit.build(edited(kit.spec(small()), path.split("/"), value))
 
 
 JUNK = st.sampled_from(
@@ -291,27 +277,19 @@ def tiny_spec(recipe: str) -> dict:
     return kit.spec(kit.build(recipe, preset="tiny", layers=1))
 
 
-def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The path of every value in a spec."""
     if path:
         yield path
     for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(item, (*path, key))
+        yield from paths(item, (*path, key))
 
 
 @pytest.mark.usefixtures("unchecked")
 @settings(max_examples=200)
 @given(recipe=st.sampled_from(RECIPES), data=st.data())
-def test_a_spec_with_junk_anywhere_is_a_model_or_an_error_of_the_kit(recipe: str, data: st.DataObject) -> None:
-    with torch.device("meta"):
-        spec = through_json(tiny_spec(recipe))
-        *parents, last = data.draw(st.sampled_from([*places(spec)]))
-        place: Any = spec
-        for key in parents:
-            place = place[key]
-        junk = data.draw(JUNK)
-        if junk is ...:
-            del place[last]
-        else:
-            place[last] = junk
-        with contextlib.suppress(kit.PerceiverKitError):
-            kit.build(spec)
+def test_a_spec_with_junk_builds_or_raises_a_kit_error(recipe: str, data: st.DataObject) -> None:
+    spec = tiny_spec(recipe)
+    spec = edited(spec, data.draw(st.sampled_from([*paths(spec)])), data.draw(JUNK))
+    with torch.device("meta"), contextlib.suppress(kit.PerceiverKitError):
+        kit.build(spec)

@@ -1,4 +1,4 @@
-"""Models here are tiny: a second thread only waits."""
+"""One thread: the models are tiny."""
 
 from __future__ import annotations
 

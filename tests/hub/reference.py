@@ -1,8 +1,7 @@
-"""Hugging Face's Perceiver as the oracle: models of any size with random numbers, asked and answering as the kit is.
+"""Hugging Face's Perceiver as the reference: models of any size with random weights, called like the kit.
 
-Numbers are drawn so that a comparison means something. A linear layer's weights have variance ``gain² / fan-in``
-whatever its width, and everything looked up (latents, positions, tokens) is a standard normal: attention then picks
-and positions matter, but no softmax is so sharp that it would blow up rounding.
+Weights of linear layers have variance ``gain² / fan-in``; tables (latents, positions, tokens) are standard normal. So
+attention is selective and positions matter, but no softmax is sharp enough to amplify rounding.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ logging.disable_progress_bar()
 
 Tensors = dict[str, Tensor]
 
-# What attention writes is twice what it reads: the latents are not the sum of many small, alike steps.
+# Attention writes twice the variance that it reads, so that layers differ in their effect.
 GAIN = 1.5
 
 
@@ -34,15 +33,15 @@ def architecture(recipe: str) -> type[nn.Module]:
 
 
 def configured(recipe: str, **config: Any) -> nn.Module:
-    """The reference of a recipe in evaluation mode, as Hugging Face initialises it."""
+    """The reference of a recipe in evaluation mode, with Hugging Face's initialisation."""
     config = transformers.PerceiverConfig(**config)
-    config._attn_implementation = "eager"  # the only one, and without it no attention maps are given
+    config._attn_implementation = "eager"  # needed for attention maps
     return architecture(recipe)(config).eval()
 
 
 @torch.no_grad()
 def randomised(model: nn.Module, gain: float = GAIN) -> nn.Module:
-    """Every parameter and every statistic drawn at random, none left at the zero or one that it starts with."""
+    """Random values for every parameter and statistic; none keeps its initial 0 or 1."""
     norms = (nn.LayerNorm, nn.BatchNorm2d)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -59,7 +58,7 @@ def randomised(model: nn.Module, gain: float = GAIN) -> nn.Module:
 
 
 def converted(reference: nn.Module, directory: Path) -> nn.Module:
-    """The kit's model of what the reference saves."""
+    """The kit's model loaded from the saved reference."""
     reference.save_pretrained(directory)
     return kit.load(directory)
 
@@ -69,12 +68,12 @@ def parameters(recipe: str, model: nn.Module) -> dict[str, str]:
     return tensor_names(convertible()[recipe], model)
 
 
-# ---- asking the reference what the kit is asked
+# ---- calling the reference like the kit
 
 
 def _text(model: nn.Module, raw: Tensors, **options: Any) -> tuple[Tensors, Any]:
     out = model(raw["text"], **options)
-    # Always as many rows as the longest text, whatever its length: those beyond it are nobody's.
+    # The reference returns rows for the longest possible text; drop those beyond this text.
     return {"text": out.logits[:, : raw["text"].shape[1]]}, out
 
 
@@ -88,7 +87,7 @@ def _learned(model: nn.Module, raw: Tensors, **options: Any) -> tuple[Tensors, A
 
 
 def neighbourhoods(frames: Tensor) -> Tensor:
-    """(b, t, 3, h, w) → (b, t, 27, h, w), values ordered (y, x, channel): its caller's job in Hugging Face."""
+    """(b, t, 3, h, w) → (b, t, 27, h, w) in the order (y, x, channel), which Hugging Face leaves to the caller."""
     b, t, c, h, w = frames.shape
     unfolded = F.unfold(frames.flatten(0, 1), 3, padding=1)
     return rearrange(unfolded, "(b t) (c k) (h w) -> b t (k c) h w", b=b, t=t, c=c, h=h, w=w)
@@ -121,7 +120,7 @@ ASK: dict[str, Callable[..., tuple[Tensors, Any]]] = {
 def ask(
     recipe: str, model: nn.Module, raw: Tensors, mask: Tensors | None = None, **options: Any
 ) -> tuple[Tensors, Any]:
-    """The reference's outputs in the kit's form, and all that it returned. Masks are the kit's, by modality."""
+    """The reference's outputs in the kit's form, and its full return value. ``mask``: as the kit's, by modality."""
     if mask is not None:
         options["attention_mask"] = torch.cat([mask[name].flatten(1) for name in sorted(mask)], dim=1)
     return ASK[recipe](model, raw, **options)
@@ -131,28 +130,28 @@ def ask(
 
 
 def relative(found: Mapping[str, Tensor] | Tensor, wanted: Mapping[str, Tensor] | Tensor) -> float:
-    """The largest difference, relative to the largest value wanted; of several outputs, the worst."""
+    """The largest difference, relative to the largest value of ``wanted``; the maximum over several outputs."""
     if isinstance(wanted, Mapping):
         assert found.keys() == wanted.keys()
         return max(relative(found[name], wanted[name]) for name in wanted)
-    assert found.shape == wanted.shape, f"{tuple(found.shape)} is not {tuple(wanted.shape)}"
+    assert found.shape == wanted.shape, f"expected shape {tuple(wanted.shape)}, got {tuple(found.shape)}"
     assert wanted.isfinite().all() and float(wanted.detach().abs().max()) > 0
     return float((found.detach() - wanted.detach()).abs().max() / wanted.detach().abs().max())
 
 
 def loss(outputs: Mapping[str, Tensor]) -> Tensor:
-    """Every output in one number, each of its elements with a weight of its own."""
+    """A sum of all output elements with random weights."""
     generator = torch.Generator().manual_seed(0)
     weights = {name: torch.randn(outputs[name].shape, generator=generator) for name in sorted(outputs)}
     return sum((outputs[name] * weights[name]).sum() for name in weights)
 
 
 def gradients(model: nn.Module, names: Mapping[str, str] | None = None) -> Tensors:
-    """The gradient of every parameter that has one, under its name in Hugging Face's Perceiver."""
+    """Gradients by parameter, optionally renamed."""
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return found if names is None else {names[name]: gradient for name, gradient in found.items()}
 
 
 def joined(tensors: Tensors, like: Tensors) -> Tensor:
-    """All gradients end to end: alone, the one of a key bias is rounding about a true value of zero."""
+    """All gradients concatenated: the gradient of a key bias alone is rounding around zero."""
     return torch.cat([tensors[name].flatten() for name in sorted(like)])

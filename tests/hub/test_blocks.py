@@ -1,4 +1,4 @@
-"""Decoders, queries and outputs one by one against Hugging Face's, also where those can only be run in part."""
+"""Parity of single decoders, queries and outputs with Hugging Face's, also of those that only run in part."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ OPTIONS = [
 def numbers(reference: nn.Module) -> dict[str, Tensor]:
     """A reference decoder's parameters under the kit's names."""
     renamed = {theirs: ours for ours, theirs in CROSS.items()}
-    found = {}
-    for name, tensor in reference.decoding_cross_attention.state_dict().items():
-        path, _, leaf = name.rpartition(".")
-        found[f"cross.{renamed[path]}.{leaf}"] = tensor
-    return found | {f"project.{name}": tensor for name, tensor in reference.final_layer.state_dict().items()}
+    tensors = reference.decoding_cross_attention.state_dict()
+    parts = {name: name.rpartition(".") for name in tensors}
+    cross = {f"cross.{renamed[path]}.{leaf}": tensors[name] for name, (path, _, leaf) in parts.items()}
+    return cross | {f"project.{name}": tensor for name, tensor in reference.final_layer.state_dict().items()}
 
 
 def both_decoders(
@@ -78,7 +77,7 @@ def assembled(query: queries.Query, decoder: kit.Decoder) -> kit.PerceiverIO:
     return model.double().eval()
 
 
-def some(kind: str, content: int | None = None) -> Positions | None:
+def positions_of(kind: str) -> Positions | None:
     learned, fourier = Learned(GRID, 9), Fourier(bands=4, max_resolution=(7, 9), ends="half_open")
     return {"learned": learned, "fourier": fourier, "projected": Projected(fourier, 6), "none": None}[kind]
 
@@ -86,46 +85,44 @@ def some(kind: str, content: int | None = None) -> Positions | None:
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "plain")
 @pytest.mark.parametrize("kind", ["learned", "fourier", "projected", "rows", "content", "content learned", "given"])
 @torch.no_grad()
-def test_decoders_with_any_query_are_the_references(kind: str, options: dict) -> None:
-    """The reference is asked with queries put together here: its own, of content, are of another width than it says."""
+def test_decoders_with_any_query_match(kind: str, options: dict) -> None:
+    """The test assembles the queries: the reference's content queries do not have the width that it declares."""
     content, image = 12, torch.randn(2, 3, 6, 8).double()
-    rows = content + 2 * 5 + 3
     match kind:
         case "rows":
-            query = queries.InputQuery("image", channels=rows)
+            query = queries.InputQuery("image", channels=content + 2 * 5 + 3)
         case "content" | "content learned":
-            positions = some("learned" if kind.endswith("learned") else "fourier")
+            positions = positions_of("learned" if kind.endswith("learned") else "fourier")
             query = queries.ContentQuery("image", content_channels=content, positions=positions)
         case "given":
             query = queries.ContentQuery("image", content_channels=content)
         case _:
-            query = queries.PositionQuery(some(kind), size=GRID)
+            query = queries.PositionQuery(positions_of(kind), size=GRID)
     reference, decoder = both_decoders(query.channels, **options)
     model = assembled(query, decoder)
     encoded = model.encode(image)
     patches = model.inputs.blocks["image"].embed(image, "image").flatten(1, -2)
     positions = getattr(query, "positions", None)
     features = None if positions is None else positions(GRID).double().expand(2, -1, -1)
-    asked = {
+    rows = {
         "rows": lambda: model.inputs(image)[0].rows,
         "given": lambda: patches,
         "content": lambda: torch.cat([patches, features], -1),
         "content learned": lambda: torch.cat([patches, features], -1),
     }.get(kind, lambda: features)()
-    wanted = reference(asked, encoded.latents).logits
+    wanted = reference(rows, encoded.latents).logits
     found = model.decode(encoded)["out"]
     assert relative(found, wanted) < 1e-9
     assert relative(model.decode(encoded, chunk=5)["out"], wanted) < 1e-9
     for index in (torch.tensor([11, 0, 0, 5]), torch.randint(12, (2, 7))):
-        places = index.expand(2, -1)[..., None].expand(-1, -1, wanted.shape[-1])
-        assert relative(model.decode(encoded, at={"out": index})["out"], wanted.gather(1, places)) < 1e-9
-    moved = wanted.roll(1, 1)
-    assert relative(moved, wanted) > 0.01, "all queries are alike: nothing was tested"
+        expected = torch.stack([rows[i] for rows, i in zip(wanted, index.expand(2, -1), strict=True)])
+        assert relative(model.decode(encoded, at={"out": index})["out"], expected) < 1e-9
+    assert relative(wanted.roll(1, 1), wanted) > 0.01, "all queries are alike: nothing was tested"
 
 
 @pytest.mark.parametrize("kind", ["trainable", "fourier"])
 @torch.no_grad()
-def test_queries_that_the_reference_makes_itself(kind: str) -> None:
+def test_queries_of_the_reference_match(kind: str) -> None:
     fourier = dict(num_bands=4, max_resolution=(7, 9), concat_pos=True, sine_only=False)
     trainable = dict(num_channels=9, index_dims=12)
     reference = theirs.PerceiverBasicDecoder(
@@ -136,7 +133,7 @@ def test_queries_that_the_reference_makes_itself(kind: str) -> None:
         num_channels=18,
         **{f"{kind}_position_encoding_kwargs": fourier if kind == "fourier" else trainable},
     )
-    rows = torch.zeros(2, 1, *GRID)  # it reads the grid off them
+    rows = torch.zeros(2, 1, *GRID)  # the reference reads the grid from their shape
     if kind == "trainable":
         positions = Learned(GRID, 9)
         positions.table.copy_(reference.output_position_encodings.position_embeddings)
@@ -153,8 +150,8 @@ def test_queries_that_the_reference_makes_itself(kind: str) -> None:
 
 @pytest.mark.parametrize("points", [None, [0, 17, 23, 23]])
 @torch.no_grad()
-def test_a_video_decoder_stands_alone(points: list[int] | None) -> None:
-    """The reference's cannot be run whole: its parts are, on queries over the same grid."""
+def test_video_decoder_matches(points: list[int] | None) -> None:
+    """The reference cannot be run whole; its parts run on queries over the same grid."""
     grid = (2, 3, 4)
     options = dict(num_bands=3, max_resolution=(5, 6, 7), concat_pos=True, sine_only=False)
     reference = theirs.PerceiverBasicVideoAutoencodingDecoder(
@@ -180,8 +177,8 @@ def test_a_video_decoder_stands_alone(points: list[int] | None) -> None:
     model.decoder.load_state_dict(numbers(reference.decoder))
     encoded = model.encode(torch.randn(2, *grid[:1], 3, *grid[1:]))
     index = torch.arange(24) if points is None else torch.tensor(points)
-    asked = reference.decoder_query(torch.zeros(2, 1), subsampled_points=index)
-    rows = model.outputs.blocks["video"].project(reference.decoder(asked, encoded.latents).logits)
+    query = reference.decoder_query(torch.zeros(2, 1), subsampled_points=index)
+    rows = model.outputs.blocks["video"].project(reference.decoder(query, encoded.latents).logits)
     if points is None:
         wanted = rows.unflatten(1, grid).movedim(-1, 2)
         assert relative(model.decode(encoded)["video"], wanted) < 1e-5
@@ -190,13 +187,13 @@ def test_a_video_decoder_stands_alone(points: list[int] | None) -> None:
 
 
 class Instantiable(theirs.PerceiverProjectionDecoder):
-    """The reference's lacks one of the abstract methods of its base and cannot be made."""
+    """The reference lacks an abstract method of its base and cannot be instantiated."""
 
     num_query_channels = 0
 
 
 @torch.no_grad()
-def test_mean_pooling_is_the_references_made_to_work() -> None:
+def test_mean_pooling_matches_the_repaired_reference() -> None:
     with pytest.raises(TypeError, match="abstract"):
         theirs.PerceiverProjectionDecoder(CONFIG)
     reference = randomised(Instantiable(CONFIG))
@@ -214,7 +211,7 @@ def test_mean_pooling_is_the_references_made_to_work() -> None:
 
 
 @torch.no_grad()
-def test_classification_is_one_learned_query() -> None:
+def test_classification_decoder_matches_one_learned_query() -> None:
     reference = theirs.PerceiverClassificationDecoder(
         CONFIG,
         num_channels=WIDTH,
@@ -242,7 +239,7 @@ def test_classification_is_one_learned_query() -> None:
     ids=["rows", "waveform", "classes"],
 )
 @torch.no_grad()
-def test_outputs_are_the_references(ours: outputs.Output, reference: nn.Module, rows: int, grid: tuple) -> None:
+def test_outputs_match(ours: outputs.Output, reference: nn.Module, rows: int, grid: tuple) -> None:
     randomised(reference)
     ours.project.load_state_dict(reference.classifier.state_dict())
     decoded = torch.randn(2, rows, 8)
@@ -250,7 +247,7 @@ def test_outputs_are_the_references(ours: outputs.Output, reference: nn.Module, 
 
 
 @torch.no_grad()
-def test_logits_of_text_are_the_references() -> None:
+def test_text_logits_match() -> None:
     reference = randomised(theirs.PerceiverEmbeddingDecoder(transformers.PerceiverConfig()))
     text = inputs.TextTokens(262, 8)
     ours = outputs.TiedText(text)
@@ -261,8 +258,8 @@ def test_logits_of_text_are_the_references() -> None:
 
 @pytest.mark.parametrize("hidden", [0.0, 1.0])
 @torch.no_grad()
-def test_several_inputs_are_the_references(hidden: float) -> None:
-    """Padded to one width, the label hidden or not, end to end in alphabetical order."""
+def test_several_inputs_match(hidden: float) -> None:
+    """Padded to one width and concatenated in alphabetical order, the label hidden or not."""
     fourier = dict(num_bands=2, max_resolution=(6,), concat_pos=True, sine_only=False)
     reference = theirs.PerceiverMultimodalPreprocessor(
         min_padding_size=3,

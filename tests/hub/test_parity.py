@@ -1,6 +1,6 @@
-"""The seven recipes compute what Hugging Face's Perceiver computes with the same numbers: outputs and gradients.
+"""Recipes and Hugging Face's Perceiver agree in outputs and gradients with the same weights.
 
-In float32 within rounding; in float64, where a formula that differs in its tenth digit could not hide in it.
+In float32 within rounding; in float64 to 1e-9, which shows differences that float32 rounding would hide.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ both_dtypes = pytest.mark.parametrize("dtype", OUTPUTS, ids=lambda dtype: str(dt
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration, in Hugging Face's words, and the size of its raw inputs."""
+    """A configuration in Hugging Face's terms and the size of its raw inputs."""
 
     recipe: str
     label: str
@@ -71,7 +71,7 @@ def _video(*sizes: int, frames: int, side: int, samples: int, **more: Any) -> di
     return _config(*sizes, **shape, audio_samples_per_frame=samples, **more)
 
 
-# Unequal widths of queries and values; None for both, the width of what is attended to; one head and several.
+# Unequal widths of queries and values; the default is the width of the keys.
 NARROW, WIDE = dict(qk_channels=8, v_channels=24), dict(qk_channels=48, v_channels=24)
 NO_RESIDUAL, WIDENED = dict(use_query_residual=False), dict(cross_attention_widening_factor=2)
 TANH = dict(hidden_act="gelu_pytorch_tanh")
@@ -134,7 +134,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 @functools.cache
 def models(case: Case, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:
-    """The reference and the kit's model of the same numbers; one pair a case, which tests leave as it is."""
+    """The reference and the kit's model with the same weights, cached for all tests: do not change them."""
     if dtype != torch.float32:
         return tuple(copy.deepcopy(model).to(dtype) for model in models(case))
     torch.manual_seed(len(str(case)))
@@ -160,27 +160,27 @@ def raw(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def at(case: Case) -> dict[str, dict[str, Tensor | None]]:
-    """Points to decode, in any order and repeated: the multimodal reference can decode nothing else."""
+    """Points to decode, in any order and repeated: the multimodal reference cannot decode the whole."""
     if case.recipe != "multimodal_autoencoding":
         return {}
     ours = models(case)[1]
     grids = {name: ours.queries.blocks[name].size for name in case.points}
-    some = {name: torch.randint(torch.Size(grids[name]).numel(), (count,)) for name, count in case.points.items()}
-    return {"at": some | {"label": None}}
+    points = {name: torch.randint(torch.Size(grids[name]).numel(), (count,)) for name, count in case.points.items()}
+    return {"at": points | {"label": None}}
 
 
 def masks(case: Case, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """About two rows in three may be read: of every sample some, and not the same in each."""
+    """Masks about one row in three, differently for each sample."""
     layout = models(case)[1].encode({k: v.float() if v.is_floating_point() else v for k, v in given.items()}).layout
     return {name: torch.rand(case.batch, torch.Size(layout.grid(name)).numel()) < 0.65 for name in layout}
 
 
 @both_dtypes
 @every_case
-def test_outputs_and_gradients_are_the_references(case: Case, dtype: torch.dtype) -> None:
+def test_outputs_and_gradients_match(case: Case, dtype: torch.dtype) -> None:
     theirs, ours = models(case, dtype)
     given, options = raw(case, dtype), at(case)
-    with torch.no_grad():  # attention goes other ways without a gradient
+    with torch.no_grad():  # attention takes other paths without gradients
         assert relative(ours(given, **options), ask(case.recipe, theirs, given, **options)[0]) < OUTPUTS[dtype]
     inputs = [
         {name: value.clone().requires_grad_(value.is_floating_point()) for name, value in given.items()} for _ in "ab"
@@ -193,35 +193,35 @@ def test_outputs_and_gradients_are_the_references(case: Case, dtype: torch.dtype
     their_gradients, our_gradients = reference.gradients(theirs), reference.gradients(ours, names)
     for model in (theirs, ours):
         model.zero_grad()
-    every = {names[name] for name, _ in ours.named_parameters()}
-    assert our_gradients.keys() == every, "a parameter without a gradient stops distributed training"
+    parameters = {names[name] for name, _ in ours.named_parameters()}
+    assert our_gradients.keys() == parameters, "a parameter without a gradient stops distributed training"
     joined = [reference.joined(g, their_gradients) for g in (our_gradients, their_gradients)]
     assert relative(*joined) < GRADIENTS[dtype]
     for name, value in inputs[1].items():
-        if value.grad is not None and name != "label":  # the label is hidden
+        if value.grad is not None and name != "label":  # labels are hidden
             assert relative(inputs[0][name].grad, value.grad) < GRADIENTS[dtype]
 
 
 @both_dtypes
 @every_case
-def test_masks_are_the_references(case: Case, dtype: torch.dtype) -> None:
+def test_masked_outputs_match(case: Case, dtype: torch.dtype) -> None:
     theirs, ours = models(case, dtype)
     given, options = raw(case, dtype), at(case)
     keep = masks(case, given)
     with torch.no_grad():
         found, (wanted, _) = ours(given, mask=keep, **options), ask(case.recipe, theirs, given, keep, **options)
-        free = ours(given, **options)
+        unmasked = ours(given, **options)
     if case.recipe == "optical_flow":
-        # Of a masked pixel the reference still asks with its content, which matters for nothing here.
+        # The reference queries masked pixels with their content; compare the others only.
         grid = keep["frames"].unflatten(1, case.size)[:, None]
-        found, wanted, free = ({"flow": torch.where(grid, out["flow"], 0)} for out in (found, wanted, free))
+        found, wanted, unmasked = ({"flow": torch.where(grid, out["flow"], 0)} for out in (found, wanted, unmasked))
     assert relative(found, wanted) < OUTPUTS[dtype]
-    assert relative(found, free) > 0.01, "the numbers are such that masks do not matter: nothing was tested"
+    assert relative(found, unmasked) > 0.01, "masks have no effect with these weights: nothing was tested"
 
 
 @every_case
-def test_the_numbers_are_such_that_all_positions_matter(case: Case) -> None:
-    """Without this, agreement above would say nothing about positions."""
+def test_all_positions_matter_with_these_weights(case: Case) -> None:
+    """Otherwise the agreement above would say nothing about positions."""
     ours = models(case)[1]
     given, options = raw(case, torch.float32), at(case)
     blocks = {name: block for name, block in ours.named_modules() if isinstance(block, Positions)}
@@ -229,31 +229,31 @@ def test_the_numbers_are_such_that_all_positions_matter(case: Case) -> None:
     with torch.no_grad():
         wanted = ours(given, **options)
         for name, block in blocks.items():
-            elsewhere = block.register_forward_hook(lambda block, args, rows: torch.randn_like(rows))
+            hook = block.register_forward_hook(lambda block, args, rows: torch.randn_like(rows))
             found = ours(given, **options)
-            elsewhere.remove()
-            moved = {out: relative(found[out], wanted[out]) for out in wanted}
-            assert max(moved.values()) > 0.01, f"{name} moves outputs by {moved}"
+            hook.remove()
+            changes = {out: relative(found[out], wanted[out]) for out in wanted}
+            assert max(changes.values()) > 0.01, f"{name} changes outputs only by {changes}"
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.recipe == "multimodal_autoencoding"], ids=str)
-def test_every_point_of_a_video_is_the_references(case: Case) -> None:
-    """Whole, the reference cannot decode it: all points of its grids, as a subsample, against ours whole."""
+def test_all_points_of_a_video_match(case: Case) -> None:
+    """The reference cannot decode the whole: it decodes all points as a subsample."""
     theirs, ours = models(case, torch.float64)
     given = raw(case, torch.float64)
     t, h, w = case.size
     patches = given["audio"].shape[1] // theirs.config.samples_per_patch
-    every = {"image": torch.arange(t * h * w), "audio": torch.arange(patches)}
+    points = {"image": torch.arange(t * h * w), "audio": torch.arange(patches)}
     with torch.no_grad():
-        wanted, _ = ask(case.recipe, theirs, given, at=every)
+        wanted, _ = ask(case.recipe, theirs, given, at=points)
         found = ours(given)
     assert relative(found["image"], wanted["image"].unflatten(1, (t, h, w)).movedim(-1, 2)) < 1e-9
     assert relative(found["audio"], wanted["audio"].flatten(1)) < 1e-9
     assert relative(found["label"], wanted["label"]) < 1e-9
 
 
-def test_the_latents_are_the_references_too() -> None:
-    """PerceiverModel without a decoder is our encoder, on ready-made rows."""
+def test_latents_match() -> None:
+    """``PerceiverModel`` without a decoder against ``Encoder``, on the same rows."""
     config = transformers.PerceiverConfig(**_config(6, 24, 2, 2, 3, 4, d_model=15, **NO_RESIDUAL))
     theirs = reference.randomised(transformers.PerceiverModel(config).eval().double())
     ours = kit.Encoder(

@@ -1,4 +1,4 @@
-"""Keeps the counts of the models that properties were held of, for docs/robustness.md."""
+"""Writes how many models each property was tested on, for docs/robustness.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of any model with its inputs, of a drawn one as of a recipe: some rows, chunks, masks."""
+"""Properties of any model, drawn or of a recipe: subsets of rows, chunks, masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int,
 
 @composite
 def indices(draw: st.DrawFn, rows: int, batch: int) -> Tensor:
-    """Flat indices, repeated and in any order: (k,) for the batch or (b, k) for each sample."""
+    """Flat indices in any order, with repetition: (k,) for the batch or (b, k) for each sample."""
     k = draw(st.integers(1, 5))
     one = st.lists(st.integers(0, rows - 1), min_size=k, max_size=k)
     if draw(st.booleans()):
@@ -31,8 +31,7 @@ def indices(draw: st.DrawFn, rows: int, batch: int) -> Tensor:
 
 def taken(rows: Tensor, index: Tensor) -> Tensor:
     """The rows (b, k, c) at indices (k,) or (b, k), sample by sample."""
-    each = index.expand(len(rows), -1)
-    return torch.stack([sample[i] for sample, i in zip(rows, each, strict=True)])
+    return torch.stack([sample[i] for sample, i in zip(rows, index.expand(len(rows), -1), strict=True)])
 
 
 def holds_for_chunks(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:
@@ -62,20 +61,20 @@ def holds_for_some(model: nn.Module, tensors: dict, data: st.DataObject, within:
             with pytest.raises(kit.InputError, match="depend on each other; decode it whole"):
                 model.decode(encoded, at={name: index})
             continue
-        some = model.decode(encoded, at={name: index})
-        assert [*some] == [name]
-        assert_close(some[name], taken(rows, index), within)
-        assert_close(model(tensors, at={name: index}, chunk=2)[name], some[name], within)
+        subset = model.decode(encoded, at={name: index})
+        assert [*subset] == [name]
+        assert_close(subset[name], taken(rows, index), within)
+        assert_close(model(tensors, at={name: index}, chunk=2)[name], subset[name], within)
         assert_close(model.decode(encoded, at={name: None})[name], result, within)
 
 
 def loss(found: dict[str, Tensor]) -> Tensor:
-    """A number to which each value of each output adds differently."""
+    """A weighted sum of all output values, with different weights."""
     return sum((value * torch.linspace(-1, 2, value.numel()).view_as(value)).sum() for value in found.values())
 
 
 def poison(model: nn.Module, masks: dict[str, Tensor], value: float) -> None:
-    """From now on the content of inputs is this value wherever it is masked, whatever they compute."""
+    """Replaces the embedded content by this value wherever it is masked."""
 
     def poisoned(block: nn.Module) -> None:
         def embed(raw: Tensor, name: str) -> Tensor:
@@ -89,7 +88,7 @@ def poison(model: nn.Module, masks: dict[str, Tensor], value: float) -> None:
 
 
 def random_masks(model: nn.Module, tensors: dict, names: list[str], whole_sample: bool) -> dict[str, Tensor]:
-    """Masks (b, *grid) with holes; with ``whole_sample`` nothing of the last sample may be read."""
+    """Random masks (b, *grid); with ``whole_sample`` the last sample is fully masked."""
     layout = model.inputs(tensors)[0].layout
     batch = len(next(iter(tensors.values())))
     masks = {name: torch.rand(batch, *layout.grid(name)) < 0.6 for name in names}
@@ -99,7 +98,7 @@ def random_masks(model: nn.Module, tensors: dict, names: list[str], whole_sample
 
 
 def holds_whatever_masked_rows_hold(model: nn.Module, tensors: dict, names: list[str], whole_sample: bool) -> None:
-    """Results and gradients stay, to the bit, when masked content becomes NaN."""
+    """Results and gradients are bitwise the same when masked content becomes NaN."""
     masks = random_masks(model, tensors, names, whole_sample)
     flat = {name: mask.flatten(1) for name, mask in masks.items()}
     results = []

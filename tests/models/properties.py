@@ -1,6 +1,6 @@
-"""What is held of every model that can be drawn: one test a property, each over as many models as ``MODELS`` says.
+"""``@holds()`` turns a property of a model into a test over ``MODELS`` drawn models.
 
-A few models each by default; ``make fuzz`` draws hundreds and keeps the counts. The same number draws the same models.
+A few models by default; ``make fuzz`` draws hundreds and writes the counts. The same number draws the same models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODELS = int(os.environ.get("MODELS", "12"))
 counts: Counter[str] = Counter()
 properties: list[Callable[..., None]] = []
 
-# A whole model takes minutes to shrink: the first that fails is shown as it is. Some properties are of few models only.
+# No shrinking: it takes minutes for a model. Some properties apply to few models, hence no filter_too_much.
 WHOLE = settings(
     database=None,
     phases=[Phase.explicit, Phase.generate],
@@ -29,20 +29,20 @@ WHOLE = settings(
     suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.filter_too_much],  # type: ignore[union-attr]
 )
 
-# Each of these may go another way through attention, which rounds differently.
-SINGLE, DOUBLE = 1e-5, 1e-9
+# Tolerance in float64: attention may take another path, which rounds differently.
+DOUBLE = 1e-9
 
 
 def holds(*, share: float = 1.0, **options: Any) -> Callable:
-    """A property of a drawn model, ``case``; it may draw more from ``data``. ``share`` of the usual number of models.
+    """A property of a drawn model ``case``, with ``data`` to draw more.
 
-    ``options`` are those of ``assemblies``.
+    ``share``: multiplies the number of models. ``options``: see ``assemblies``.
     """
 
     def wrap(test: Callable[..., None]) -> Callable[..., None]:
         name = f"{test.__module__.rpartition('.')[2].removeprefix('test_')}: {test.__name__.removeprefix('test_')}"
         strategies = {"case": assemblies(**options), "data": st.data()}
-        taken = {argument: strategies[argument] for argument in inspect.signature(test).parameters}
+        arguments = {argument: strategies[argument] for argument in inspect.signature(test).parameters}
 
         @functools.wraps(test)
         def counted(**drawn: Any) -> None:
@@ -50,6 +50,6 @@ def holds(*, share: float = 1.0, **options: Any) -> Callable:
             counts[name] += 1
 
         properties.append(test)
-        return settings(WHOLE, max_examples=max(3, round(MODELS * share)))(given(**taken)(counted))
+        return settings(WHOLE, max_examples=max(3, round(MODELS * share)))(given(**arguments)(counted))
 
     return wrap

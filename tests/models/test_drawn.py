@@ -1,11 +1,12 @@
-"""What is drawn: every block that is registered, in every way that it can be combined; a new one from then on."""
+"""The drawn models contain every registered block in every combination, and new blocks without changes here."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given, settings
@@ -13,22 +14,22 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 
 import perceiver_kit as kit
-from perceiver_kit import positions, registry
+from perceiver_kit import positions
 from perceiver_kit.registry import name_of
 
 from ..assemblies import Assembly, assemblies
-from ..blocks import arguments, drawable, made
+from ..blocks import arguments, drawable, made, registered
 from ..strategies import raw
 from . import test_made, test_numbers, test_rows
 from .properties import MODELS, WHOLE, properties
 from .toys import TOYS
 
 KINDS = ["inputs", "positions", "queries", "decoders", "outputs", "encoders"]
-FILES = [test_made, test_numbers, test_rows]  # imported for the properties that they hold
+FILES = [test_made, test_numbers, test_rows]  # imported because they fill ``properties``
 
 
 def shared(case: Assembly) -> set[str]:
-    """Which kinds of blocks the model has in more than one place, and between which parts."""
+    """Between which parts of the model blocks are shared, such as "inputs and outputs"."""
     parts = {"inputs": case.model.inputs, "queries": case.model.queries, "outputs": case.model.outputs}
     places: dict[int, list[str]] = {}
     for part, container in parts.items():
@@ -40,13 +41,13 @@ def shared(case: Assembly) -> set[str]:
     return {" and ".join(sorted(where)) for where in places.values() if len(where) == 2}
 
 
-# Ways to combine blocks that must be among those drawn: each has been left out, or has broken, before.
-WAYS: dict[str, Callable[[Assembly], object]] = {
+# Combinations that must be drawn: each was missing, or broke, before.
+COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
     "one input": lambda case: len(case.raw) == 1,
     "three inputs": lambda case: len(case.raw) == 3,
     "three outputs": lambda case: len(case.model.outputs.blocks) == 3,
     "no queries": lambda case: case.model.queries.channels == 0,
-    "a query of nothing beside others": lambda case: (
+    "NoQuery beside other queries": lambda case: (
         case.model.queries.channels
         and any(case.model.queries.blocks[name].channels == 0 for name in case.model.queries.blocks)
     ),
@@ -56,10 +57,10 @@ WAYS: dict[str, Callable[[Assembly], object]] = {
     "one block for two outputs": lambda case: "outputs and outputs" in shared(case),
     "positions of an input and of a query": lambda case: "inputs and queries" in shared(case),
     "several cross-attends": lambda case: case.model.encoder.cross_attends > 1,
-    "cross-attends of their own": lambda case: (
+    "separate cross-attends": lambda case: (
         case.model.encoder.cross_attends > 2 and len(case.model.encoder.cross) == case.model.encoder.cross_attends
     ),
-    "blocks of their own": lambda case: (
+    "separate blocks": lambda case: (
         not case.model.encoder.recorded["share_blocks"] and len(case.model.encoder.transformer) > 1
     ),
     "no layers": lambda case: case.model.encoder.layers == 0,
@@ -68,29 +69,29 @@ WAYS: dict[str, Callable[[Assembly], object]] = {
     "heads": lambda case: case.model.encoder.recorded["cross_heads"] > 1,
     "video": lambda case: any(len(grid) == 3 for grid in case.grids.values()),
     "projected positions": lambda case: any(isinstance(block, positions.Projected) for block in case.blocks),
-    "a name that no attribute may have": lambda case: any("." in name for name in case.raw),
+    "a name with a dot": lambda case: any("." in name for name in case.raw),
     "hidden in evaluation": lambda case: any(hide[1] for hide in case.model.inputs.hide.values()),
 }
 
 
-def test_every_block_that_is_registered_is_drawn_in_every_way() -> None:
+def test_every_registered_block_and_combination_is_drawn() -> None:
     seen: Counter[str] = Counter()
 
     @settings(WHOLE, max_examples=max(250, MODELS))
     @given(case=assemblies())
     def draw(case: Assembly) -> None:
         seen.update({name_of(type(block)) for block in case.blocks})
-        seen.update(way for way, holds in WAYS.items() if holds(case))
+        seen.update(name for name, matches in COMBINATIONS.items() if matches(case))
 
     draw()
-    wanted = {f"{kind}.{name}" for kind in KINDS for name in drawable(kind)} | set(WAYS)
-    never = sorted(wanted - set(seen))
-    assert never == [], "never drawn: see tests/blocks.py and tests/assemblies.py"
+    expected = {f"{kind}.{name}" for kind in KINDS for name in drawable(kind)} | set(COMBINATIONS)
+    missing = sorted(expected - set(seen))
+    assert missing == [], "never drawn: see tests/blocks.py and tests/assemblies.py"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_block_that_is_registered_can_be_made_or_a_line_is_asked_for(kind: str) -> None:
-    """Of all at once: a new block that no signature explains fails here first, and is told the line."""
+def test_every_registered_block_can_be_made(kind: str) -> None:
+    """A new block whose signature says too little fails here first; the error names the missing line."""
     given_by_the_model = {
         "inputs": {"positions": None, "grid": None, "combine": "concat"},
         "positions": {"grid": (2, 3), "max_resolution": (4, 4), "positions": positions.Learned((2, 3), 2)},
@@ -115,22 +116,7 @@ def test_a_block_that_is_registered_can_be_made_or_a_line_is_asked_for(kind: str
 # ---- blocks that are registered later
 
 
-@contextlib.contextmanager
-def registered(kind: str, block: type, *others: str) -> Iterator[None]:
-    """A block registered for a while, beside the containers and those others only, so that it is drawn often."""
-    entries = registry._entries[kind]
-    before = dict(entries)
-    kept = {"Inputs", "Queries", "Outputs", *others}
-    try:
-        for name in set(entries) - kept:
-            del entries[name]
-        kit.register(kind)(block)
-        yield
-    finally:
-        entries.clear()
-        entries.update(before)
-
-
+# Blocks that stay registered beside the new one: few, so that it is drawn often.
 OTHERS = {
     "inputs": ["TextTokens"],
     "positions": ["Projected", "Learned"],
@@ -140,26 +126,24 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_block_is_drawn_and_held_to_every_property(kind: str) -> None:
-    """Without a line anywhere: its signature is enough."""
-    toy, held = TOYS[kind], Counter()
+def test_every_property_is_tested_on_a_new_block(kind: str) -> None:
+    """Its signature is enough: no table needs a line."""
+    toy, tested = TOYS[kind], set()
 
     @settings(WHOLE, max_examples=max(2, MODELS // 6))
     @given(case=assemblies(), data=st.data())
     def every_property(case: Assembly, data: st.DataObject) -> None:
         assume(any(type(block) is toy for block in case.blocks))
-        for holds in properties:
-            wanted = holds.__code__.co_varnames[: holds.__code__.co_argcount]
+        for test in properties:
             with contextlib.suppress(UnsatisfiedAssumption):
-                holds(
-                    **{"case": copy.deepcopy(case), "data": data} if "data" in wanted else {"case": copy.deepcopy(case)}
-                )
-                held[holds.__name__] += 1
+                more = {"data": data} if "data" in inspect.signature(test).parameters else {}
+                test(case=copy.deepcopy(case), **more)
+                tested.add(test.__name__)
 
-    with registered(kind, toy, *OTHERS.get(kind, [])):
+    with registered(kind, toy, only=OTHERS.get(kind, [])):
         every_property()
-    # Six properties are of models with an optional input, with rows without positions, and the like.
-    assert len(held) >= len(properties) - 6, "too many properties do not apply to the models drawn"
+    # Six properties need an optional input, rows without positions, and the like.
+    assert len(tested) >= len(properties) - 6, "too many properties do not apply to the drawn models"
 
 
 class Unexplained(kit.inputs.Features):
@@ -183,20 +167,16 @@ class Silent(kit.inputs.Input):
 @pytest.mark.parametrize(
     ("kind", "block", "message"),
     [
-        ("inputs", Unexplained, r"LINES\['inputs'\] needs a line for Unexplained: what 'table' may be is not known"),
-        (
-            "decoders",
-            Dependent,
-            r"LINES\['decoders'\] needs a line for Dependent, which is not made of .*: Dependent: ",
-        ),
+        ("inputs", Unexplained, r"LINES\['inputs'\] needs a line for Unexplained: 'table' has no known values"),
+        ("decoders", Dependent, r"LINES\['decoders'\] needs a line for Dependent, which refuses .*: Dependent: "),
         ("inputs", Silent, "tests/strategies.py: RAW needs a line for the input block Silent"),
     ],
 )
-def test_a_block_that_cannot_be_made_names_the_line_that_is_wanted(kind: str, block: type, message: str) -> None:
+def test_errors_name_the_missing_line_for_a_new_block(kind: str, block: type, message: str) -> None:
     @settings(WHOLE, max_examples=20)
     @given(case=assemblies())
     def draw(case: Assembly) -> None:
         pass
 
-    with registered(kind, block), pytest.raises(AssertionError, match=message):
+    with registered(kind, block, only=()), pytest.raises(AssertionError, match=message):
         draw()

@@ -1,4 +1,4 @@
-"""Whatever is done to a model, in whatever order, leaves nothing behind but its weights."""
+"""A model's state is its weights only, whatever is called in whatever order (a Hypothesis state machine)."""
 
 from __future__ import annotations
 
@@ -26,63 +26,62 @@ from .properties import DOUBLE, MODELS, WHOLE, counts
 
 
 class Life(RuleBasedStateMachine):
-    """A model and, of it, weights alone: a model made anew of its spec and these weights says what it must compute."""
+    """A model and its weights; a model rebuilt from its spec with these weights computes the expected outputs."""
 
-    asked = Bundle("asked")
+    encodings = Bundle("encodings")
 
     @initialize(case=assemblies())
     def begin(self, case: Assembly) -> None:
         self.case, self.model = case, case.model
         self.folder = tempfile.TemporaryDirectory()
         self.saved: dict[str, Tensor] | None = None
-        self.learned()
+        self.update_expected()
 
-    def learned(self) -> None:
-        """The weights are others now."""
+    def update_expected(self) -> None:
+        """Expected outputs after a change of the weights."""
         self.weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        anew = kit.build(json.loads(json.dumps(kit.spec(self.model)))).double().eval()
-        anew.load_state_dict(self.weights)
-        self.wanted = {name: value.detach() for name, value in anew(self.case.raw).items()}
-        self.latents = anew.encode(self.case.raw).latents.detach()
+        rebuilt = kit.build(json.loads(json.dumps(kit.spec(self.model)))).double().eval()
+        rebuilt.load_state_dict(self.weights)
+        self.expected = {name: value.detach() for name, value in rebuilt(self.case.raw).items()}
+        self.latents = rebuilt.encode(self.case.raw).latents.detach()
 
-    def computes(self, found: dict[str, Tensor]) -> None:
-        assert found.keys() == self.wanted.keys()
+    def check(self, found: dict[str, Tensor]) -> None:
+        assert found.keys() == self.expected.keys()
         for name, value in found.items():
-            assert_close(value, self.wanted[name], DOUBLE)
+            assert_close(value, self.expected[name], DOUBLE)
 
     @property
     def path(self) -> Path:
         return Path(self.folder.name) / "model"
 
-    # ---- what changes nothing
+    # ---- calls that leave the weights alone
 
     @rule(gradients=st.booleans(), chunk=st.none() | st.integers(1, 5))
     def run(self, gradients: bool, chunk: int | None) -> None:
         with torch.set_grad_enabled(gradients):
-            self.computes(self.model(self.case.raw, chunk=chunk))
+            self.check(self.model(self.case.raw, chunk=chunk))
 
-    @rule(target=asked)
+    @rule(target=encodings)
     def encode(self) -> tuple[kit.Encoded, dict[str, Tensor], Any]:
         with torch.no_grad():
             encoded = self.model.encode(self.case.raw)
         assert_close(encoded.latents, self.latents, DOUBLE)
-        return encoded, self.wanted, self.weights
+        return encoded, self.expected, self.weights
 
-    @rule(question=asked)
-    def answer_later(self, question: tuple[kit.Encoded, dict[str, Tensor], Any]) -> None:
-        """What was encoded stays as it is; weights that have changed answer it otherwise, with no error."""
-        encoded, wanted, weights = question
+    @rule(encoding=encodings)
+    def decode_later(self, encoding: tuple[kit.Encoded, dict[str, Tensor], Any]) -> None:
+        """Old encodings can be decoded, with the same result as long as the weights are the same."""
+        encoded, expected, weights = encoding
         found = self.model.decode(encoded)
-        assert found.keys() == wanted.keys()
+        assert found.keys() == expected.keys()
         if weights is self.weights:
-            for name, value in found.items():
-                assert_close(value, wanted[name], DOUBLE)
+            self.check(found)
 
-    @rule(stopped=st.booleans())
-    def look_inside(self, stopped: bool) -> None:
+    @rule(interrupted=st.booleans())
+    def capture(self, interrupted: bool) -> None:
         with contextlib.suppress(KeyboardInterrupt), kit.capture_attention(self.model), kit.capture_hidden(self.model):
-            self.computes(self.model(self.case.raw))
-            if stopped:
+            self.check(self.model(self.case.raw))
+            if interrupted:
                 raise KeyboardInterrupt
 
     @rule()
@@ -90,8 +89,8 @@ class Life(RuleBasedStateMachine):
         assert kit.describe(self.model)
         assert kit.draw(self.model).svg
 
-    @rule(name=st.sampled_from(["nobody", "", "encoder"]))
-    def ask_wrongly(self, name: str) -> None:
+    @rule(name=st.sampled_from(["unknown", "", "encoder"]))
+    def use_a_wrong_name(self, name: str) -> None:
         with pytest.raises(kit.PerceiverKitError):
             self.model(self.case.raw, at={f"{name}?": None})
         with pytest.raises(kit.PerceiverKitError):
@@ -102,7 +101,7 @@ class Life(RuleBasedStateMachine):
         self.model = copy.deepcopy(self.model)
 
     @rule()
-    def make_anew(self) -> None:
+    def rebuild(self) -> None:
         state = self.model.state_dict()
         self.model = kit.build(kit.spec(self.model)).double().eval()
         self.model.load_state_dict(state)
@@ -118,14 +117,14 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def fail_to_save(self) -> None:
-        """Where a file stands in the way of the folder."""
+        """A file is where a folder is needed."""
         blocked = Path(self.folder.name) / "blocked"
         blocked.write_bytes(b"")
         with pytest.raises((kit.PerceiverKitError, OSError)):
             kit.save(self.model, blocked / "model")
         assert blocked.read_bytes() == b""
 
-    # ---- what changes its weights
+    # ---- calls that change the weights
 
     @rule()
     def train(self) -> None:
@@ -136,7 +135,7 @@ class Life(RuleBasedStateMachine):
         optimizer.step()
         optimizer.zero_grad()
         self.model.eval()
-        self.learned()
+        self.update_expected()
 
     @rule()
     def load(self) -> None:
@@ -145,27 +144,27 @@ class Life(RuleBasedStateMachine):
                 kit.load(str(self.path))
             return
         self.model = kit.load(str(self.path))
-        self.learned()
+        self.update_expected()
         assert all(torch.equal(self.weights[name], tensor) for name, tensor in self.saved.items())
 
-    # ---- what always holds
+    # ---- invariants
 
     @invariant()
-    def is_its_weights(self) -> None:
+    def state_is_the_weights(self) -> None:
         if not hasattr(self, "model"):
             return
         assert not self.model.training
         assert self.model.state_dict().keys() == self.weights.keys()
         assert all(torch.equal(self.weights[name], tensor) for name, tensor in self.model.state_dict().items())
-        self.computes(self.model(self.case.raw))
+        self.check(self.model(self.case.raw))
         assert "decode" not in vars(self.model)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
     @invariant()
-    def what_was_saved_stays(self) -> None:
+    def saved_files_stay(self) -> None:
         if getattr(self, "saved", None) is not None:
-            held = load_file(self.path / "model.safetensors")
-            assert all(torch.equal(self.saved[name], tensor) for name, tensor in held.items())
+            tensors = load_file(self.path / "model.safetensors")
+            assert all(torch.equal(self.saved[name], tensor) for name, tensor in tensors.items())
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -173,5 +172,5 @@ class Life(RuleBasedStateMachine):
             counts["lives: steps_in_any_order"] += 1
 
 
-def test_nothing_stays_of_what_is_done_but_the_weights() -> None:
+def test_a_models_state_is_its_weights() -> None:
     run_state_machine_as_test(Life, settings=settings(WHOLE, max_examples=max(3, MODELS // 2), stateful_step_count=12))

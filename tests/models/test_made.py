@@ -1,4 +1,4 @@
-"""Any model that can be drawn can be looked at, trained, written, copied, and made again."""
+"""Any drawn model can be described, drawn, trained, saved, copied and rebuilt."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .properties import holds
 
 
 def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
-    """The same outputs, to the bit."""
+    """Bitwise equal outputs."""
     return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def ties(model: nn.Module) -> list[tuple[str, ...]]:
-    """The names of each tensor."""
+    """The names of each shared tensor."""
     return [names for names, _ in shared_tensors(model)]
 
 
 def from_its_spec(model: nn.Module) -> nn.Module:
-    """Made again from JSON, as a file would have it."""
+    """Rebuilt from the spec as JSON."""
     return kit.build(json.loads(json.dumps(kit.spec(model), allow_nan=False)))
 
 
@@ -48,7 +48,7 @@ def test_is_described(case: Assembly) -> None:
 
 
 @holds()
-def test_is_drawn_whole_and_true(case: Assembly) -> None:
+def test_the_drawing_shows_the_shapes(case: Assembly) -> None:
     drawing = check(case.model)
     for name, value in case.model(case.raw).items():
         shape = lines(drawing, "output", name)[-1]
@@ -63,8 +63,8 @@ def test_is_drawn_whole_and_true(case: Assembly) -> None:
 
 
 @holds()
-def test_trains_with_a_finite_gradient_for_every_parameter(case: Assembly) -> None:
-    """With dropout, hiding, and statistics of the batch: distributed training raises for a parameter without one."""
+def test_every_parameter_has_a_finite_gradient(case: Assembly) -> None:
+    """In training mode; distributed training raises for a parameter without a gradient."""
     model = case.model.train()
     found = model(case.raw)
     encoded = model.encode(case.raw)
@@ -80,17 +80,16 @@ def test_trains_with_a_finite_gradient_for_every_parameter(case: Assembly) -> No
 
 
 @holds()
-def test_is_made_again_from_its_spec(case: Assembly) -> None:
-    spec = kit.spec(case.model)
-    again = from_its_spec(case.model).double().eval()
-    assert kit.spec(again) == spec
-    assert ties(again) == ties(case.model)
-    again.load_state_dict(case.model.state_dict())
-    assert same(again(case.raw), case.model(case.raw))
+def test_is_rebuilt_from_its_spec(case: Assembly) -> None:
+    rebuilt = from_its_spec(case.model).double().eval()
+    assert kit.spec(rebuilt) == kit.spec(case.model)
+    assert ties(rebuilt) == ties(case.model)
+    rebuilt.load_state_dict(case.model.state_dict())
+    assert same(rebuilt(case.raw), case.model(case.raw))
 
 
 @holds()
-def test_is_saved_and_loaded_to_the_bit(case: Assembly) -> None:
+def test_save_and_load_are_bitwise_exact(case: Assembly) -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = kit.load(str(kit.save(case.model, folder)))
     assert kit.spec(loaded) == kit.spec(case.model)
@@ -102,7 +101,7 @@ def test_is_saved_and_loaded_to_the_bit(case: Assembly) -> None:
 
 
 @holds()
-def test_a_deep_copy_is_the_same_and_shares_nothing(case: Assembly) -> None:
+def test_copies_are_equal_and_share_no_memory(case: Assembly) -> None:
     wanted, storages = case.model(case.raw), {p.untyped_storage().data_ptr() for p in case.model.parameters()}
     for twin in (copy.deepcopy(case.model), pickle.loads(pickle.dumps(case.model))):
         assert ties(twin) == ties(case.model)
@@ -115,7 +114,7 @@ def test_a_deep_copy_is_the_same_and_shares_nothing(case: Assembly) -> None:
 
 
 @holds()
-def test_its_state_survives_torch_save(case: Assembly) -> None:
+def test_the_state_dict_survives_torch_save(case: Assembly) -> None:
     file = io.BytesIO()
     torch.save(case.model.state_dict(), file)
     file.seek(0)

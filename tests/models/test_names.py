@@ -1,6 +1,6 @@
-"""Any text is a name of a modality, and works everywhere; what is no text is refused in the kit's own words.
+"""Any text is a valid modality name and works everywhere; other names are refused with an error of the kit.
 
-The models of every other property have names of any kind too: see ``any_name``.
+The models of all other properties have such names too: see ``any_name``.
 """
 
 from __future__ import annotations
@@ -23,16 +23,9 @@ from perceiver_kit.cli import main
 from ..strategies import NAMES
 from ..test_draw import check
 
-# What means something to Python, to torch, to the kit's own functions, to JSON, to file systems or to terminals.
-OWNERS = (
-    nn.Module(),
-    nn.ModuleDict(),
-    modalities.ByModality({}),
-    kit.Inputs,
-    kit.Queries,
-    kit.Outputs,
-    kit.PerceiverIO,
-)
+# Names with a meaning in Python, torch, the kit's functions, JSON, file systems or terminals.
+CONTAINERS = [kit.Inputs, kit.Queries, kit.Outputs, kit.PerceiverIO]
+OWNERS = [nn.Module(), nn.ModuleDict(), modalities.ByModality({}), *CONTAINERS]
 FUNCTIONS = [value for module in (checks, modalities) for value in vars(module).values() if inspect.isfunction(value)]
 FUNCTIONS += [kit.Inputs.__init__, kit.Queries.__init__, kit.Outputs.__init__, kit.PerceiverIO.forward]
 ANY = {*NAMES, *keyword.kwlist, *(name for owner in OWNERS for name in dir(owner))}
@@ -73,7 +66,7 @@ ANY |= {"é", "e\u0301", "名", "🙂", "\U0010ffff", "\uffff", "w" * 5000, "ﬁ
 
 
 def model_of(*names: Any) -> kit.PerceiverIO:
-    """Modalities of these names wherever a modality comes in or goes out."""
+    """A model whose inputs, queries and outputs have these names."""
     torch.manual_seed(0)
     inputs = kit.Inputs(
         {name: kit.inputs.Features(2 + i % 2, grid=(2,)) for i, name in enumerate(names)},
@@ -102,21 +95,20 @@ def holds_for_names(model: kit.PerceiverIO, folder: Path) -> None:
     wanted = model(raw)
     assert [*wanted] == names == sorted(names)
     index, keep = torch.tensor([1]), torch.ones(1, 2) > 0
-    some = model(raw, at=dict.fromkeys(names, index), mask=dict.fromkeys(names, keep), size=dict.fromkeys(names, (2,)))
-    shown = model.inputs(raw)[0]
-    others = [
-        kit.load(kit.save(model, folder)),
-        kit.build(json.loads(json.dumps(kit.spec(model)))).eval(),
-    ]
+    subset = model(
+        raw, at=dict.fromkeys(names, index), mask=dict.fromkeys(names, keep), size=dict.fromkeys(names, (2,))
+    )
+    tokens = model.inputs(raw)[0]
+    others = [kit.load(kit.save(model, folder)), kit.build(json.loads(json.dumps(kit.spec(model)))).eval()]
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
     others[1].load_state_dict(torch.load(file, weights_only=True))
-    again = [other(raw) for other in others]
+    results = [other(raw) for other in others]
     for name in names:
-        assert torch.allclose(some[name], wanted[name][:, 1:], atol=1e-5)
-        assert shown[name].shape == (1, 2, model.inputs.channels)
-        assert all(torch.equal(found[name], wanted[name]) for found in again)
+        assert torch.allclose(subset[name], wanted[name][:, 1:], atol=1e-5)
+        assert tokens[name].shape == (1, 2, model.inputs.channels)
+        assert all(torch.equal(found[name], wanted[name]) for found in results)
     rest = {name: raw[name] for name in names[1:]} or raw
     assert model.encode(rest).given == tuple(rest)
     text = kit.describe(model)
@@ -124,17 +116,17 @@ def holds_for_names(model: kit.PerceiverIO, folder: Path) -> None:
     check(model)
 
 
-def test_names_of_every_kind_work_side_by_side(tmp_path: Path) -> None:
+def test_all_names_work_together(tmp_path: Path) -> None:
     assert len(ANY) > 200
     holds_for_names(model_of(*ANY), tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_works_alone(name: str, tmp_path: Path) -> None:
+def test_each_name_works_alone(name: str, tmp_path: Path) -> None:
     holds_for_names(model_of(name), tmp_path)
 
 
-def test_a_recipe_may_have_names_of_every_kind(
+def test_a_recipe_may_use_any_name(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry._entries, "recipes", dict(registry._entries["recipes"]))
@@ -156,7 +148,7 @@ def test_a_recipe_may_have_names_of_every_kind(
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ["", None, 3, b"x", ("a",), 1.5, True, "\ud800", "a\udfffb"])
 @pytest.mark.parametrize("container", ["Inputs", "Queries", "Outputs"])
-def test_what_is_no_text_is_no_name(name: Any, container: str) -> None:
+def test_names_must_be_text(name: Any, container: str) -> None:
     block = {"Inputs": kit.inputs.OneHot(2), "Queries": kit.queries.LearnedQuery(1, 2), "Outputs": kit.outputs.Rows(2)}
     with pytest.raises(kit.AssemblyError, match=f"{container}: a modality's name must be ") as caught:
         getattr(kit, container)({name: block[container]})

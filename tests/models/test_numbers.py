@@ -1,4 +1,4 @@
-"""Of any model that can be drawn: results are determined, finite, right in every precision, and so are gradients."""
+"""Any drawn model: results and gradients are deterministic, finite and accurate in every precision."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..strategies import assert_close
 from .holding import loss, random_masks
 from .properties import holds
 
-# Raw values at the edges. Of the large ones, those whose squares still are numbers in float32, which norms sum up.
+# Extreme raw values. The squares of the large ones are finite in float32, since norms sum them.
 EXTREMES = {
     "zeros": torch.zeros_like,
     "ones": torch.ones_like,
     "large": lambda value: 1e4 * value,
     "constant and large": lambda value: torch.full_like(value, -1e4),
-    "as large as squares allow": lambda value: 1e18 * value.clamp(-1, 1),
+    "almost overflowing": lambda value: 1e18 * value.clamp(-1, 1),
     "small": lambda value: 1e-30 * value,
-    "below the smallest normal number": lambda value: torch.full_like(value, 1e-42),
-    "of all sizes": lambda value: value * 10.0 ** torch.randint(-30, 18, value.shape).to(value.dtype),
+    "subnormal": lambda value: torch.full_like(value, 1e-42),
+    "of all magnitudes": lambda value: value * 10.0 ** torch.randint(-30, 18, value.shape).to(value.dtype),
 }
 
 
@@ -31,17 +31,16 @@ def finite(tensors: dict[str, Tensor | None]) -> bool:
 
 
 @holds()
-def test_evaluation_is_determined(case: Assembly) -> None:
-    """By weights and inputs alone: no random number is drawn, and nothing remains of a call."""
-    wanted, state = case.model(case.raw), torch.get_rng_state()
+def test_evaluation_is_deterministic(case: Assembly) -> None:
+    """It draws no random number and changes no buffer."""
+    wanted = case.model(case.raw)
     buffers = {name: buffer.clone() for name, buffer in case.model.named_buffers()}
-    torch.rand(1)
-    before = torch.get_rng_state()
-    again = case.model(case.raw)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(before, state)
+    torch.rand(1)  # other random numbers than in the first call
+    state = torch.get_rng_state()
+    repeated = case.model(case.raw)
+    assert torch.equal(torch.get_rng_state(), state)
     for name, value in wanted.items():
-        assert torch.equal(again[name], value)
+        assert torch.equal(repeated[name], value)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in case.model.named_buffers())
 
 
@@ -61,21 +60,21 @@ def test_extreme_inputs_give_finite_results_and_gradients(case: Assembly, data: 
 
 
 @holds()
-def test_gradients_are_slopes(case: Assembly) -> None:
-    """Along a random direction of all parameters at once, as differences of the loss have it."""
+def test_gradients_equal_finite_differences(case: Assembly) -> None:
+    """Along one random direction of all parameters."""
     model = case.model
     loss(model(case.raw)).backward()
-    ways = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
-    slope = sum(float((parameter.grad * ways[name]).sum()) for name, parameter in model.named_parameters())
+    direction = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    slope = sum(float((parameter.grad * direction[name]).sum()) for name, parameter in model.named_parameters())
     start, twin = dict(model.named_parameters()), copy.deepcopy(model)
 
     @torch.no_grad()
     def at(step: float) -> float:
         for name, parameter in twin.named_parameters():
-            parameter.copy_(start[name] + step * ways[name])
+            parameter.copy_(start[name] + step * direction[name])
         return float(loss(twin(case.raw)))
 
-    # Wrong by the step's fourth power, and by rounding over the step, as much as they differ from each other.
+    # The error is O(step⁴) plus rounding / step: as much as the estimates differ from each other.
     steps = (1e-5, 1e-6, 1e-7)
     found = [(8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step) for step in steps]
     tolerance = 1e-5 * max(1.0, abs(slope)) + max(found) - min(found)
@@ -94,8 +93,8 @@ def test_single_precision_is_close_to_double(case: Assembly) -> None:
 
 
 @holds()
-def test_bfloat16_is_finite_and_of_the_same_size(case: Assembly) -> None:
-    """As the same weights give in double precision: rounding them alone may move a result further than this."""
+def test_bfloat16_is_finite_and_of_the_same_magnitude(case: Assembly) -> None:
+    """Compared with the same rounded weights in double precision: rounding the weights may change more."""
     model, tensors = case.model.bfloat16(), case.of_type(torch.bfloat16)
     exact = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
     wanted = copy.deepcopy(model).double()(exact)
@@ -103,7 +102,7 @@ def test_bfloat16_is_finite_and_of_the_same_size(case: Assembly) -> None:
         for name, value in found.items():
             assert value.dtype == torch.bfloat16
             assert value.isfinite().all()
-            # Values between blocks are of the size of one, whatever remains of them in the end.
+            # Hidden values have magnitude 1, also where the outputs are smaller.
             assert (value.double() - wanted[name]).abs().max() <= wanted[name].abs().max() + 1
     loss({name: value.float() for name, value in model(tensors).items()}).backward()
     assert finite({name: parameter.grad for name, parameter in model.named_parameters()})

@@ -1,5 +1,5 @@
-"""Of any model that can be drawn: all, some, and chunks of the outputs agree; what is masked, left out or not asked
-for has no part in anything; samples and the order of rows have none in each other."""
+"""Any drawn model: whole, partial and chunked outputs agree; masked, missing and unrequested rows have no effect;
+samples are independent, and so is the order of rows."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .properties import DOUBLE, holds
 
 
 @holds()
-def test_chunks_of_outputs_are_those_of_the_whole(case: Assembly, data: st.DataObject) -> None:
+def test_chunks_equal_the_whole(case: Assembly, data: st.DataObject) -> None:
     with torch.no_grad():
         holds_for_chunks(case.model, case.raw, data, DOUBLE)
 
 
 @holds()
-def test_some_outputs_are_those_rows_of_the_whole(case: Assembly, data: st.DataObject) -> None:
+def test_at_equals_rows_of_the_whole(case: Assembly, data: st.DataObject) -> None:
     with torch.no_grad():
         holds_for_some(case.model, case.raw, data, DOUBLE)
 
 
 @holds()
-def test_outputs_are_the_same_with_gradients_and_without(case: Assembly) -> None:
-    """Which go other ways: folded layers, chunks, kernels that hold nothing."""
+def test_outputs_are_the_same_with_and_without_gradients(case: Assembly) -> None:
+    """Without gradients: folded layers, chunks, other attention backends."""
     wanted = case.model(case.raw)
     with torch.no_grad():
         for name, value in case.model(case.raw).items():
@@ -42,20 +42,20 @@ def test_outputs_are_the_same_with_gradients_and_without(case: Assembly) -> None
 
 
 @holds()
-def test_what_is_not_asked_for_costs_nothing(case: Assembly, data: st.DataObject) -> None:
+def test_unrequested_outputs_are_not_computed(case: Assembly, data: st.DataObject) -> None:
     model = case.model
     names = [*model.outputs.blocks]
-    asked = data.draw(st.lists(st.sampled_from(names), unique=True), label="asked")
+    requested = data.draw(st.lists(st.sampled_from(names), unique=True), label="requested")
     called: set[int] = set()
     for part in (model.queries, model.outputs):
         for block in {part.blocks[name] for name in names}:
             block.register_forward_pre_hook(lambda block, _: called.add(id(block)))
-    assert sorted(model(case.raw, at=dict.fromkeys(asked))) == sorted(asked)
-    assert called == {id(part.blocks[name]) for part in (model.queries, model.outputs) for name in asked}
+    assert sorted(model(case.raw, at=dict.fromkeys(requested))) == sorted(requested)
+    assert called == {id(part.blocks[name]) for part in (model.queries, model.outputs) for name in requested}
 
 
 @holds()
-def test_encode_keeps_only_what_some_query_reads(case: Assembly) -> None:
+def test_encode_keeps_only_rows_that_queries_read(case: Assembly) -> None:
     encoded = case.model.encode(case.raw)
     blocks = [case.model.queries.blocks[name] for name in case.model.queries.blocks]
     assert set(encoded.rows) == {block.follows for block in blocks if isinstance(block, queries.InputQuery)}
@@ -66,13 +66,13 @@ def test_encode_keeps_only_what_some_query_reads(case: Assembly) -> None:
 
 
 @holds()
-def test_masked_content_never_matters(case: Assembly, data: st.DataObject) -> None:
+def test_masked_content_has_no_effect(case: Assembly, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from([*case.raw]), min_size=1, unique=True), label="masked")
-    holds_whatever_masked_rows_hold(case.model, case.raw, names, data.draw(st.booleans(), label="a whole sample"))
+    holds_whatever_masked_rows_hold(case.model, case.raw, names, data.draw(st.booleans(), label="mask a whole sample"))
 
 
 @holds()
-def test_a_mask_of_all_that_may_be_read_changes_nothing(case: Assembly) -> None:
+def test_an_all_true_mask_has_no_effect(case: Assembly) -> None:
     masks = {name: mask | True for name, mask in random_masks(case.model, case.raw, [*case.raw], False).items()}
     wanted = case.model(case.raw)
     for name, value in case.model(case.raw, mask=masks).items():
@@ -80,7 +80,7 @@ def test_a_mask_of_all_that_may_be_read_changes_nothing(case: Assembly) -> None:
 
 
 @holds()
-def test_a_mask_of_everything_leaves_nothing_of_the_inputs(case: Assembly) -> None:
+def test_fully_masked_inputs_have_no_effect(case: Assembly) -> None:
     masks = {name: mask & False for name, mask in random_masks(case.model, case.raw, [*case.raw], False).items()}
     wanted = case.model(case.raw, mask=masks)
     for name, value in case.model({name: value.flip(-1) for name, value in case.raw.items()}, mask=masks).items():
@@ -89,17 +89,17 @@ def test_a_mask_of_everything_leaves_nothing_of_the_inputs(case: Assembly) -> No
 
 
 @holds()
-def test_a_mask_is_listened_to(case: Assembly, data: st.DataObject) -> None:
-    """Else the tests of masks would hold of a model that reads nothing."""
+def test_masks_change_the_latents(case: Assembly, data: st.DataObject) -> None:
+    """Otherwise the mask tests would pass for a model that reads nothing."""
     name = data.draw(st.sampled_from([*case.raw]))
-    assume(case.model.inputs.channels > 2)  # of one or two, norms leave no more than signs
+    assume(case.model.inputs.channels > 2)  # a norm of one or two channels leaves only signs
     mask = torch.arange(torch.Size(case.grids[name]).numel()).expand(case.batch, -1) > 0
-    assume(case.model.inputs.hide.get(name, (0, 0))[1] == 0)  # every row is the mask token otherwise
+    assume(case.model.inputs.hide.get(name, (0, 0))[1] == 0)  # otherwise every row is the mask token
     wanted = case.model.encode(case.raw).latents
     assert distance(case.model.encode(case.raw, mask={name: mask}).latents, wanted) > 1e-9
 
 
-# ---- modalities that are left out
+# ---- missing modalities
 
 
 def answerable(case: Assembly, missing: list[str]) -> list[str]:
@@ -108,43 +108,43 @@ def answerable(case: Assembly, missing: list[str]) -> list[str]:
 
 
 @holds(least=2)
-def test_a_modality_left_out_is_its_mask_tokens_or_nothing(case: Assembly, data: st.DataObject) -> None:
+def test_missing_modalities_become_mask_tokens_or_no_rows(case: Assembly, data: st.DataObject) -> None:
     optional = [*case.model.inputs.hide]
     assume(optional and len(case.raw) > 1)
     missing = data.draw(st.lists(st.sampled_from(optional), min_size=1, max_size=len(case.raw) - 1, unique=True))
-    some = {name: value for name, value in case.raw.items() if name not in missing}
+    present = {name: value for name, value in case.raw.items() if name not in missing}
     blocks = case.model.inputs.blocks
-    # Where a grid is declared, mask tokens fill it; elsewhere there are no rows, as if none might be read.
+    # Mask tokens fill a declared grid; without one there are no rows, as if all were masked.
     hidden = {name: torch.ones(case.batch) > 0 for name in missing if blocks[name].grid is not None}
     layout = case.model.inputs(case.raw)[0].layout
     unread = {name: torch.zeros(case.batch, *layout.grid(name)) > 0 for name in missing if blocks[name].grid is None}
     at = dict.fromkeys(answerable(case, missing))
     wanted = case.model(case.raw, hidden=hidden, mask=unread, at=at)
-    for name, value in case.model(some, at=at).items():
+    for name, value in case.model(present, at=at).items():
         assert_close(value, wanted[name], DOUBLE)
 
 
 @holds(least=2)
-def test_an_output_that_follows_what_was_left_out_is_refused(case: Assembly) -> None:
+def test_outputs_that_follow_a_missing_input_are_refused(case: Assembly) -> None:
     follows = {name: case.follows(name) for name in case.model.outputs.blocks}
     refused = {name: follow for name, follow in follows.items() if follow in case.model.inputs.hide}
     assume(refused and len(case.raw) > 1)
     for name, follow in refused.items():
-        some = {other: value for other, value in case.raw.items() if other != follow}
+        present = {other: value for other, value in case.raw.items() if other != follow}
         with pytest.raises(kit.InputError) as caught:
-            case.model(some, at={name: None})
+            case.model(present, at={name: None})
         assert str(caught.value) == f"this output's query follows the input {follow!r}, which was left out"
 
 
 @holds(hide=False, least=2)
-def test_a_required_modality_that_is_left_out_is_named(case: Assembly) -> None:
+def test_missing_required_modalities_are_named(case: Assembly) -> None:
     required = [name for name in case.raw if name not in case.model.inputs.hide]
     assume(required and len(case.raw) > 1)
     missing = required[0]
-    some = {name: value for name, value in case.raw.items() if name != missing}
+    present = {name: value for name, value in case.raw.items() if name != missing}
     optional = ", ".join(case.model.inputs.hide) or "none"
     with pytest.raises(kit.InputError) as caught:
-        case.model(some)
+        case.model(present)
     assert str(caught.value) == f"inputs lacks {missing!r}, which has no mask token (may be left out: {optional})"
 
 
@@ -161,7 +161,7 @@ def test_samples_of_a_batch_are_independent(case: Assembly) -> None:
 
 
 def moved(model: nn.Module, name: str, order: Tensor) -> nn.Module:
-    """A copy that reads one modality's rows in another order, positions and all."""
+    """A copy that reads one modality's rows, with their positions, in another order."""
     twin, back = copy.deepcopy(model), order.argsort()
     block = twin.inputs.blocks[name]
     embed, place = block.embed, block.place
@@ -178,11 +178,11 @@ def moved(model: nn.Module, name: str, order: Tensor) -> nn.Module:
 
 
 @holds()
-def test_rows_in_another_order_with_their_positions_change_nothing(case: Assembly, data: st.DataObject) -> None:
-    """Only an output that is asked for by those very rows has them in their order."""
+def test_the_order_of_rows_with_positions_has_no_effect(case: Assembly, data: st.DataObject) -> None:
+    """Except on outputs whose queries are these rows: they change order too."""
     name = data.draw(st.sampled_from([*case.raw]))
     alone = [other for other in case.raw if case.model.inputs.blocks[other] is case.model.inputs.blocks[name]]
-    assume(alone == [name])  # else the other's rows would be moved too
+    assume(alone == [name])  # a shared block would move the other input's rows too
     rows = torch.Size(case.grids[name]).numel()
     order = torch.tensor(data.draw(st.permutations(range(rows))))
     mask = random_masks(case.model, case.raw, [name], False)[name].flatten(1)
@@ -203,8 +203,8 @@ def test_rows_in_another_order_with_their_positions_change_nothing(case: Assembl
 
 
 @holds(places=False)
-def test_rows_without_positions_have_no_order(case: Assembly, data: st.DataObject) -> None:
-    """From the raw values on, where each row of one axis is a part of them."""
+def test_the_order_of_rows_without_positions_has_no_effect(case: Assembly, data: st.DataObject) -> None:
+    """Permutes raw values, for inputs of one axis whose raw tensor divides into rows."""
     plain = [name for name, grid in case.grids.items() if len(grid) == 1 and case.raw[name].shape[1] % grid[0] == 0]
     plain = [name for name in plain if case.model.inputs.blocks[name].positions is None and case.grids[name] != (1,)]
     assume(plain)

@@ -1,4 +1,4 @@
-"""A new block of each kind, as another package might add it: none has a line in any table of the tests."""
+"""A new block of each kind, as another package might add it; no table of the tests mentions them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perceiver_kit.tokens import Encoded, Grid, Tokens
 
 
 class Tracks(kit.inputs.Input):
-    """Points followed over time (b, n, times, 2): a row for each track."""
+    """Tracks of points (b, n, times, 2), one row each."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Tracks(kit.inputs.Input):
 
 
 class Ramps(Positions):
-    """The place along each axis, squared as often as there are powers, with learned gains."""
+    """Powers of the summed coordinates, with learned gains."""
 
     def __init__(self, powers: int, *, shifted: bool = False) -> None:
         super().__init__()
@@ -49,14 +49,13 @@ class Ramps(Positions):
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         rows = torch.Size(grid).numel()
         index = torch.arange(rows, device=device) if index is None else index
-        ways = [(place + self.shifted) / size for place, size in zip(unravel(index, grid), grid, strict=True)]
-        place = sum(ways)
+        place = sum((axis + self.shifted) / size for axis, size in zip(unravel(index, grid), grid, strict=True))
         powers = torch.arange(1, self.channels + 1, device=index.device)
         return place[..., None] ** powers * self.gain
 
 
 class Corners(Query):
-    """One learned query for the first place of a grid and another for all others."""
+    """One learned query for the first position of a grid, another for the rest."""
 
     def __init__(self, size: Grid, channels: int) -> None:
         super().__init__()
@@ -83,7 +82,7 @@ class Gated(kit.Block):
 
 
 class Centred(Output):
-    """Rows less their mean over all rows, which therefore depend on each other."""
+    """Rows minus their mean over all rows, so that rows depend on each other."""
 
     mixes_rows = True
 
@@ -97,7 +96,7 @@ class Centred(Output):
 
 
 class Averages(kit.Block):
-    """Latents that each are another linear map of the mean of the rows that may be read."""
+    """Each latent is a linear map of the mean of the unmasked rows."""
 
     def __init__(self, channels: int, *, num_latents: int, latent_dim: int) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ class Averages(kit.Block):
     def forward(self, tokens: Tokens) -> Tensor:
         rows = tokens.rows.to(self.maps[0].weight.dtype)
         keep = torch.ones_like(rows[..., :1], dtype=torch.bool) if tokens.mask is None else tokens.mask[..., None]
-        # A tanh first: a mean of what has no bounds would be as large as the largest row.
+        # tanh bounds the mean.
         mean = torch.where(keep, rows, 0).tanh().sum(1, keepdim=True) / keep.sum(1, keepdim=True).clamp(min=1)
         return torch.cat([linear(mean) for linear in self.maps], 1)
 

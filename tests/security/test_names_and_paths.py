@@ -1,4 +1,4 @@
-"""What files of strangers say: names resolve through the registry alone, no path leads out, sizes are bounded first."""
+"""Untrusted files: names resolve through the registry only, paths stay inside, sizes are checked first."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_names_in_a_spec_resolve_through_the_registry_only(name: str, monkeypatc
     document = {"perceiver_kit": 1, "model": {"block": name, "arguments": {"command": "true"}}}
     with pytest.raises(kit.AssemblyError, match=r"^spec: model"):
         kit.build(document)
-    if "." in name:  # a bare word is the name of a recipe
+    if "." in name:  # a bare word is a recipe's name
         with pytest.raises(kit.PerceiverKitError):
             kit.describe(name if not name.startswith("recipes.") else "recipes.os.system")
     with pytest.raises(kit.PerceiverKitError):
@@ -49,8 +49,7 @@ def test_names_in_a_spec_resolve_through_the_registry_only(name: str, monkeypatc
     assert not imported
 
 
-def test_arguments_in_a_spec_stay_what_they_are() -> None:
-    """A string that names something is a string; and an argument that a block does not take is refused."""
+def test_strings_in_a_spec_stay_strings_and_unknown_arguments_are_refused() -> None:
     block = {"block": "inputs.OneHot", "arguments": {"classes": "os.system"}}
     with pytest.raises(kit.AssemblyError, match=r"classes must be an int of at least 1, got 'os\.system'"):
         kit.build({"perceiver_kit": 1, "model": block})
@@ -70,26 +69,27 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize("source", ESCAPES, ids=range(len(ESCAPES)))
-def test_what_is_no_id_is_never_asked_of_the_hub(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And leads to no file outside of the hub's cache."""
+def test_invalid_ids_are_never_requested_from_the_hub(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    asked: list[Any] = []
-    monkeypatch.setattr("perceiver_kit.hub.loading.from_hub", lambda repository: asked.append(repository))
+    requested: list[Any] = []
+    monkeypatch.setattr("perceiver_kit.hub.loading.from_hub", requested.append)
     with pytest.raises(kit.CheckpointError):
         kit.load(source)
-    assert not asked
+    assert not requested
     assert main(["convert", "--", source, str(tmp_path / "out")]) == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_every_id_that_is_asked_for_stays_within_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_ids_stay_within_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    def no(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("network access")
 
-    monkeypatch.setattr(socket.socket, "connect", no)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     for repository in ("a/b", "a-/b.c_d", "a/b..c", "a--b/c", "名/前", "a/b-.", "a_/_", "a/" + "b" * 300):
         with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
             hf_hub_download(repository, "config.json", cache_dir=tmp_path, local_files_only=True)
@@ -99,8 +99,8 @@ def test_every_id_that_is_asked_for_stays_within_the_cache(tmp_path: Path, monke
             kit.load(repository)
 
 
-def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
-    """A link to a device, a pipe: reading would never end. And a config.json that is too large to be one."""
+def test_devices_pipes_and_oversized_files_are_not_read(tmp_path: Path) -> None:
+    """Reading a device or a pipe would never end."""
     config = tmp_path / "config.json"
     config.symlink_to("/dev/zero")
     with pytest.raises(kit.CheckpointError, match=r"config\.json must be a file"):
@@ -120,7 +120,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png", (8, 8))
 
 
-def test_links_that_go_round_in_circles_are_followed_once(tmp_path: Path) -> None:
+def test_circular_links_are_followed_once(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.txt").write_text("text")
@@ -129,8 +129,8 @@ def test_links_that_go_round_in_circles_are_followed_once(tmp_path: Path) -> Non
     assert len(found(tmp_path, [".txt"])) == 2
 
 
-def test_pictures_are_of_the_formats_that_are_named(tmp_path: Path) -> None:
-    """Pillow would start Ghostscript for this one, whatever its name."""
+def test_only_listed_picture_formats_are_opened(tmp_path: Path) -> None:
+    """Pillow would start Ghostscript for this file, whatever its name."""
     (tmp_path / "a.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     )
@@ -141,8 +141,8 @@ def test_pictures_are_of_the_formats_that_are_named(tmp_path: Path) -> None:
 # ---- sizes
 
 
-def test_sizes_are_bounded_before_memory_is_taken(tmp_path: Path) -> None:
-    """A header of a few hundred bytes that describes a model of 4 TiB, and one that says it is itself that long."""
+def test_sizes_are_checked_before_memory_is_allocated(tmp_path: Path) -> None:
+    """A short header that describes a model of 4 TiB, and one that claims to be 1 TiB long itself."""
     spec = kit.spec(kit.build("masked_lm", preset="tiny"))
     text = json.dumps(spec).replace('"num_latents": 32', '"num_latents": 2000000000')
     header = json.dumps({"__metadata__": {"perceiver_kit": text}}).encode()
@@ -155,8 +155,8 @@ def test_sizes_are_bounded_before_memory_is_taken(tmp_path: Path) -> None:
         kit.load(tmp_path)
 
 
-def test_members_of_an_archive_that_climb_out_are_not_written(tmp_path: Path) -> None:
-    """A training's checkpoint is a zip: it is read as one, and nothing in it becomes a file."""
+def test_archive_members_are_never_extracted(tmp_path: Path) -> None:
+    """A training checkpoint is a zip whose members are read in memory only."""
     pytest.importorskip("pytorch_lightning")
     from perceiver_kit.training import Training
     from perceiver_kit.training.saving import step_of
@@ -165,7 +165,7 @@ def test_members_of_an_archive_that_climb_out_are_not_written(tmp_path: Path) ->
     path.parent.mkdir()
     torch.save({"global_step": 1}, path)
     with zipfile.ZipFile(path, "a") as archive:
-        for name in ("../climbed", "/tmp/climbed", "archive/../../climbed", "a\\..\\climbed"):
+        for name in ("../escaped", "/tmp/escaped", "archive/../../escaped", "a\\..\\escaped"):
             archive.writestr(name, "x")
     training = Training(kit.build("masked_lm", preset="tiny"), kit.objectives.MaskedTokens(), steps=1)
     with pytest.raises(kit.CheckpointError, match=r"last\.ckpt is damaged or not a checkpoint"):

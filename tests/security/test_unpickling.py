@@ -1,4 +1,4 @@
-"""Files of strangers are data: no path to a model, a training or a picture unpickles anything or runs it."""
+"""Untrusted files are data: loading a model, a training or a picture never unpickles or runs anything."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ import torch
 
 import perceiver_kit as kit
 
+from .evil import Evil
+
 PACKAGE = Path(kit.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# ---- what the package's own code may not do
+# ---- forbidden calls in the package
 
 FORBIDDEN_MODULES = {
     "cloudpickle", "code", "codeop", "ctypes", "dill", "joblib", "marshal", "runpy", "shelve", "subprocess", "tarfile",
     "pickle", "urllib", "xmlrpc", "yaml", "zipfile",
 }  # fmt: skip
-BUILTINS = {"__import__", "breakpoint", "compile", "eval", "exec"}  # a method of one of these names is another thing
+BUILTINS = {"__import__", "breakpoint", "compile", "eval", "exec"}  # only as functions: methods may have these names
 METHODS = {"import_module", "system", "popen", "unpack_archive", "extractall", "from_pretrained"}
-# Each with the reason why it is right there.
+# Exceptions and why they are safe.
 ALLOWED = {
     ("training/saving.py", "zipfile"): "names the exception that a damaged checkpoint raises; opens nothing",
     ("training/saving.py", "pickle"): "names the exception with which weights_only refuses; opens nothing",
-    ("training/fit.py", "load"): "shards of tensors, whose list is read by training/shards.py",
-    ("training/shards.py", "pickle"): "unpickles with a list of what may be made, which test_shards.py holds",
-    ("registry.py", "entry_points"): "imports plugins that are installed here, not what a file names",
+    ("training/fit.py", "load"): "reads shards of tensors after training/shards.py has checked their list",
+    ("training/shards.py", "pickle"): "unpickles with an allow-list, tested by test_shards.py",
+    ("registry.py", "entry_points"): "imports installed plugins, not names from a file",
 }
 
 
-def wrong(source: str) -> list[str]:
-    """Whatever could run what a file says, by the name that ``ALLOWED`` would know it by."""
+def forbidden(source: str) -> list[str]:
+    """Imports and calls that could run the content of a file, by their names in ``ALLOWED``."""
     tree, bad, modules = ast.parse(source), [], set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -70,10 +72,10 @@ def wrong(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_no_code_unpickles_or_runs_what_it_reads(path: Path) -> None:
+def test_no_code_unpickles_or_runs_files(path: Path) -> None:
     where = path.relative_to(PACKAGE).as_posix()
-    bad = [name for name in wrong(path.read_text(encoding="utf-8")) if (where, name) not in ALLOWED]
-    assert not bad, f"{where} has {bad}: read what it reads as data, or say in ALLOWED why this is safe"
+    bad = [name for name in forbidden(path.read_text(encoding="utf-8")) if (where, name) not in ALLOWED]
+    assert not bad, f"{where} has {bad}: read files as data, or give the reason in ALLOWED"
 
 
 @pytest.mark.parametrize(
@@ -99,16 +101,16 @@ def test_no_code_unpickles_or_runs_what_it_reads(path: Path) -> None:
         "model.from_pretrained(name)",
     ],
 )
-def test_the_scan_sees(code: str) -> None:
-    assert wrong(code)
+def test_the_scan_finds(code: str) -> None:
+    assert forbidden(code)
 
 
 def test_every_exception_to_the_scan_is_still_needed() -> None:
     for where, name in ALLOWED:
-        assert name in wrong((PACKAGE / where).read_text(encoding="utf-8")), (where, name)
+        assert name in forbidden((PACKAGE / where).read_text(encoding="utf-8")), (where, name)
 
 
-# ---- loading under watch: no unpickler is made, no program started, no port opened
+# ---- loading with audit hooks: no unpickler, no process, no connection
 
 WATCHED = """
     import pickle, sys, json
@@ -122,14 +124,14 @@ WATCHED = """
     ours, theirs, back = (directory / name for name in ("ours", "theirs", "back"))
     kit.save(kit.build("masked_lm", preset="tiny", decoder_qk_channels=256), ours)
     kit.to_huggingface(kit.load(ours), theirs)
-    kit.list()  # plugins are imported here, once, not while a file is read
+    kit.list()  # imports plugins, once
 
     events = []
     WATCH = ("pickle.find_class", "exec", "subprocess.Popen", "os.system", "socket.connect", "shutil.unpack_archive")
 
     def hook(name, arguments):
         if name in WATCH:
-            # Python itself makes exec events: of modules that are imported for the first time, from their files.
+            # Importing a module from a file is an exec event too.
             if name == "exec" and arguments[0].co_filename.startswith(("/", "<frozen")):
                 return
             events.append((name, str(arguments)[:200]))
@@ -138,7 +140,7 @@ WATCHED = """
 
     def refused(*arguments, **options):
         events.append(("pickle", "an unpickler was made"))
-        raise AssertionError("an unpickler was made")
+        raise AssertionError("unpickler created")
 
     pickle.Unpickler = pickle._Unpickler = pickle.load = pickle.loads = refused
     loads = {"the kit's": lambda: kit.load(ours), "Hugging Face's": lambda: kit.load(theirs)}
@@ -150,25 +152,15 @@ WATCHED = """
 """
 
 
-def test_loading_makes_no_unpickler_and_starts_nothing(tmp_path: Path) -> None:
+def test_loading_creates_no_unpickler_and_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", dedent(WATCHED), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stderr == ""
     assert (tmp_path / "back" / "model.safetensors").exists()
 
 
-class Evil:
-    """What it is pickled as makes a file where it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.mark,)
-
-
 def evil_zip(mark: Path) -> bytes:
-    """As torch.save writes it."""
+    """A pickle as torch.save writes it."""
     file = io.BytesIO()
     torch.save({"global_step": 1, "perceiver_kit": Evil(mark), "state_dict": Evil(mark)}, file)
     return file.getvalue()
@@ -176,7 +168,7 @@ def evil_zip(mark: Path) -> bytes:
 
 @pytest.mark.parametrize("form", [lambda mark: pickle.dumps(Evil(mark)), evil_zip], ids=["pickle", "torch.save"])
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin", "last.ckpt", "meta.pt"])
-def test_a_pickle_is_never_opened_as_anything(name: str, form: Any, tmp_path: Path) -> None:
+def test_pickles_are_refused_under_every_file_name(name: str, form: Any, tmp_path: Path) -> None:
     mark, directory = tmp_path / "mark", tmp_path / "model"
     kit.save(kit.build("masked_lm", preset="tiny", decoder_qk_channels=256), directory)
     if name == "pytorch_model.bin":
@@ -193,10 +185,10 @@ def test_a_pickle_is_never_opened_as_anything(name: str, form: Any, tmp_path: Pa
     else:
         read = kit.load
     if name == "config.json":
-        kit.load(directory)  # the weights carry their own
+        kit.load(directory)  # the spec in the weights suffices
         (directory / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     with pytest.raises(kit.PerceiverKitError, match=name.replace(".", r"\.")):
         read(directory)
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Evil(mark)))  # it would have been seen
+    pickle.loads(pickle.dumps(Evil(mark)))  # unpickling does leave the mark
     assert mark.exists()
