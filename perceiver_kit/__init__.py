@@ -22,6 +22,7 @@ from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
 from .queries import Queries
+from .recipe import recipe
 from .registry import names as list  # noqa: A004
 from .registry import register
 from .spec import build, describe, spec
@@ -69,6 +70,7 @@ __all__ = [
     "plots",
     "positions",
     "queries",
+    "recipe",
     "recipes",
     "register",
     "save",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,20 +14,36 @@ from .errors import AssemblyError, nearest
 class _Recorded(type):
     """Records the arguments that a block is made with; copy and pickle do not come through here."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        signature = inspect.signature(cls.__init__)
-        try:
-            bound = signature.bind(None, *args, **kwargs)
-        except TypeError as error:
-            known = [name for name in signature.parameters if name != "self"]
-            unknown = next((key for key in kwargs if key not in known), None)
-            hint = nearest(unknown, known) if unknown else f"it takes {', '.join(known) or 'nothing'}"
-            raise AssemblyError(f"{cls.__name__}: {error}; {hint}") from None
-        bound.apply_defaults()
-        recorded = {name: copied(value) for name, value in bound.arguments.items() if name != "self"}
-        block = super().__call__(*args, **kwargs)
-        block.recorded = recorded
-        return block
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The parameters of ``__init__``, which ``__call__`` below would hide from ``inspect``."""
+        signature = readable_signature(cls.__init__)
+        return signature.replace(parameters=[*signature.parameters.values()][1:], return_annotation=signature.empty)
+
+    if not TYPE_CHECKING:  # type checkers and editors read __init__
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            signature = inspect.signature(cls.__init__)
+            try:
+                bound = signature.bind(None, *args, **kwargs)
+            except TypeError as error:
+                known = [name for name in signature.parameters if name != "self"]
+                unknown = next((key for key in kwargs if key not in known), None)
+                hint = nearest(unknown, known) if unknown else f"it takes {', '.join(known) or 'nothing'}"
+                raise AssemblyError(f"{cls.__name__}: {error}; {hint}") from None
+            bound.apply_defaults()
+            recorded = {name: copied(value) for name, value in bound.arguments.items() if name != "self"}
+            block = super().__call__(*args, **kwargs)
+            block.recorded = recorded
+            return block
+
+
+def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """A signature with annotations as types where their names can be found, else as they are written."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except NameError:
+        return inspect.signature(function)
 
 
 class Block(nn.Module, metaclass=_Recorded):
@@ -37,7 +53,7 @@ class Block(nn.Module, metaclass=_Recorded):
     """
 
     recorded: dict[str, Any]
-    recipe: dict[str, Any] | None = None  # the name and parameters of the recipe that made it: a note, nothing more
+    recipe: dict[str, Any] | None = None  # name and parameters of the recipe that made it: metadata only
 
     def stages(self) -> list[str]:
         """Lines that describe it, for ``kit.describe``."""

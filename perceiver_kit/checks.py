@@ -44,6 +44,20 @@ def check_sizes(owner: str, name: str, sizes: object) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def check_image_size(owner: str, image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """An image size given as one number or as (height, width), as the latter; else an AssemblyError.
+
+    >>> check_image_size("doctest", 224)
+    (224, 224)
+    """
+    size = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(size) != 2:
+        raise AssemblyError(f"{owner}: image_size is an int or (height, width), got {short(image_size)}")
+    for side in size:
+        check_positive(owner, image_size=side)
+    return size
+
+
 def check_probability(owner: str, /, **numbers: float) -> None:
     """Every number is in [0, 1]; else an AssemblyError that names it."""
     for name, number in numbers.items():

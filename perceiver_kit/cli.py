@@ -14,14 +14,10 @@ from .errors import InputError, PerceiverKitError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a mistake that the kit reports is one line on stderr and exit code 2.
 
-    >>> main(["list"])
-    image_classification_conv
-    image_classification_fourier
-    image_classification_learned
-    masked_lm
-    multimodal_autoencoding
-    optical_flow
-    sequence_classification
+    >>> main(["list", "positions"])
+    Fourier
+    Learned
+    Projected
     0
     """
     options = _parser().parse_args(arguments)
@@ -46,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     added = command("list", _list, "name the recipes, or the blocks of a kind")
-    added.add_argument("kind", nargs="?", default="recipes", help="recipes, inputs, positions, queries, outputs, …")
+    help_ = "recipes (the default), a pattern of them such as '*image*', or inputs, positions, queries, outputs, …"
+    added.add_argument("kind", nargs="?", default="recipes", help=help_)
 
     added = command("describe", _describe, "show a recipe stage by stage, with the source of each number")
     added.add_argument("name", help="a recipe, or a block such as inputs.Patches")
@@ -58,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--out", type=Path, help="the file (NAME.svg)")
 
     added = command("demo", _demo, "train a small model on a clip of video and sound, and show what it learned")
+    added.add_argument("recipe", nargs="?", help="which recipe's demo (the first that has one)")
     added.add_argument("--seconds", type=float, default=60.0, help="how long to train (60), at most twice that")
     added.add_argument("--out", type=Path, default=Path("demo"), help="where the picture goes (./demo)")
     added.add_argument("--clip", type=Path, help="a video of your own instead of the sample clip")
@@ -65,15 +63,15 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("train", _train, "train a recipe on real data")
     added.add_argument("recipe")
-    names = "mnist, reviews, bible, flow, clip, or a path"
-    added.add_argument("--data", required=True, metavar="NAME|PATH", help=names)
+    text = "sample data that the recipe declares, or a path (unknown names are answered with the known ones)"
+    added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
     added.add_argument("--preset", default="tiny", help="tiny (the default) or base")
     added.add_argument("--out", type=Path, help="directory of the run (./runs/RECIPE)")
-    added.add_argument("--steps", type=int, default=1000)
-    added.add_argument("--batch", type=int, default=32, help="samples of a step, over all processes")
-    added.add_argument("--rate", type=float, default=1e-3, help="learning rate at its highest")
-    added.add_argument("--optimizer", default="adamw", choices=("adamw", "lamb"))
-    added.add_argument("--schedule", default="cosine", choices=("cosine", "constant_then_cosine"))
+    added.add_argument("--steps", type=int, help="steps of training (the recipe's own)")
+    added.add_argument("--batch", type=int, help="samples of a step, over all processes (the recipe's own)")
+    added.add_argument("--rate", type=float, help="highest learning rate (the recipe's own)")
+    added.add_argument("--optimizer", choices=("adamw", "lamb"))
+    added.add_argument("--schedule", choices=("cosine", "constant_then_cosine"))
     added.add_argument("--seed", type=int, default=0)
     added.add_argument("--workers", type=int, default=0, help="processes that read data")
     added.add_argument("--precision", default="32-true", help="Lightning's: 32-true, bf16-mixed, bf16-true")
@@ -118,37 +116,32 @@ def _draw(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     import torch
 
-    from .demo import demo
+    from .errors import UnknownName, nearest
+    from .recipe import resolve
+    from .registry import find, names
 
+    demos = {name: find("recipes", name).demo for name in names() if find("recipes", name).demo is not None}
+    recipe = options.recipe or next(iter(demos))
+    if recipe not in demos:
+        raise UnknownName(f"no demo of {recipe!r}; {nearest(recipe, demos)}")
     # The model is small: where a core is busy, two threads wait for each other several times as long as they compute.
     torch.set_num_threads(1)
-    demo(clip=options.clip, directory=options.out, seconds=options.seconds, seed=options.seed)
+    resolve(demos[recipe])(
+        recipe=recipe, clip=options.clip, directory=options.out, seconds=options.seconds, seed=options.seed
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
     from .training import train_recipe
 
     directory = options.out or Path("runs") / options.recipe
-    metrics = train_recipe(
-        options.recipe,
-        options.data,
-        directory,
-        preset=options.preset,
-        steps=options.steps,
-        batch=options.batch,
-        rate=options.rate,
-        optimizer=options.optimizer,
-        schedule=options.schedule,
-        seed=options.seed,
-        workers=options.workers,
-        checkpoint_activations=options.checkpoint_activations,
-        precision=options.precision,
-        accumulate=options.accumulate,
-        ema=options.ema,
-        save_every=options.save_every,
-        validate_every=options.validate_every,
-        resume=options.resume,
+    names = (
+        *("preset", "steps", "batch", "rate", "optimizer", "schedule", "seed", "workers", "checkpoint_activations"),
+        *("precision", "accumulate", "ema", "save_every", "validate_every", "resume"),
     )
+    # None: the recipe's own setting, or the default.
+    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    metrics = train_recipe(options.recipe, options.data, directory, **settings)
     width = max(len(name) for name in metrics)
     print("\nheld out")
     for name, value in metrics.items():

@@ -24,7 +24,9 @@ ASKED = {"image": 256, "audio": 64}  # rows that each sample is asked for in a s
 WEIGHTS = {"image": 1.0, "audio": 0.3, "label": 0.1}
 
 
-def demo(*, clip: Path | None, directory: Path, seconds: float = 60.0, seed: int = 0) -> dict[str, dict[str, float]]:
+def demo(
+    *, recipe: str, clip: Path | None, directory: Path, seconds: float = 60.0, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Train on windows of a clip, reconstruct held-out ones, write ``demo.png``, print a table; returns its numbers.
 
     The label of a window is the quarter of the clip that it comes from. Held-out windows are at least a window away
@@ -54,7 +56,7 @@ def demo(*, clip: Path | None, directory: Path, seconds: float = 60.0, seed: int
         windows["audio"] = windows["audio"] / loudest
     torch.manual_seed(seed)
     model: PerceiverIO = build(  # type: ignore[assignment]
-        "multimodal_autoencoding",
+        recipe,
         preset="tiny",
         num_frames=FRAMES,
         num_labels=PARTS,
@@ -62,7 +64,7 @@ def demo(*, clip: Path | None, directory: Path, seconds: float = 60.0, seed: int
         samples_per_patch=64,
     )
     print(
-        f"Training the tiny multimodal_autoencoding ({sum(p.numel() for p in model.parameters()):,} parameters) from "
+        f"Training the tiny {recipe} ({sum(p.numel() for p in model.parameters()):,} parameters) from "
         f"scratch on {len(train['label'])} windows of {FRAMES} frames; {len(held_out['label'])} are held out."
     )
     losses = fit(model, train, seconds=seconds, progress=tqdm)

@@ -1,4 +1,4 @@
-"""What a name means: blocks that remember their arguments, recipes, and the names of both.
+"""Names of blocks and recipes.
 
 Other packages add theirs through the entry-point group ``perceiver_kit``, each a module that registers on import:
 
@@ -12,15 +12,13 @@ They are imported when a name is first looked up, so that importing the kit stay
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
-
-from torch import nn
 
 from .block import Block
 from .errors import AssemblyError, UnknownName, nearest
@@ -32,40 +30,13 @@ _plugins: dict[str, str | None] | None = None  # what went wrong with each, None
 _loading = threading.RLock()
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A function that assembles a model, its named presets, and where each of its numbers comes from."""
+def register(kind: str, name: str | None = None) -> Callable[[Any], Any]:
+    """Decorator that gives a block class a name of its kind (its own unless ``name`` is given).
 
-    function: Callable[..., nn.Module]
-    presets: Mapping[str, Mapping[str, Any]]
-    sources: Mapping[str, str]
+    Recipes are registered with ``kit.recipe``.
 
-    def parameters(self, preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters by name: the defaults, then the preset, then the overrides."""
-        owner = self.function.__name__
-        if preset not in self.presets:
-            raise UnknownName(f"{owner} has no preset {preset!r}; {nearest(preset, self.presets)}")
-        defaults = {name: p.default for name, p in inspect.signature(self.function).parameters.items()}
-        for name in overrides:
-            if name not in defaults:
-                raise UnknownName(f"{owner} has no parameter {name!r}; {nearest(name, defaults)}")
-        return defaults | dict(self.presets[preset]) | dict(overrides)
-
-
-def register(
-    kind: str,
-    name: str | None = None,
-    *,
-    sources: Mapping[str, str] | None = None,
-    **presets: Mapping[str, Any],
-) -> Callable[[Any], Any]:
-    """Decorator that gives a block class or a recipe function a name of its kind (its own unless ``name`` is given).
-
-    A recipe takes keyword parameters only, each with a default: the defaults are the preset ``"base"``, every
-    further keyword here is a preset of its own (``tiny=dict(...)``), and ``sources`` says where numbers come from.
-
-    Raises AssemblyError for a taken name (a cell of ``__main__`` may be run again), a recipe with positional or
-    required parameters, a class that is not a Block; UnknownName for a kind that does not exist.
+    Raises AssemblyError for a taken name (a cell of ``__main__`` may be run again) and a class that is not a Block;
+    UnknownName for a kind that does not exist.
 
     >>> @register("inputs", "Doctest")
     ... class Doctest(Block):
@@ -74,45 +45,31 @@ def register(
     True
     >>> del _entries["inputs"]["Doctest"]
     """
-    entries = _of_kind(kind)
-    if kind != "recipes" and (sources or presets):
-        raise AssemblyError(f"register({kind!r}): presets and sources are for recipes, got {[*presets]}")
+    _of_kind(kind)
+    if kind == "recipes":
+        raise AssemblyError("register takes blocks: register a recipe with @kit.recipe(presets=…, sources=…, …)")
 
-    def add(thing: Any) -> Any:
+    def decorate(thing: Any) -> Any:
         label = name or thing.__name__
-        if kind == "recipes":
-            entry: Any = _recipe(thing, {"base": {}} | presets, sources or {})
-        elif (inspect.isclass(thing) and issubclass(thing, Block)) or kind == "objectives":
-            entry = thing
-        else:
+        if not (inspect.isclass(thing) and issubclass(thing, Block)):
             raise AssemblyError(f"register({kind!r}): {label} must be a class derived from kit.Block")
-        taken = entries.get(label)
-        if taken is not None and not (_home(taken) == _home(entry) and _home(entry)[0] == "__main__"):
-            raise AssemblyError(f"{kind} {label!r} is taken by {'.'.join(_home(taken))}; register under another name")
-        entries[label] = entry
+        add(kind, label, thing)
         return thing
 
-    return add
+    return decorate
 
 
-def _recipe(function: Callable, presets: Mapping[str, Mapping], sources: Mapping[str, str]) -> Recipe:
-    signature = inspect.signature(function)
-    for parameter in signature.parameters.values():
-        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
-            raise AssemblyError(
-                f"recipe {function.__name__}: parameter {parameter.name!r} must be keyword-only with a default"
-            )
-    for label, values in [*presets.items(), ("sources", sources)]:
-        for key in values:
-            if key not in signature.parameters:
-                raise AssemblyError(
-                    f"recipe {function.__name__}: {label} names {key!r}; {nearest(key, signature.parameters)}"
-                )
-    return Recipe(function, presets, sources)
+def add(kind: str, name: str, entry: Any) -> None:
+    """Enter a thing under a name; AssemblyError for a taken one, unless a cell of ``__main__`` is run again."""
+    entries = _of_kind(kind)
+    taken = entries.get(name)
+    if taken is not None and not (_home(taken) == _home(entry) and _home(entry)[0] == "__main__"):
+        raise AssemblyError(f"{kind} {name!r} is taken by {'.'.join(_home(taken))}; register under another name")
+    entries[name] = entry
 
 
 def _home(entry: Any) -> tuple[str, str]:
-    thing = entry.function if isinstance(entry, Recipe) else entry
+    thing = getattr(entry, "function", entry)  # of a recipe
     return thing.__module__, thing.__qualname__
 
 
@@ -147,12 +104,18 @@ def load_plugins() -> Mapping[str, str | None]:
 
 
 def names(kind: str = "recipes") -> list[str]:
-    """The registered names of a kind, in alphabetical order.
+    """The registered names of a kind in alphabetical order, or the recipes that match a pattern with ``*``.
 
     >>> "multimodal_autoencoding" in names()
     True
+    >>> names("*_autoencoding")
+    ['multimodal_autoencoding']
+    >>> names("positions")
+    ['Fourier', 'Learned', 'Projected']
     """
     load_plugins()
+    if set(kind) & set("*?["):
+        return fnmatch.filter(sorted(_entries["recipes"]), kind)
     return sorted(_of_kind(kind))
 
 

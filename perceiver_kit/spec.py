@@ -12,7 +12,7 @@ from torch import nn
 
 from .block import Block, copied
 from .errors import AssemblyError, PerceiverKitError, nearest
-from .registry import Recipe, find, name_of
+from .registry import find, name_of
 
 FORMAT = 1
 PLAIN = "None, bool, int, finite float, str, list, tuple, a dict with str keys, or a registered block"
@@ -158,7 +158,7 @@ def build(what: str | Mapping[str, Any], *, preset: str | None = None, **overrid
         return from_spec(what)
     if not isinstance(what, str):
         raise AssemblyError(f"build takes a recipe's name or a spec (a dict), got a {type(what).__name__}")
-    recipe: Recipe = find("recipes", what)
+    recipe = find("recipes", what)
     preset = "base" if preset is None else preset
     parameters = recipe.parameters(preset, overrides)
     model = recipe.function(**parameters)
@@ -184,8 +184,8 @@ def describe(what: str | nn.Module, *, preset: str | None = None, **overrides: A
     kind, _, name = what.partition(".")
     if name:
         block = find(kind, name)
-        return f"{name}{inspect.signature(block.__init__)}\n\n{inspect.getdoc(block) or ''}"
-    recipe: Recipe = find("recipes", what)
+        return f"{name}{inspect.signature(block)}\n\n{inspect.getdoc(block) or ''}"
+    recipe = find("recipes", what)
     preset = "base" if preset is None else preset
     parameters = recipe.parameters(preset, overrides)
     with torch.device("meta"):

@@ -39,6 +39,7 @@ ORDER = [
     "model",
     "tiling",
     "objectives",
+    "recipe",
     "recipes",
     "hub",
     "data",

@@ -17,7 +17,7 @@ from transformers import PerceiverConfig, PretrainedConfig
 from transformers.models.perceiver import modeling_perceiver
 
 import perceiver_kit as kit
-from perceiver_kit.hub.tables import CONVERSIONS
+from perceiver_kit.hub.huggingface import convertible
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -78,7 +78,7 @@ def test_every_class_and_field_of_hugging_faces_is_in_the_table() -> None:
 def test_our_side_of_the_config_table_is_the_conversions() -> None:
     text = (DOCS / "from_huggingface.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 3]
-    for conversion in CONVERSIONS.values():
+    for conversion in convertible().values():
         for ours, (theirs, _) in conversion.sizes.items():
             (right,) = [
                 right for left, right in rows if re.search(rf"`{theirs}`", left) and "PerceiverFor" not in left

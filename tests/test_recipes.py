@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit.positions import Fourier
+from perceiver_kit.registry import find
 
 from . import restated
 from .strategies import RECIPES, assert_close, distance, noisy, raws, tiny
@@ -73,8 +74,8 @@ def others(value: object, choices: tuple[str, ...] = ()) -> list:
 
 @recipes
 def test_each_parameter_makes_another_model(recipe: str) -> None:
-    hints = get_type_hints(kit.registry.find("recipes", recipe).function)
-    even = dict(qk_channels=64, v_channels=64)  # of which there may be several heads
+    hints = {name: p.annotation for name, p in find("recipes", recipe).signature.parameters.items()}
+    even = dict(qk_channels=64, v_channels=64, blocks=2)  # several heads, several cross-attends
 
     def made(**parameters: object) -> dict:
         return kit.spec(kit.build(recipe, preset="tiny", **(even | parameters)))["model"]

@@ -42,7 +42,7 @@ def own_block() -> type:
 
 
 def own_recipe(block: type):
-    @kit.register("recipes", tiny=dict(latent_dim=8), sources=dict(latent_dim="a whim"))
+    @kit.recipe(presets=dict(tiny=dict(latent_dim=8)), sources=dict(latent_dim="an example"))
     def spectra(*, latent_dim: int = 16, labels: int = 3) -> kit.PerceiverIO:
         """Classes of signals."""
         every = inputs.Inputs(signal=block(scale=0.5))
@@ -67,13 +67,14 @@ def test_a_users_own_block_and_recipe_are_like_the_kits_own(tmp_path: Path) -> N
     assert model.encoder.latent_dim == 8
     signal = torch.randn(2, 20)
     assert model(signal)["label"].shape == (2, 5)
-    assert recipe().encoder.latent_dim == 16  # the function stays what it was
+    assert recipe().encoder.latent_dim == 16
+    assert kit.spec(recipe(labels=5)) == kit.spec(kit.build("spectra", labels=5))
 
     described = kit.describe("spectra", preset="tiny")
     assert described.splitlines()[:2] == ["spectra (tiny)", "Classes of signals."]
-    assert "latent_dim = 8  a whim" in described
+    assert "latent_dim = 8  an example" in described
     assert "Spectrum" in described
-    assert kit.describe("inputs.Spectrum").startswith("Spectrum(self, *, scale")
+    assert kit.describe("inputs.Spectrum").startswith("Spectrum(*, scale: float = 1.0)\n")
 
     spec = kit.spec(model)
     assert spec["recipe"]["name"] == "spectra"
@@ -97,8 +98,11 @@ def test_a_taken_name_is_refused() -> None:
         own_block()
     with pytest.raises(kit.AssemblyError, match=r"inputs 'Patches' is taken by perceiver_kit.inputs.image.Patches"):
         kit.register("inputs", "Patches")(inputs.Features)
+
+    def masked_lm() -> None: ...
+
     with pytest.raises(kit.AssemblyError, match="recipes 'masked_lm' is taken by perceiver_kit"):
-        kit.register("recipes", "masked_lm")(lambda: None)
+        kit.recipe()(masked_lm)
     assert registry.find("inputs", "Patches") is inputs.Patches
 
 
@@ -110,7 +114,7 @@ def cell(source: str, module: str) -> None:
     "source",
     [
         "@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass",
-        "@kit.register('recipes')\ndef mine(*, size: int = 1): pass",
+        "@kit.recipe()\ndef mine(*, size: int = 1): pass",
     ],
 )
 def test_a_cell_of_a_notebook_may_be_run_again(source: str) -> None:
@@ -138,20 +142,27 @@ def test_two_cells_of_a_notebook_do_not_take_each_others_names() -> None:
 @pytest.mark.parametrize(
     ("register", "message"),
     [
-        (lambda: kit.register("inputs", tiny={})(own_block()), r"presets and sources are for recipes, got \['tiny'\]"),
         (lambda: kit.register("inputs")(nn.Linear), "Linear must be a class derived from kit.Block"),
         (lambda: kit.register("outputs")(lambda: 0), "must be a class derived from kit.Block"),
-        (lambda: kit.register("recipes", "r")(lambda size=1: 0), "'size' must be keyword-only with a default"),
-        (lambda: kit.register("recipes", "r")(lambda *, size: 0), "'size' must be keyword-only with a default"),
-        (lambda: kit.register("recipes", "r")(lambda **sizes: 0), "'sizes' must be keyword-only with a default"),
+        (lambda: kit.register("recipes"), "register a recipe with @kit.recipe"),
+        (lambda: kit.recipe()(lambda size=1: 0), "'size' must be keyword-only with a default"),
+        (lambda: kit.recipe()(lambda *, size: 0), "'size' must be keyword-only with a default"),
+        (lambda: kit.recipe()(lambda **sizes: 0), "'sizes' must be keyword-only with a default"),
+        (lambda: kit.recipe(group=kit.Encoder)(lambda *, size=1: 0), r"group Encoder needs a \*\* parameter"),
+        (lambda: kit.recipe(group=kit.Encoder)(lambda **e: 0), "Encoder needs 'num_latents': give it in preset base"),
         (
-            lambda: kit.register("recipes", "r", tiny=dict(sise=1))(lambda *, size=0: 0),
+            lambda: kit.recipe(presets=dict(tiny=dict(sise=1)))(lambda *, size=0: 0),
             "tiny names 'sise'; did you mean 'size'",
         ),
         (
-            lambda: kit.register("recipes", "r", sources=dict(sise=""))(lambda *, size=0: 0),
+            lambda: kit.recipe(presets=dict(base=dict(sise=1)))(lambda *, size=0: 0),
+            "base names 'sise'; did you mean 'size'",
+        ),
+        (
+            lambda: kit.recipe(sources=dict(sise=""))(lambda *, size=0: 0),
             "sources names 'sise'; did you mean 'size'",
         ),
+        (lambda: kit.recipe(objectiv=None), "recipe declares 'objectiv'; did you mean 'objective'"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(register, message: str) -> None:

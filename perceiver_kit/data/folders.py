@@ -1,21 +1,19 @@
-"""Data of one's own, at a path: pictures, texts and videos."""
+"""A user's own data at a path: pictures, texts and videos. A recipe names its loader under ``data["path"]``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..checks import check_probability
+from ..checks import check_image_size, check_probability
 from ..errors import InputError
-from ..recipes.common import height_width
 from . import clips, images, warps
 from .files import PICTURES, TEXTS, Pictures, divided, divided_by_class, read_picture
-from .task import IMAGE_RECIPES, VIDEO_RECIPES, Task
+from .task import Task
 from .texts import MaskedBytes, Texts
 from .video import load_clip
 
@@ -23,18 +21,16 @@ FPS = 25.0
 """Frames a second of what the multimodal recipe reads: 1,920 samples a frame are 48 kHz."""
 
 Size = int | tuple[int, int]
-Loader = Callable[..., Task]
 
 
 def image_folder(path: Path, *, image_size: Size = 224, seed: int = 0, shift: int = 2, flip: bool = False) -> Task:
     """Pictures, one sub-folder a class; in training moved by up to ``shift`` pixels and mirrored if ``flip``."""
-    size = height_width("image_folder", image_size)
+    size = check_image_size("image_folder", image_size)
     files = divided_by_class(path, PICTURES, lambda file: read_picture(file, size))
     train, held_out = Pictures(files.train, size), Pictures(files.held_out, size)
     overrides = dict(num_labels=len(files.classes), image_size=size)
     return Task(
         path.name,
-        IMAGE_RECIPES,
         images.Images(train, torch.tensor(files.train_labels), seed=seed, shift=shift, flip=flip),
         images.Images(held_out, torch.tensor(files.held_out_labels), seed=seed),
         overrides,
@@ -47,12 +43,11 @@ def photo_folder(
     path: Path, *, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15
 ) -> Task:
     """Pictures at any depth, moved by flows as in ``flow``."""
-    size = height_width("photo_folder", image_size)
+    size = check_image_size("photo_folder", image_size)
     files = divided(path, PICTURES, lambda file: read_picture(file, size))
     train, held_out = (Pictures(part, size, cover=warps.COVER) for part in (files.train, files.held_out))
     return Task(
         path.name,
-        ("optical_flow",),
         warps.Warps(train, size=size, items=items, reach=reach, seed=seed),
         warps.Warps(held_out, size=size, items=max(256, len(held_out)), reach=reach, seed=seed),
         dict(image_size=size),
@@ -66,7 +61,7 @@ def labelled_texts(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task
     train = Texts([_text(file) for file in files.train], files.train_labels, length=max_length, seed=seed)
     held_out = Texts([_text(file) for file in files.held_out], files.held_out_labels, length=max_length, seed=seed)
     overrides = dict(num_labels=len(files.classes), max_length=max_length)
-    return Task(path.name, ("sequence_classification",), train, held_out, overrides, str(path), files.classes)
+    return Task(path.name, train, held_out, overrides, str(path), files.classes)
 
 
 def masked_texts(
@@ -91,7 +86,7 @@ def masked_texts(
             raise InputError(f"{path} has {len(part)} bytes to {what}; lower max_length, which is {max_length}")
     sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
     train, held_out = (MaskedBytes(part, **sizes) for part in parts)
-    return Task(path.name, ("masked_lm",), train, held_out, dict(max_length=max_length), str(path))
+    return Task(path.name, train, held_out, dict(max_length=max_length), str(path))
 
 
 def one_video(
@@ -105,7 +100,7 @@ def one_video(
     seed: int = 0,
 ) -> Task:
     """Windows of one video with sound, by default the sample clip; a class is a part of it, one of ``parts``."""
-    size, rate = height_width("one_video", image_size), _rate(num_frames, audio_samples)
+    size, rate = check_image_size("one_video", image_size), _rate(num_frames, audio_samples)
     video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds)
     train, held_out = clips.one_clip(video, num_frames=num_frames, parts=parts, seed=seed)
     classes = tuple(f"part {number + 1}" for number in range(train.classes))
@@ -128,7 +123,7 @@ def videos(
         return one_video(path, image_size=image_size, audio_samples=audio_samples, parts=parts, **sizes)
     if parts is not None:
         raise InputError(f"parts is for one video, but {path} is a folder")
-    size, rate = height_width("videos", image_size), _rate(num_frames, audio_samples)
+    size, rate = check_image_size("videos", image_size), _rate(num_frames, audio_samples)
     train, held_out, classes = clips.video_folder(path, image_size=size, rate=rate, fps=FPS, **sizes)
     return _video_task(path.name, train, held_out, classes, size, str(path))
 
@@ -151,7 +146,7 @@ def _video_task(
 ) -> Task:
     samples = train[0]["inputs"]["audio"].shape[0]
     overrides = dict(num_frames=train.num_frames, image_size=size, num_labels=train.classes, audio_samples=samples)
-    return Task(name, VIDEO_RECIPES, train, held_out, overrides, source, classes)
+    return Task(name, train, held_out, overrides, source, classes)
 
 
 def _text(path: Path) -> str:
@@ -163,13 +158,3 @@ def _text(path: Path) -> str:
     if not text.strip():
         raise InputError(f"{path} is empty")
     return text
-
-
-FOLDERS: dict[str, Loader] = {
-    **dict.fromkeys(IMAGE_RECIPES, image_folder),
-    "optical_flow": photo_folder,
-    "sequence_classification": labelled_texts,
-    "masked_lm": masked_texts,
-    "multimodal_autoencoding": videos,
-}
-"""What a path means to each recipe."""

@@ -10,17 +10,13 @@ from torch.utils.data import Dataset
 
 from .sampling import Sample
 
-IMAGE_RECIPES = ("image_classification_conv", "image_classification_fourier", "image_classification_learned")
-VIDEO_RECIPES = ("multimodal_autoencoding",)
-
 
 @dataclass(frozen=True)
 class Task:
-    """Data for a recipe.
+    """Data for a recipe: sample data, or a user's own files.
 
     Args:
         name: that of the data.
-        recipe: names of the recipes that it fits.
         train: to train on: a map-style data set, ``train[i, step]``.
         held_out: to test on, ``held_out[i]``.
         overrides: parameters that the recipe must be built with:
@@ -30,7 +26,6 @@ class Task:
     """
 
     name: str
-    recipe: tuple[str, ...]
     train: Dataset[Sample]
     held_out: Dataset[Sample]
     overrides: Mapping[str, Any]

@@ -64,8 +64,8 @@ class MaskedBytes(Samples):
     in [i · length, (i + 1) · length), in evaluation the one at i · length; less than a window at the end is left.
 
     With ``visible_target_prob``, training also asks for visible bytes, each with that probability. The model then
-    learns the path from a place through the latents to its byte. From the 15 % that are masked alone, a small model learns
-    this path only after very many steps, and until then predicts byte frequencies.
+    learns the path from a place through the latents to its byte. From the 15 % that are masked alone, a small model
+    learns this path only after very many steps, and until then predicts byte frequencies.
 
     Source of the rates: BERT (Devlin et al. 2019), section 3.1. Perceiver IO hides 15 % too.
 
@@ -96,7 +96,7 @@ class MaskedBytes(Samples):
         self.text = np.frombuffer(text, np.uint8) if isinstance(text, bytes) else text
         if len(self.text) < length:
             raise InputError(f"a window is {length} bytes, but the text has only {len(self.text)}")
-        self.length, self.seed, self.rate, self.visible_target_prob = length, seed, rate, recall
+        self.length, self.seed, self.rate, self.visible_target_prob = length, seed, rate, visible_target_prob
         self.asked = max(1, round(rate * length))
 
     def __len__(self) -> int:

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_positive
+from ..checks import check_image_size, check_positive
 from ..errors import InputError
-from ..recipes.common import height_width
 from .files import read_picture
 from .images import to_unit
 from .packages import packaged
@@ -76,7 +75,7 @@ class Warps(Samples):
         reach: float = 0.15,
         seed: int = 0,
     ) -> None:
-        self.size = height_width("Warps", size)
+        self.size = check_image_size("Warps", size)
         check_positive("Warps", items=items)
         if not len(photos):
             raise InputError("Warps needs at least one photo")

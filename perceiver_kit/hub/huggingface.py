@@ -13,13 +13,20 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ..errors import CheckpointError, PerceiverKitError, nearest
-from ..recipes.common import height_width
+from ..recipe import HuggingFace, Recipe
+from ..registry import find, names
 from ..spec import build, spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
-from .tables import CONVERSIONS, GELU, Conversion, check_widths, multimodal_config, multimodal_sizes
 
 BIN = "pytorch_model.bin"
+GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
+
+
+def convertible() -> dict[str, HuggingFace]:
+    """Recipe → its counterpart, for every registered recipe that declares one."""
+    entries: dict[str, Recipe] = {name: find("recipes", name) for name in names()}
+    return {name: entry.huggingface for name, entry in entries.items() if entry.huggingface is not None}
 
 
 def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
@@ -41,7 +48,7 @@ def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
                 model = build(name, **parameters)
         except (PerceiverKitError, RecursionError) as error:
             raise CheckpointError(f"{directory / CONFIG} does not make a model: {error}") from error
-        return fill(model, weights, str(directory / WEIGHTS), tensor_names(CONVERSIONS[name], model)).eval()
+        return fill(model, weights, str(directory / WEIGHTS), tensor_names(convertible()[name], model)).eval()
 
 
 def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
@@ -60,19 +67,20 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     ['config.json', 'model.safetensors']
     """
     note = getattr(model, "recipe", None)
-    if not note or note["name"] not in CONVERSIONS:
+    known = convertible()
+    if not note or note["name"] not in known:
         raise CheckpointError(
-            f"to_huggingface takes the model of a recipe ({', '.join(CONVERSIONS)}), "
+            f"to_huggingface takes the model of a recipe ({', '.join(known)}), "
             f"got {note['name'] if note else f'a {type(model).__name__} without a recipe'}"
         )
+    name, parameters = note["name"], note["parameters"]
     with torch.device("meta"):
-        rebuilt = build(note["name"], **note["parameters"])
+        rebuilt = build(name, **parameters)
     if spec(rebuilt)["model"] != spec(model)["model"]:
-        raise CheckpointError(f"to_huggingface: the model is not what {note['name']} makes any more: it was changed")
-    conversion = CONVERSIONS[note["name"]]
-    config = write_config(note["name"], note["parameters"])
-    names = tensor_names(conversion, model)
-    tensors = {names[ours[0]]: tensor.detach().cpu().contiguous() for ours, tensor in shared_tensors(model)}
+        raise CheckpointError(f"to_huggingface: the model is not what {name} makes any more: it was changed")
+    config = write_config(name, parameters)
+    tensors_there = tensor_names(known[name], model)
+    tensors = {tensors_there[ours[0]]: tensor.detach().cpu().contiguous() for ours, tensor in shared_tensors(model)}
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -87,12 +95,12 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     return directory
 
 
-def tensor_names(conversion: Conversion, model: nn.Module) -> dict[str, str]:
+def tensor_names(counterpart: HuggingFace, model: nn.Module) -> dict[str, str]:
     """Every saved tensor's name here → its name there; a bijection, which a test holds."""
     layers = len(model.encoder.transformer)  # type: ignore[union-attr, arg-type]
     table = {
         ours.replace("{i}", str(i)): theirs.replace("{i}", str(i))
-        for ours, theirs in conversion.names.items()
+        for ours, theirs in counterpart.names.items()
         for i in range(layers if "{i}" in ours else 1)
     }
     renamed = {}
@@ -107,63 +115,74 @@ def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
     if config.get("model_type") != "perceiver":
         raise CheckpointError(f"{source} is of model_type {config.get('model_type')!r}, not 'perceiver'")
     architecture = (config.get("architectures") or [None])[0]
-    by_class = {conversion.architecture: name for name, conversion in CONVERSIONS.items()}
+    by_class = {counterpart.architecture: name for name, counterpart in convertible().items()}
     if architecture not in by_class:
         raise CheckpointError(f"{source} is of architecture {architecture!r}; {nearest(architecture, by_class)}")
     name = by_class[architecture]
-    conversion = CONVERSIONS[name]
+    counterpart = convertible()[name]
     gelu = {"gelu_new": "tanh"} | {theirs: ours for ours, theirs in GELU.items()}
     if (act := config.get("hidden_act", "gelu")) not in gelu:
         raise CheckpointError(f"{source}: hidden_act {act!r} has no counterpart; {nearest(act, gelu)}")
     if (side := config.get("cross_attention_shape_for_attention", "kv")) != "kv":
         raise CheckpointError(f"{source}: cross_attention_shape_for_attention {side!r} is not supported, only 'kv'")
-    parameters = {ours: config.get(theirs, default) for ours, (theirs, default) in conversion.sizes.items()}
-    parameters |= conversion.fixed | {"gelu": gelu[act]}
-    if conversion.labels is not None:
+    parameters = {ours: config.get(theirs, default) for ours, (theirs, default) in counterpart.sizes.items()}
+    parameters |= {**counterpart.fixed, "gelu": gelu[act]}
+    if counterpart.labels is not None:
         # Not stored as such: id2label is left out where there are two.
         labels = config.get("id2label")
         parameters["num_labels"] = config.get("num_labels", 2) if labels is None else len(labels)
-    if name == "optical_flow":
-        parameters["image_size"] = tuple(parameters["image_size"])
-        parameters["tile_overlap"] = min(20, min(parameters["image_size"]) // 2)
-    if name == "multimodal_autoencoding":
-        try:
-            parameters |= multimodal_sizes(dict(config))
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{source}: {error}") from None
-    return name, parameters
+    try:
+        return name, parameters | counterpart.read(config)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{source}: {error}") from None
 
 
 def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The config.json that means a recipe with these parameters."""
-    conversion = CONVERSIONS[name]
-    for key, value in conversion.fixed.items():
+    counterpart = convertible()[name]
+    for key, value in counterpart.fixed.items():
         ours = tuple(parameters[key]) if isinstance(parameters[key], list) else parameters[key]
         if ours != value:
             raise CheckpointError(f"to_huggingface: {key} is {value!r} in Hugging Face's {name}, got {ours!r}")
-    config = {theirs: parameters[ours] for ours, (theirs, _) in conversion.sizes.items()}
+    config = {theirs: parameters[ours] for ours, (theirs, _) in counterpart.sizes.items()}
     config |= {
         "model_type": "perceiver",
-        "architectures": [conversion.architecture],
+        "architectures": [counterpart.architecture],
         "hidden_act": GELU[parameters["gelu"]],
     }
     try:
-        check_widths(dict(parameters))
-        if name == "image_classification_learned":
-            height, width = height_width(name, parameters["image_size"])
-            if height != width:
-                raise CheckpointError(f"image_size must be square, got {(height, width)}")
-            config["image_size"] = height
-        elif name == "optical_flow":
-            config["train_size"] = [*height_width(name, parameters["image_size"])]
-        elif name == "multimodal_autoencoding":
-            config |= multimodal_config(dict(parameters))
+        _check_widths(parameters)
+        config |= counterpart.write(parameters)
     except ValueError as error:
         raise CheckpointError(f"to_huggingface: {error}") from None
-    if conversion.labels is not None:
+    if counterpart.labels is not None:
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(parameters["num_labels"])}
         config["label2id"] = {f"LABEL_{i}": i for i in range(parameters["num_labels"])}
+    _check_round_trip(name, parameters, config)
     return config
+
+
+def _check_round_trip(name: str, parameters: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse parameters that the config.json loses, such as repeated cross-attention."""
+    _, read = read_config(config, "to_huggingface")
+    read |= {key: parameters[key] for key in convertible()[name].unwritten}
+    with torch.device("meta"):
+        if spec(build(name, **read))["model"] == spec(build(name, **parameters))["model"]:
+            return
+    entry: Recipe = find("recipes", name)
+    lost = [key for key, value in entry.parameters("base", read).items() if parameters[key] != value]
+    raise CheckpointError(f"to_huggingface: Hugging Face's {name} has no place for {', '.join(lost)}")
+
+
+def _check_widths(parameters: Mapping[str, Any]) -> None:
+    """Refuse widths that only the kit can have: there, self-attention's output is as wide as its values."""
+    width = parameters["latent_dim"]
+    values = parameters["v_channels"] or parameters["qk_channels"] or width
+    if values != width:
+        raise CheckpointError(f"v_channels (by default qk_channels) must be latent_dim, {width}, got {values}")
+    for heads in ("cross_heads", "self_heads"):
+        if width % parameters[heads]:
+            raise CheckpointError(f"latent_dim {width} must be divisible by {heads}, got {parameters[heads]}")
 
 
 def from_hub(repository: str) -> Path:

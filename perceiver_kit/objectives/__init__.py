@@ -7,8 +7,7 @@ from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
 from .reconstruction import Reconstruction
 from .regression import Regression
-from .several import FOR_RECIPE as FOR_RECIPE
-from .several import Weighted, multimodal_reconstruction, objective_for
+from .weighted import Weighted
 
 __all__ = [
     "Classification",
@@ -21,6 +20,4 @@ __all__ = [
     "Term",
     "Weighted",
     "combine",
-    "multimodal_reconstruction",
-    "objective_for",
 ]

@@ -1,16 +1,7 @@
-"""Published models as functions, each registered with its presets and the source of every number."""
+"""Published models as functions, one module each. Every module here whose name has no underscore in front registers."""
 
-from .flow import optical_flow
-from .images import image_classification_conv, image_classification_fourier, image_classification_learned
-from .multimodal import multimodal_autoencoding
-from .text import masked_lm, sequence_classification
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "image_classification_conv",
-    "image_classification_fourier",
-    "image_classification_learned",
-    "masked_lm",
-    "multimodal_autoencoding",
-    "optical_flow",
-    "sequence_classification",
-]
+for _name in [module.name for module in iter_modules(__path__) if not module.name.startswith("_")]:
+    globals()[_name] = getattr(import_module(f"{__name__}.{_name}"), _name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -11,9 +12,12 @@ from typing import Any
 import torch
 
 from ..checks import check_seed
-from ..data.tasks import Task, open_task
+from ..data.task import Task
+from ..data.tasks import open_task
+from ..errors import UnknownName, nearest
 from ..model import PerceiverIO
-from ..objectives import objective_for
+from ..recipe import Recipe, objective_for
+from ..registry import find
 from ..spec import build
 from .data import Data
 from .fit import fit
@@ -26,29 +30,32 @@ def train_recipe(
     directory: str | os.PathLike,
     *,
     preset: str = "tiny",
-    steps: int = 1000,
-    batch: int = 32,
-    rate: float = 1e-3,
-    weight_decay: float = 0.1,
-    optimizer: str = "adamw",
-    schedule: str = "cosine",
-    warmup: int | None = None,
-    queries: Mapping[str, int] | None = None,
     seed: int = 0,
-    workers: int = 0,
-    held_out_batch: int | None = None,
-    checkpoint_activations: bool = False,
+    queries: Mapping[str, int] | None = None,
     parameters: Mapping[str, Any] | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> dict[str, float]:
-    """Train a recipe on data by name or path (see ``open_task``) for the objective it is published with.
+    """Train a recipe on data by name or path (see ``open_task``) for the objective it declares.
 
-    ``parameters`` are the recipe's, over its preset and what the data demand. ``warmup`` is a twentieth of the steps,
-    and of large outputs ``QUERIES`` rows are asked for, unless said otherwise. ``options`` are those of ``fit``.
+    ``parameters`` are the recipe's, over its preset and what the data demand. ``settings`` are those of ``Training``,
+    ``Data`` and ``fit``: by default the recipe's own, then ``DEFAULTS``. ``warmup`` is a twentieth of the steps, and
+    of large outputs ``QUERIES`` rows are asked for, unless said otherwise.
 
     Returns the held-out metrics. Bad data are refused before training starts.
     """
     check_seed("train_recipe", seed)
+    entry: Recipe = find("recipes", recipe)
+    settings = DEFAULTS | dict(entry.training) | settings
+    if settings["warmup"] is None:
+        settings["warmup"] = settings["steps"] // 20 if isinstance(settings["steps"], int) else 0
+    known = {call: {*inspect.signature(call).parameters} for call in (Training, Data, fit)}
+    for name in settings:
+        if not any(name in names for names in known.values()):
+            raise UnknownName(f"train_recipe has no setting {name!r}; {nearest(name, set().union(*known.values()))}")
+
+    def of(call: Any) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name in known[call]}
+
     parameters = dict(parameters or {})
     if not isinstance(data, Task):
         sizes = {name: parameters[name] for name in ("image_size", "max_length", "num_frames") if name in parameters}
@@ -57,30 +64,13 @@ def train_recipe(
         )
     torch.manual_seed(seed)
     model = build(recipe, preset=preset, **(dict(data.overrides) | parameters))
-    training = Training(
-        model,  # type: ignore[arg-type]
-        objective_for(recipe),
-        steps=steps,
-        rate=rate,
-        weight_decay=weight_decay,
-        optimizer=optimizer,  # type: ignore[arg-type]
-        schedule=schedule,  # type: ignore[arg-type]
-        warmup=steps // 20 if warmup is None else warmup,
-        queries=large_outputs(model) if queries is None else queries,  # type: ignore[arg-type]
-        seed=seed,
-        checkpoint_activations=checkpoint_activations,
-    )
-    batches = Data(
-        data.train,
-        data.held_out,
-        batch=batch,
-        steps=steps,
-        seed=seed,
-        workers=workers,
-        held_out_batch=held_out_batch,
-    )
-    return fit(training, batches, directory, **options)
+    queries = large_outputs(model) if queries is None else queries  # type: ignore[arg-type]
+    training = Training(model, objective_for(recipe), queries=queries, seed=seed, **of(Training))  # type: ignore[arg-type]
+    return fit(training, Data(data.train, data.held_out, seed=seed, **of(Data)), directory, **of(fit))
 
+
+DEFAULTS: dict[str, Any] = dict(steps=1000, batch=32, rate=1e-3, warmup=None)
+"""Settings of a run where neither the caller nor the recipe says otherwise."""
 
 # Rows asked of an output a sample and step: as a published re-training does.
 QUERIES = 512

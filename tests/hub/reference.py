@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 import perceiver_kit as kit
-from perceiver_kit.hub.huggingface import tensor_names
-from perceiver_kit.hub.tables import CONVERSIONS
+from perceiver_kit.hub.huggingface import convertible, tensor_names
 
 logging.disable_progress_bar()
 
@@ -31,7 +30,7 @@ GAIN = 1.5
 
 
 def architecture(recipe: str) -> type[nn.Module]:
-    return getattr(transformers, CONVERSIONS[recipe].architecture)
+    return getattr(transformers, convertible()[recipe].architecture)
 
 
 def configured(recipe: str, **config: Any) -> nn.Module:
@@ -67,7 +66,7 @@ def converted(reference: nn.Module, directory: Path) -> nn.Module:
 
 def parameters(recipe: str, model: nn.Module) -> dict[str, str]:
     """Name of every saved tensor in the kit → in Hugging Face's Perceiver."""
-    return tensor_names(CONVERSIONS[recipe], model)
+    return tensor_names(convertible()[recipe], model)
 
 
 # ---- asking the reference what the kit is asked

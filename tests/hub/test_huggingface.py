@@ -21,14 +21,14 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit.errors import CheckpointError
-from perceiver_kit.hub.huggingface import read_config, write_config
-from perceiver_kit.hub.tables import CONVERSIONS
+from perceiver_kit.hub.huggingface import convertible, read_config, write_config
 
 from . import reference
 from .reference import ask, relative
 from .test_parity import CASES, Case, at, models, raw
 
 SMALL = {case.recipe: case for case in reversed(CASES)}
+CONVERSIONS = convertible()
 each_recipe = pytest.mark.parametrize("recipe", CONVERSIONS)
 
 

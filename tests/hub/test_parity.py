@@ -18,8 +18,9 @@ import transformers
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit.hub.tables import CROSS, SELF
 from perceiver_kit.positions import Positions
+from perceiver_kit.recipes._shared import _CROSS as CROSS
+from perceiver_kit.recipes._shared import _SELF as SELF
 
 from . import reference
 from .reference import ask, relative

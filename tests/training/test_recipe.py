@@ -21,7 +21,7 @@ pytestmark = QUIET
 
 def test_a_recipe_trains_on_a_task_that_is_made_in_python(tmp_path: Path) -> None:
     data = Toys("masked_lm"), Toys("masked_lm", 6, seed=1)
-    task = Task("toys", ("masked_lm",), *data, dict(max_length=32, num_latents=3), "made here")
+    task = Task("toys", *data, dict(max_length=32, num_latents=3), "made here")
     sizes = ENCODER | SIZES["masked_lm"]
     del sizes["max_length"]  # which the task demands
     found = train_recipe("masked_lm", task, tmp_path, steps=2, batch=4, parameters=sizes, progress=False)
@@ -55,6 +55,6 @@ def test_the_warm_up_is_a_twentieth_of_the_steps_unless_told_otherwise(
 ) -> None:
     seen = []
     monkeypatch.setattr("perceiver_kit.training.recipe.fit", lambda training, *_: seen.append(training) or {})
-    task = Task("toys", ("masked_lm",), Toys("masked_lm"), Toys("masked_lm"), {}, "made here")
+    task = Task("toys", Toys("masked_lm"), Toys("masked_lm"), {}, "made here")
     train_recipe("masked_lm", task, Path(), steps=steps, warmup=asked, parameters=ENCODER | SIZES["masked_lm"])
     assert [training.warmup for training in seen] == [warmup]

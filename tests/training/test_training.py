@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 import perceiver_kit as kit
-from perceiver_kit.objectives import Reconstruction, Regression, Weighted, objective_for
+from perceiver_kit.objectives import Reconstruction, Regression, Weighted
 from perceiver_kit.positions import Fourier
+from perceiver_kit.recipe import objective_for
 from perceiver_kit.training import Data, Training, fit, rate_at
 
 from .toys import FEW, QUIET, RECIPES, Told, Toys, alone, batch, losses, prepared, run, small

@@ -41,8 +41,9 @@ for missing in ("pytorch_lightning", "torchmetrics"):
 import torch
 
 image = {"image": torch.zeros(1, 4)}
+from perceiver_kit.recipe import objective_for
 for recipe in kit.list():
-    objective = objectives.objective_for(recipe)
+    objective = objective_for(recipe)
     refused(objective.meters)
 assert objectives.Reconstruction("image")(image, {"image": torch.ones(1, 4)})[0].item() == 1
 assert objectives.Objective().meters() == {}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 import perceiver_kit as kit
 from perceiver_kit.data.sampling import Sample, Samples
-from perceiver_kit.objectives import objective_for
+from perceiver_kit.recipe import objective_for
 from perceiver_kit.training import Data, Training, fit
 
 # What Lightning says in passing: how it reads PyTorch's trees, that this machine could have more data workers, that

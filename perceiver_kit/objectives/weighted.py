@@ -1,4 +1,4 @@
-"""Sums of objectives over several outputs, and what each recipe is trained for."""
+"""Weighted sums of objectives over several outputs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..checks import short
-from ..errors import AssemblyError, InputError, UnknownName, nearest
+from ..errors import AssemblyError, InputError
 from ..modalities import ByModality, check_names
 from ..registry import register
 from .base import Objective, Outputs, Term
-from .classification import Classification
-from .end_point_error import EndPointError
-from .masked_tokens import MaskedTokens
-from .reconstruction import Reconstruction
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -79,31 +75,3 @@ class Weighted(Objective):
             if objective.applies(outputs):
                 own = {metric: meters[f"{name}_{metric}"] for metric in objective.meters()}
                 objective.measure(own, outputs, targets)
-
-
-def multimodal_reconstruction() -> Weighted:
-    """The weighted reconstruction loss of ``multimodal_autoencoding``.
-
-    Source of the weights: a published re-training; a starting point, since the paper does not say.
-    """
-    parts = dict(image=Reconstruction("image"), audio=Reconstruction("audio"), label=Classification("label"))
-    return Weighted(parts, weights=dict(image=0.03, audio=1.0, label=1e-4))
-
-
-# What each recipe is trained for unless told otherwise.
-FOR_RECIPE = {
-    "masked_lm": MaskedTokens,
-    "sequence_classification": Classification,
-    "image_classification_learned": Classification,
-    "image_classification_fourier": Classification,
-    "image_classification_conv": Classification,
-    "optical_flow": EndPointError,
-    "multimodal_autoencoding": multimodal_reconstruction,
-}
-
-
-def objective_for(recipe: str) -> Objective:
-    """The objective that a recipe is trained for unless told otherwise."""
-    if recipe not in FOR_RECIPE:
-        raise UnknownName(f"no objective is known for recipe {recipe!r}; give one. {nearest(recipe, FOR_RECIPE)}")
-    return FOR_RECIPE[recipe]()

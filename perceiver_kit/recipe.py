@@ -1,0 +1,220 @@
+"""What a recipe declares: the function that assembles a model, and everything else that is about this model.
+
+Declarations are passive. Loaders are lazy references such as ``"my_package.data:digits"``, so that importing a recipe
+imports neither Pillow nor av nor Lightning. Generic code (objectives, data, hub, CLI, docs, benchmarks) asks the
+registry and lists no recipe.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from .block import Block, readable_signature
+from .errors import AssemblyError, UnknownName, nearest
+from .objectives import Objective
+from .registry import add, find
+from .spec import build
+
+Lazy = str | Callable[..., Any]
+Parameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A recipe's counterpart in Hugging Face's Perceiver format: tables, read both ways.
+
+    Args:
+        architecture: the class that ``config.json`` names.
+        names: tensor names, ours → theirs; ``{i}`` counts the encoder's layers.
+        sizes: our parameter → (their name in ``config.json``, its value where ``config.json`` is silent).
+        fixed: our parameters that their code fixes.
+        labels: the number of classes where ``config.json`` is silent; None for a model without classes.
+        read: ``config.json`` → further parameters of ours. Raises ValueError.
+        write: our parameters → further entries of ``config.json``. Raises ValueError.
+        unwritten: our parameters that change no weight and that ``config.json`` has no place for.
+    """
+
+    architecture: str
+    names: Mapping[str, str]
+    sizes: Mapping[str, tuple[str, Any]]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    labels: int | None = None
+    read: Callable[[Mapping[str, Any]], Parameters] = lambda config: {}
+    write: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda parameters: {}
+    unwritten: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A registered recipe; ``kit.recipe`` documents the fields."""
+
+    function: Callable[..., nn.Module]
+    signature: inspect.Signature
+    presets: Mapping[str, Mapping[str, Any]]
+    sources: Mapping[str, str]
+    objective: Callable[[], Objective] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Lazy] = field(default_factory=dict)
+    reads: Callable[[Parameters], Parameters] = lambda parameters: {}
+    random_inputs: Callable[..., dict[str, Tensor]] | None = None
+    huggingface: HuggingFace | None = None
+    demo: Lazy | None = None
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    def parameters(self, preset: str, overrides: Mapping[str, Any]) -> Parameters:
+        """All parameters by name: the published numbers, then the preset, then the overrides."""
+        if preset not in self.presets:
+            raise UnknownName(f"{self.name} has no preset {preset!r}; {nearest(preset, self.presets)}")
+        published = {name: parameter.default for name, parameter in self.signature.parameters.items()}
+        for name in overrides:
+            if name not in published:
+                raise UnknownName(f"{self.name} has no parameter {name!r}; {nearest(name, published)}")
+        return published | dict(self.presets[preset]) | dict(overrides)
+
+    def data_sizes(self, parameters: Parameters) -> Parameters:
+        """Options of data loaders that these parameters imply, such as ``image_size``."""
+        return parameters | self.reads(parameters)
+
+    def example(self, batch: int = 1, preset: str = "base", **overrides: Any) -> dict[str, Tensor]:
+        """Random raw inputs of the sizes that the model of this preset reads."""
+        if self.random_inputs is None:
+            raise UnknownName(f"recipe {self.name} declares no random_inputs")
+        return self.random_inputs(batch, self.data_sizes(self.parameters(preset, overrides)))
+
+
+def recipe(
+    *,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    sources: Mapping[str, str] | None = None,
+    group: type[Block] | None = None,
+    **declarations: Any,
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Decorator that registers a function as a recipe; ``kit.build(name)`` calls it.
+
+    The function takes keyword-only parameters with defaults, which are the published numbers, and may end in
+    ``**encoder``: parameters that only pass through to the block ``group`` and are checked against its signature.
+
+    Args:
+        presets: further sets of numbers by name. ``"base"`` holds published numbers of the group.
+        sources: where each number comes from.
+        group: the block class that the function's ``**`` parameters go to.
+        objective: makes the objective that the model is trained for.
+        training: settings of ``Training``, ``Data`` and ``fit`` that work for the preset ``tiny``.
+        data: sample data, name → loader; under ``"path"`` the loader of a user's own files. Loaders are callables or
+            lazy references ``"module:name"`` and return a ``perceiver_kit.data.task.Task``.
+        reads: parameters → options of these loaders that have other names, such as ``image_size``.
+        random_inputs: (batch, parameters) → random raw inputs.
+        huggingface: the counterpart in Hugging Face's format.
+        demo: lazy reference to the function that ``perceiver-kit demo`` calls.
+        declarations: the fields above from ``objective`` on.
+
+    Raises AssemblyError for a taken name, a parameter that is not keyword-only with a default, and a preset, source or
+    declaration that names something unknown.
+
+    >>> @recipe(presets=dict(tiny=dict(latent_dim=8)), group=Encoder, sources=dict(points="an example"))
+    ... def doctest_points(*, points: int = 3, num_latents: int = 4, latent_dim: int = 16, layers: int = 1, **encoder):
+    ...     inputs = Inputs(points=Features(points))
+    ...     sizes = dict(num_latents=num_latents, latent_dim=latent_dim, layers=layers)
+    ...     return PerceiverIO(inputs, Encoder(inputs.channels, **sizes, **encoder))
+    >>> build("doctest_points", preset="tiny", self_heads=2).encode(torch.zeros(1, 5, 3)).latents.shape
+    torch.Size([1, 4, 8])
+    >>> del kit.registry._entries["recipes"]["doctest_points"]
+    """
+    known = set(Recipe.__dataclass_fields__) - {"function", "signature", "presets", "sources"}
+    for name in declarations:
+        if name not in known:
+            raise AssemblyError(f"recipe declares {name!r}; {nearest(name, {*known, 'presets', 'sources', 'group'})}")
+
+    def register(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        given = {"base": {}} | {preset: dict(numbers) for preset, numbers in (presets or {}).items()}
+        signature = _signature(function, group, given.pop("base"))
+        for label, keys in [*given.items(), ("sources", sources or {})]:
+            for key in keys:
+                if key not in signature.parameters:
+                    hint = nearest(key, signature.parameters)
+                    raise AssemblyError(f"recipe {function.__name__}: {label} names {key!r}; {hint}")
+        default = {} if group is None else dict.fromkeys(_keywords(group), f"default of {group.__name__}")
+        known_sources = {name: text for name, text in default.items() if name in signature.parameters}
+        entry = Recipe(function, signature, {"base": {}} | given, known_sources | dict(sources or {}), **declarations)
+        add("recipes", entry.name, entry)
+
+        @functools.wraps(function)
+        def published(**overrides: Any) -> nn.Module:
+            return build(entry.name, **overrides)
+
+        published.__signature__ = signature  # type: ignore[attr-defined]
+        return published
+
+    return register
+
+
+def objective_for(name: str) -> Objective:
+    """The objective that a recipe is trained for by default.
+
+    >>> type(objective_for("masked_lm")).__name__
+    'MaskedTokens'
+    """
+    entry: Recipe = find("recipes", name)
+    if entry.objective is None:
+        raise UnknownName(f"recipe {name!r} declares no objective: give one")
+    return entry.objective()
+
+
+def resolve(reference: Lazy) -> Callable[..., Any]:
+    """The function behind a lazy reference ``"module:name"``.
+
+    >>> resolve("math:prod")([2, 3])
+    6
+    """
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (AttributeError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != module:
+            raise
+        raise UnknownName(f"no {name!r} in module {module!r}, which a recipe refers to") from error
+
+
+def _keywords(group: type[Block]) -> dict[str, inspect.Parameter]:
+    parameters = readable_signature(group.__init__).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _signature(function: Callable, group: type[Block] | None, base: Mapping[str, Any]) -> inspect.Signature:
+    """The parameters of a recipe: its own, then those of its group with the numbers of the preset base."""
+    own = readable_signature(function)
+    owner = f"recipe {function.__name__}"
+    parameters: dict[str, inspect.Parameter] = {}
+    for parameter in own.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD and group is not None:
+            continue
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            raise AssemblyError(f"{owner}: parameter {parameter.name!r} must be keyword-only with a default")
+        parameters[parameter.name] = parameter
+    if group is not None:
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.parameters.values()):
+            raise AssemblyError(f"{owner}: group {group.__name__} needs a ** parameter that takes its arguments")
+        for name, parameter in _keywords(group).items():
+            if name in parameters:
+                continue
+            default = base.get(name, parameter.default)
+            if default is parameter.empty:
+                raise AssemblyError(f"{owner}: {group.__name__} needs {name!r}: give it in preset base")
+            parameters[name] = parameter.replace(default=default)
+    for name in base:
+        if name not in parameters:
+            raise AssemblyError(f"{owner}: base names {name!r}; {nearest(name, parameters)}")
+        parameters[name] = parameters[name].replace(default=base[name])
+    return own.replace(parameters=[*parameters.values()])

@@ -1,0 +1,48 @@
+"""What the three image classifiers share: everything but how an image becomes rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import Gelu
+from ..decoders import Decoder
+from ..encoders import Encoder
+from ..inputs import Input, Inputs
+from ..model import PerceiverIO
+from ..outputs import Classify, Outputs
+from ..queries import LearnedQuery, Queries
+from ._shared import ORIGINAL, PAPER, encoder_sources
+
+COLAB = f"{ORIGINAL}, colabs/imagenet_classification.ipynb"
+SOURCES = encoder_sources(
+    COLAB,
+    num_labels="ImageNet",
+    num_latents=f"{PAPER}, appendix A",
+    latent_dim=f"{PAPER}, appendix A",
+    layers=f"{PAPER}, appendix A: 6 a block",
+    blocks=f"{PAPER}, appendix A: 8 with the same weights",
+)
+BASE: dict[str, Any] = dict(num_latents=512, latent_dim=1024, layers=6, blocks=8, cross_heads=1, self_heads=8)
+TINY: dict[str, Any] = dict(num_labels=10, num_latents=32, latent_dim=128, layers=3, blocks=2)
+DATA = dict(mnist="perceiver_kit.data.tasks:mnist", path="perceiver_kit.data.folders:image_folder")
+
+
+def classifier(
+    image: Input, *, num_labels: int, decoder_residual: bool = True, dropout: float, gelu: Gelu, **encoder: Any
+) -> PerceiverIO:
+    """Image rows → latents → one learned query → class logits."""
+    inputs = Inputs(image=image)
+    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(label=LearnedQuery(1, latents.latent_dim))
+    decoder = Decoder(queries.channels, latents.latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
+    return PerceiverIO(inputs, latents, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+
+
+def random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
+    """A random image in [-1, 1]."""
+    size = parameters["image_size"]
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    return {"image": torch.rand(batch, 3, height, width) * 2 - 1}

@@ -1,0 +1,67 @@
+"""Image classification from a convolutional stem with Fourier features."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..attention import Gelu
+from ..encoders import Encoder
+from ..inputs import ConvStem
+from ..model import PerceiverIO
+from ..objectives import Classification
+from ..positions import Fourier
+from ..recipe import HuggingFace, recipe
+from . import _image_classification as images
+from ._image_classification import COLAB
+from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, REFERENCE
+
+
+@recipe(
+    presets=dict(base=images.BASE, tiny=images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)),
+    sources=images.SOURCES
+    | dict(
+        channels=f"{COLAB}: 64",
+        bands=f"{COLAB}: 64",
+        max_resolution=f"{COLAB}: 56 × 56, a quarter of the image's",
+        conv_padding=f"{REFERENCE}: 224 → 55; 'same' as in {ORIGINAL} gives 56",
+    ),
+    group=Encoder,
+    objective=Classification,
+    training=dict(steps=1200, batch=32, rate=2e-3),
+    data=images.DATA,
+    reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
+    random_inputs=images.random_image,
+    huggingface=HuggingFace(
+        "PerceiverForImageClassificationConvProcessing",
+        ENCODER_NAMES
+        | CLASSIFIER_NAMES
+        | {
+            "inputs.blocks.image.convs.0": "perceiver.input_preprocessor.convnet.conv",
+            "inputs.blocks.image.norms.0": "perceiver.input_preprocessor.convnet.batchnorm",
+        },
+        ENCODER_SIZES,
+        fixed=dict(bands=64, max_resolution=(56, 56), channels=64, conv_padding="huggingface"),
+        labels=1000,
+    ),
+)
+def image_classification_conv(
+    *,
+    num_labels: int = 1000,
+    channels: int = 64,
+    bands: int = 64,
+    max_resolution: tuple[int, int] = (56, 56),
+    conv_padding: Literal["same", "huggingface"] = "huggingface",
+    dropout: float = 0.0,
+    gelu: Gelu = "exact",
+    **encoder,
+) -> PerceiverIO:
+    """Image classification from a convolutional stem with 2D Fourier features (Perceiver IO, section 4.2).
+
+    Takes image (b, 3, h, w) of any height and width and returns label (b, num_labels) logits.
+
+    >>> build("image_classification_conv", preset="tiny")({"image": torch.rand(2, 3, 32, 32)})["label"].shape
+    torch.Size([2, 10])
+    """
+    positions = Fourier(bands=bands, max_resolution=max_resolution)
+    image = ConvStem(channels, padding=conv_padding, positions=positions)
+    return images.classifier(image, num_labels=num_labels, dropout=dropout, gelu=gelu, **encoder)

@@ -1,0 +1,54 @@
+"""Image classification from pixels with Fourier features."""
+
+from __future__ import annotations
+
+from ..attention import Gelu
+from ..encoders import Encoder
+from ..inputs import Pixels
+from ..model import PerceiverIO
+from ..objectives import Classification
+from ..positions import Fourier
+from ..recipe import HuggingFace, recipe
+from . import _image_classification as images
+from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, PAPER
+
+
+@recipe(
+    presets=dict(base=images.BASE, tiny=images.TINY | dict(bands=16, max_resolution=(28, 28))),
+    sources=images.SOURCES
+    | dict(
+        bands=f"{PAPER}, appendix A: 64",
+        max_resolution=f"{images.COLAB}: 224 × 224, whatever the image's size",
+    ),
+    group=Encoder,
+    objective=Classification,
+    training=dict(steps=1200, batch=32, rate=2e-3),
+    data=images.DATA,
+    reads=lambda parameters: dict(image_size=parameters["max_resolution"]),
+    random_inputs=images.random_image,
+    huggingface=HuggingFace(
+        "PerceiverForImageClassificationFourier",
+        ENCODER_NAMES | CLASSIFIER_NAMES,
+        ENCODER_SIZES,
+        fixed=dict(bands=64, max_resolution=(224, 224)),
+        labels=1000,
+    ),
+)
+def image_classification_fourier(
+    *,
+    num_labels: int = 1000,
+    bands: int = 64,
+    max_resolution: tuple[int, int] = (224, 224),
+    dropout: float = 0.0,
+    gelu: Gelu = "exact",
+    **encoder,
+) -> PerceiverIO:
+    """Image classification from pixels with 2D Fourier features (Perceiver IO, section 4.2).
+
+    Takes image (b, 3, h, w) of any height and width and returns label (b, num_labels) logits.
+
+    >>> build("image_classification_fourier", preset="tiny")({"image": torch.rand(2, 3, 28, 28)})["label"].shape
+    torch.Size([2, 10])
+    """
+    image = Pixels((1, 1), positions=Fourier(bands=bands, max_resolution=max_resolution))
+    return images.classifier(image, num_labels=num_labels, dropout=dropout, gelu=gelu, **encoder)

@@ -1,0 +1,76 @@
+"""Masked language modelling on bytes."""
+
+from __future__ import annotations
+
+from ..attention import Gelu
+from ..decoders import Decoder
+from ..encoders import Encoder
+from ..inputs import Inputs
+from ..model import PerceiverIO
+from ..objectives import MaskedTokens
+from ..outputs import Outputs, TiedText
+from ..positions import Learned, Start
+from ..queries import PositionQuery, Queries
+from ..recipe import HuggingFace, recipe
+from . import _text
+from ._shared import ENCODER_NAMES, cross_attention_names
+
+
+@recipe(
+    presets=dict(base=_text.BASE, tiny=_text.TINY | dict(decoder_qk_channels=64)),
+    sources=_text.SOURCES | dict(decoder_heads=_text.COLAB, decoder_qk_channels=f"{_text.COLAB}: 8 heads of 32"),
+    group=Encoder,
+    objective=MaskedTokens,
+    training=dict(steps=4000, batch=32, rate=2e-3),
+    data=dict(bible="perceiver_kit.data.tasks:bible", path="perceiver_kit.data.folders:masked_texts"),
+    random_inputs=_text.random_text,
+    huggingface=HuggingFace(
+        "PerceiverForMaskedLM",
+        ENCODER_NAMES
+        | _text.TEXT_NAMES
+        | cross_attention_names("decoder.cross", "perceiver.decoder.decoding_cross_attention")
+        | {
+            "queries.blocks.text.positions.table": "perceiver.decoder.output_position_encodings.position_embeddings",
+            "outputs.blocks.text.bias": "embedding_decoder.bias",
+        },
+        _text.TEXT_SIZES,
+        fixed=dict(decoder_heads=8, decoder_qk_channels=256),
+        unwritten=("position_start",),
+    ),
+)
+def masked_lm(
+    *,
+    vocabulary: int = 262,
+    max_length: int = 2048,
+    channels: int = 768,
+    decoder_heads: int = 8,
+    decoder_qk_channels: int = 256,
+    position_start: Start = "normal",
+    dropout: float = 0.0,
+    gelu: Gelu = "exact",
+    **encoder,
+) -> PerceiverIO:
+    """Masked language modelling on bytes (Perceiver IO, section 4.1).
+
+    Takes text (b, n) int64 with n ≤ ``max_length`` and returns text (b, n, vocabulary) logits: as many rows as the
+    text is long, through the input's own embedding.
+
+    >>> model = masked_lm(max_length=64, channels=32, num_latents=8, latent_dim=32, layers=1, v_channels=32)
+    >>> batch = kit.ByteTokenizer()(["To be, or not to [MASK]", "that is"])
+    >>> model({"text": batch.ids}, mask={"text": batch.keep})["text"].shape
+    torch.Size([2, 20, 262])
+    """
+    text = _text.text_tokens(vocabulary, max_length, channels, position_start)
+    inputs = Inputs(text=text)
+    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(text=PositionQuery(Learned((max_length,), channels, start=position_start), follows="text"))
+    decoder = Decoder(
+        channels,
+        latents.latent_dim,
+        heads=decoder_heads,
+        qk_channels=decoder_qk_channels,
+        v_channels=channels,
+        dropout=dropout,
+        gelu=gelu,
+    )
+    return PerceiverIO(inputs, latents, queries, decoder, Outputs(text=TiedText(text)))

@@ -1,0 +1,215 @@
+"""Video, sound and a label into one set of latents, and all three out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import Gelu
+from ..checks import check_image_size, check_positive
+from ..decoders import Decoder
+from ..encoders import Encoder
+from ..errors import AssemblyError, CheckpointError
+from ..inputs import AudioPatches, Inputs, OneHot, Patches
+from ..model import PerceiverIO
+from ..objectives import Classification, Reconstruction, Weighted
+from ..outputs import Classify, Outputs, ToPixels, ToWaveform
+from ..positions import Fourier
+from ..queries import LearnedQuery, PositionQuery, Queries
+from ..recipe import HuggingFace, recipe
+from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, PAPER, encoder_sources
+
+COLAB = f"{ORIGINAL}, colabs/video_autoencoding.ipynb"
+SAMPLES_PER_FRAME = 1920  # 48 kHz at 25 frames a second
+
+
+def reconstruction() -> Weighted:
+    """The weighted reconstruction loss of this model.
+
+    Source of the weights: a published re-training; a starting point, since the paper does not say.
+    """
+    parts = dict(image=Reconstruction("image"), audio=Reconstruction("audio"), label=Classification("label"))
+    return Weighted(parts, weights=dict(image=0.03, audio=1.0, label=1e-4))
+
+
+def _random_clip(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
+    frames = parameters["num_frames"]
+    height, width = check_image_size("multimodal_autoencoding", parameters["image_size"])
+    return {
+        "image": torch.rand(batch, frames, 3, height, width) * 2 - 1,
+        "audio": torch.rand(batch, parameters["audio_samples"] or frames * SAMPLES_PER_FRAME) * 2 - 1,
+        "label": torch.eye(parameters["num_labels"])[torch.randint(parameters["num_labels"], (batch,))],
+    }
+
+
+def _read_sizes(config: Any) -> dict[str, Any]:
+    """Image and audio sizes, which config.json gives as products."""
+    frames, height, width = (config.get("output_shape") or (1, 16, 224, 224))[1:]
+    if frames != config.get("num_frames", 16):
+        raise CheckpointError(f"num_frames {config.get('num_frames', 16)} and output_shape's {frames} frames differ")
+    side = config.get("image_size", 56)
+    if (height, width) != (4 * side, 4 * side):
+        raise CheckpointError(f"output_shape's {height} × {width} is not 4 × image_size, which is {side}")
+    samples = frames * config.get("audio_samples_per_frame", SAMPLES_PER_FRAME)
+    return {"image_size": (height, width), "audio_samples": samples}
+
+
+def _write_sizes(parameters: Any) -> dict[str, Any]:
+    frames = parameters["num_frames"]
+    height, width = check_image_size("multimodal_autoencoding", parameters["image_size"])
+    samples = parameters["audio_samples"] or frames * SAMPLES_PER_FRAME
+    if height != width or samples % frames:
+        raise CheckpointError(f"images must be square and audio a whole number of samples a frame, got {parameters}")
+    hidden = parameters["hide_label"]
+    if (hidden[-1] if isinstance(hidden, tuple | list) else hidden) != 1:
+        raise CheckpointError(f"hide_label must be 1.0 in evaluation, as it always is there, got {hidden!r}")
+    return {
+        "output_shape": [1, frames, height, width],
+        "image_size": height // 4,
+        "audio_samples_per_frame": samples // frames,
+    }
+
+
+@recipe(
+    presets=dict(
+        base=dict(num_latents=784, latent_dim=512, layers=8, cross_heads=1, self_heads=8),
+        tiny=dict(
+            num_frames=4,
+            image_size=32,
+            num_labels=4,
+            num_latents=64,
+            latent_dim=64,
+            layers=2,
+            image_bands=16,
+            audio_bands=48,
+            label_channels=64,
+            out_channels=64,
+        ),
+    ),
+    sources=encoder_sources(
+        COLAB,
+        num_frames=f"{PAPER}, appendix F: 16 frames of 224 × 224",
+        image_size=f"{PAPER}, appendix F",
+        num_labels="Kinetics-700",
+        audio_samples="1,920 a frame: 48 kHz at 25 frames a second",
+        patch_size=f"{COLAB}: 4 × 4 patches of each frame",
+        samples_per_patch=f"{COLAB}: 16 samples a row",
+        image_bands=f"{COLAB}: 32 bands for (t, h, w)",
+        audio_bands=f"{COLAB}: 192 bands",
+        label_channels=f"{COLAB}: label query of 1,024",
+        num_latents=f"{COLAB}: 28 × 28",
+        latent_dim=COLAB,
+        layers=f"{COLAB}: 8 self-attends in 1 block",
+        out_channels=f"{COLAB}: output width of the decoder",
+        hide_label="training: half (a published re-training); evaluation: always, as both references",
+    ),
+    group=Encoder,
+    objective=reconstruction,
+    training=dict(steps=1500, batch=8, rate=2e-3),
+    data=dict(clip="perceiver_kit.data.tasks:clip", path="perceiver_kit.data.folders:videos"),
+    random_inputs=_random_clip,
+    demo="perceiver_kit.demo:demo",
+    huggingface=HuggingFace(
+        "PerceiverForMultimodalAutoencoding",
+        ENCODER_NAMES
+        | DECODER_NAMES
+        | {
+            "decoder.project": "perceiver.decoder.decoder.final_layer",
+            "queries.blocks.label.positions.table": (
+                "perceiver.decoder.modalities.label.decoder.output_position_encodings.position_embeddings"
+            ),
+        }
+        | {
+            name: renamed
+            for m in ("audio", "image", "label")
+            for name, renamed in {
+                f"inputs.padding.{m}.vector": f"perceiver.input_preprocessor.padding.{m}",
+                f"inputs.mask_tokens.{m}.vector": f"perceiver.input_preprocessor.mask.{m}",
+                f"queries.padding.{m}.vector": f"perceiver.decoder.padding.{m}",
+                f"outputs.blocks.{m}.project": f"perceiver.output_postprocessor.modalities.{m}.classifier",
+            }.items()
+        },
+        ENCODER_SIZES
+        | {
+            "num_frames": ("num_frames", 16),
+            "samples_per_patch": ("samples_per_patch", 16),
+            "out_channels": ("output_num_channels", 512),
+            "label_channels": ("_label_trainable_num_channels", 1024),
+        },
+        fixed=dict(patch_size=4, image_bands=32, audio_bands=192),
+        labels=700,
+        read=_read_sizes,
+        write=_write_sizes,
+        unwritten=("hide_label",),
+    ),
+)
+def multimodal_autoencoding(
+    *,
+    num_frames: int = 16,
+    image_size: int | tuple[int, int] = 224,
+    num_labels: int = 700,
+    audio_samples: int | None = None,
+    patch_size: int = 4,
+    samples_per_patch: int = 16,
+    image_bands: int = 32,
+    audio_bands: int = 192,
+    label_channels: int = 1024,
+    out_channels: int = 512,
+    hide_label: tuple[float, float] = (0.5, 1.0),
+    dropout: float = 0.0,
+    gelu: Gelu = "exact",
+    **encoder,
+) -> PerceiverIO:
+    """Autoencoding of video with sound and a label (Perceiver IO, section 4.3); a video classifier by hiding the label.
+
+    Takes image (b, t, 3, h, w), audio (b, samples) and label (b, classes), all float; returns the same three, the
+    label as logits. Any of them may be left out: its mask token stands in. The label is hidden with a probability
+    (in training, in evaluation), so that asking for it is classifying.
+
+    Queries run over a half-open grid, whether all or some are decoded, as the published weights were trained.
+
+    >>> model = build("multimodal_autoencoding", preset="tiny")
+    >>> clip = {"image": torch.rand(2, 4, 3, 32, 32), "audio": torch.rand(2, 7680)}
+    >>> {name: tuple(value.shape) for name, value in model(clip).items()}
+    {'audio': (2, 7680), 'image': (2, 4, 3, 32, 32), 'label': (2, 4)}
+    """
+    owner = "multimodal_autoencoding"
+    check_positive(owner, num_frames=num_frames, patch_size=patch_size, samples_per_patch=samples_per_patch)
+    height, width = check_image_size(owner, image_size)
+    if height % patch_size or width % patch_size:
+        raise AssemblyError(f"{owner}: image_size {(height, width)} must be divisible by patch_size {patch_size}")
+    audio_samples = num_frames * SAMPLES_PER_FRAME if audio_samples is None else audio_samples
+    check_positive(owner, audio_samples=audio_samples)
+    if audio_samples % samples_per_patch:
+        raise AssemblyError(
+            f"{owner}: audio_samples {audio_samples} must be divisible by samples_per_patch {samples_per_patch}"
+        )
+    patches = (num_frames, height // patch_size, width // patch_size)
+    audio_patches = (audio_samples // samples_per_patch,)
+    # The resolution of the audio's Fourier features is its number of samples, although rows are patches.
+    image = dict(bands=image_bands, max_resolution=patches)
+    audio = dict(bands=audio_bands, max_resolution=(audio_samples,))
+
+    inputs = Inputs(
+        audio=AudioPatches(samples_per_patch, grid=audio_patches, positions=Fourier(**audio)),
+        image=Patches((1, patch_size, patch_size), grid=patches, positions=Fourier(**image)),
+        label=OneHot(num_labels),
+        hide=dict(audio=0.0, image=0.0, label=hide_label),
+        min_padding=4,
+    )
+    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(
+        audio=PositionQuery(Fourier(**audio, ends="half_open"), size=audio_patches),
+        image=PositionQuery(Fourier(**image, ends="half_open"), size=(num_frames, height, width)),
+        label=LearnedQuery(1, label_channels),
+        min_padding=2,
+    )
+    decoder = Decoder(queries.channels, latents.latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
+    outputs = Outputs(
+        audio=ToWaveform(out_channels, samples_per_patch),
+        image=ToPixels(out_channels, 3),
+        label=Classify(out_channels, num_labels),
+    )
+    return PerceiverIO(inputs, latents, queries, decoder, outputs)

@@ -1,0 +1,110 @@
+"""Optical flow: how far each pixel of one frame has moved in the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import Gelu
+from ..checks import check_image_size
+from ..decoders import Decoder
+from ..encoders import Encoder
+from ..inputs import Inputs, Neighbourhoods
+from ..objectives import EndPointError
+from ..outputs import Flow, Outputs
+from ..positions import Fourier
+from ..queries import InputQuery, Queries
+from ..recipe import HuggingFace, recipe
+from ..tiling import Tiled
+from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, PAPER, encoder_sources
+
+COLAB = f"{ORIGINAL}, colabs/optical_flow.ipynb"
+
+
+def _read_size(config: Any) -> dict[str, Any]:
+    size = tuple(config.get("train_size", (368, 496)))
+    return {"image_size": size, "tile_overlap": min(20, min(size) // 2)}
+
+
+def _write_size(parameters: Any) -> dict[str, Any]:
+    return {"train_size": [*check_image_size("optical_flow", parameters["image_size"])]}
+
+
+def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
+    return {"frames": torch.rand(batch, 2, 3, *check_image_size("optical_flow", parameters["image_size"])) * 2 - 1}
+
+
+@recipe(
+    presets=dict(
+        base=dict(num_latents=2048, latent_dim=512, layers=24, cross_heads=1, self_heads=16),
+        tiny=dict(
+            image_size=(32, 48),
+            bands=16,
+            channels=32,
+            num_latents=64,
+            latent_dim=64,
+            layers=3,
+            self_heads=4,
+            tile_overlap=8,
+        ),
+    ),
+    sources=encoder_sources(
+        COLAB,
+        image_size=f"{PAPER}, section 4.2: trained on crops of 368 × 496; other sizes are tiled",
+        bands=f"{PAPER}, appendix H: 64",
+        channels=f"{PAPER}, appendix H: 54 values of two 3 × 3 patches to 64",
+        num_latents=f"{PAPER}, appendix H",
+        latent_dim=f"{PAPER}, appendix H",
+        layers=f"{PAPER}, appendix H: 24",
+        flow_scale=f"{COLAB}: 1/100 in training, times 20 in evaluation",
+        tile_overlap=f"{COLAB}: at least 20 pixels",
+    ),
+    group=Encoder,
+    objective=EndPointError,
+    training=dict(steps=2000, batch=16, rate=1e-3),
+    data=dict(flow="perceiver_kit.data.tasks:flow", path="perceiver_kit.data.folders:photo_folder"),
+    random_inputs=_random_frames,
+    huggingface=HuggingFace(
+        "PerceiverForOpticalFlow",
+        ENCODER_NAMES
+        | DECODER_NAMES
+        | {
+            "inputs.blocks.frames.project": "perceiver.input_preprocessor.conv_after_patches",
+            "outputs.blocks.flow.project": "perceiver.decoder.decoder.final_layer",
+        },
+        ENCODER_SIZES,
+        fixed=dict(bands=64, channels=64, flow_scale=0.2),
+        read=_read_size,
+        write=_write_size,
+        unwritten=("tile_overlap",),
+    ),
+)
+def optical_flow(
+    *,
+    image_size: int | tuple[int, int] = (368, 496),
+    bands: int = 64,
+    channels: int = 64,
+    flow_scale: float = 0.2,
+    tile_overlap: int = 20,
+    dropout: float = 0.0,
+    gelu: Gelu = "exact",
+    **encoder,
+) -> Tiled:
+    """Optical flow between two frames (Perceiver IO, section 4.2).
+
+    Takes frames (b, 2, 3, h, w) in [-1, 1] and returns flow (b, 2, h, w) in pixels, x then y: where each pixel of
+    the first frame is found in the second. Sizes other than ``image_size`` go through overlapping tiles of it.
+
+    >>> model = build("optical_flow", preset="tiny")  # made for 32 × 48
+    >>> model({"frames": torch.rand(1, 2, 3, 40, 60) * 2 - 1})["flow"].shape
+    torch.Size([1, 2, 40, 60])
+    """
+    size = check_image_size("optical_flow", image_size)
+    inputs = Inputs(frames=Neighbourhoods(channels, positions=Fourier(bands=bands, max_resolution=size)))
+    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(flow=InputQuery("frames", channels=inputs.channels))
+    decoder = Decoder(queries.channels, latents.latent_dim, dropout=dropout, gelu=gelu)
+    outputs = Outputs(flow=Flow(queries.channels, scale=flow_scale))
+    return Tiled(inputs, latents, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)

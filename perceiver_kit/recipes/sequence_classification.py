@@ -1,0 +1,59 @@
+"""Classification of whole texts."""
+
+from __future__ import annotations
+
+from ..attention import Gelu
+from ..decoders import Decoder
+from ..encoders import Encoder
+from ..inputs import Inputs
+from ..model import PerceiverIO
+from ..objectives import Classification
+from ..outputs import Classify, Outputs
+from ..positions import Start
+from ..queries import LearnedQuery, Queries
+from ..recipe import HuggingFace, recipe
+from . import _text
+from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
+
+
+@recipe(
+    presets=dict(base=_text.BASE, tiny=_text.TINY),
+    sources=_text.SOURCES | dict(num_labels=f"{REFERENCE}: 2 unless said otherwise"),
+    group=Encoder,
+    objective=Classification,
+    training=dict(steps=1000, batch=32, rate=1e-3),
+    data=dict(reviews="perceiver_kit.data.tasks:reviews", path="perceiver_kit.data.folders:labelled_texts"),
+    random_inputs=_text.random_text,
+    huggingface=HuggingFace(
+        "PerceiverForSequenceClassification",
+        ENCODER_NAMES | _text.TEXT_NAMES | CLASSIFIER_NAMES,
+        _text.TEXT_SIZES,
+        labels=2,
+        unwritten=("position_start",),
+    ),
+)
+def sequence_classification(
+    *,
+    num_labels: int = 2,
+    vocabulary: int = 262,
+    max_length: int = 2048,
+    channels: int = 768,
+    position_start: Start = "normal",
+    dropout: float = 0.0,
+    gelu: Gelu = "exact",
+    **encoder,
+) -> PerceiverIO:
+    """Classification of a text by the encoder of ``masked_lm`` (Perceiver IO, section 4.1, as for GLUE).
+
+    Takes text (b, n) int64 with n ≤ ``max_length`` and returns label (b, num_labels): logits of one or of several
+    labels, or values to regress.
+
+    >>> model = build("sequence_classification", preset="tiny", num_labels=5)
+    >>> model({"text": torch.randint(262, (2, 100))})["label"].shape
+    torch.Size([2, 5])
+    """
+    inputs = Inputs(text=_text.text_tokens(vocabulary, max_length, channels, position_start))
+    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(label=LearnedQuery(1, latents.latent_dim))
+    decoder = Decoder(queries.channels, latents.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+    return PerceiverIO(inputs, latents, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
