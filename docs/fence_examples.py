@@ -1,4 +1,4 @@
-"""Docstrings here hold examples as bare doctests; Markdown takes ``>>>`` for a quotation, so fence them for it."""
+"""Fence the doctests of docstrings, since Markdown reads ``>>>`` as a quotation."""
 
 import re
 
@@ -9,7 +9,7 @@ EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
 
 
 class FenceExamples(griffe.Extension):
-    """Puts every example of a docstring into a code fence."""
+    """Puts every doctest of a docstring into a code fence."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
         if obj.docstring:

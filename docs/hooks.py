@@ -1,7 +1,7 @@
-"""What the site is built from beside docs/: a page for every notebook, a page for every recipe, and mathematics.
+"""MkDocs hooks: a page for every notebook, a page for every registered recipe, and formulas as MathML.
 
-Notebooks become Markdown, so that they have the site's colours, links that are checked, and a place in the search.
-Formulas become MathML, which browsers draw themselves: no script and no font has to be shipped.
+Notebooks become Markdown, so that they use the site's theme, have checked links and are found by the search. Browsers
+render MathML without scripts or fonts.
 """
 
 from __future__ import annotations
@@ -22,47 +22,48 @@ from mkdocs.structure.pages import Page
 
 import perceiver_kit as kit
 from perceiver_kit.draw import shapes
-from perceiver_kit.registry import Recipe, find
+from perceiver_kit.registry import find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-# What make results, parity, bench, fuzz, coverage and mutations write.
-MEASURED = ("results", "parity", "benchmarks", "robustness", "coverage", "mutations")
+MEASURED = ("results", "parity", "benchmarks", "quality")
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill in the sections of the navigation that are a folder's name."""
+    """Replace folder names in the navigation by their pages."""
     pages = {
-        "tutorials/": [{f"{path.stem[:2]} {named(path.stem[3:])}": f"tutorials/{path.stem}.md"} for path in NOTEBOOKS],
+        "tutorials/": [
+            {f"{path.stem[:2]} {in_words(path.stem[3:])}": f"tutorials/{path.stem}.md"} for path in NOTEBOOKS
+        ],
         "recipes/": [{title(name): f"recipes/{name}.md"} for name in kit.list()],
-        "measured/": [{named(name): f"{name}.md"} for name in MEASURED if (ROOT / "docs" / f"{name}.md").exists()],
+        "measured/": [{in_words(name): f"{name}.md"} for name in MEASURED if (ROOT / "docs" / f"{name}.md").exists()],
     }
     for section in config.nav or []:
-        for heading, inside in section.items():
-            if isinstance(inside, list):
+        for heading, entries in section.items():
+            if isinstance(entries, list):
                 section[heading] = [
                     page
-                    for entry in inside
+                    for entry in entries
                     for page in (pages.get(entry, [entry]) if isinstance(entry, str) else [entry])
                 ]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages and their pictures."""
-    made: list[tuple[str, str | bytes]] = [*tutorials_index(), *contributing()]
+    """Add the generated pages and their pictures."""
+    generated: list[tuple[str, str | bytes]] = [*tutorials_index(), *contributing()]
     for path in NOTEBOOKS:
-        made += tutorial(path)
+        generated += tutorial(path)
     for name in kit.list():
-        made += recipe(name)
-    for uri, content in made:
+        generated += recipe(name)
+    for uri, content in generated:
         files.append(File.generated(config, uri, content=content))
     return files
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Formulas, which arithmatex has marked, as MathML."""
+    """Convert formulas, which arithmatex has marked, to MathML."""
 
     def formula(match: re.Match[str]) -> str:
         inner = html.unescape(match["tex"]).strip()
@@ -73,7 +74,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
 
 def contributing() -> Iterator[tuple[str, str]]:
-    """CONTRIBUTING.md and the map of README.md on one page; what they link to lies elsewhere here."""
+    """CONTRIBUTING.md and the map of README.md on one page, with links adapted to the site."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("README.md#map", "#map")
     yield "contributing.md", text.replace("](docs/", "](") + '\n## Map\n\n--8<-- "README.md:map"\n'
 
@@ -85,10 +86,10 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
     """The list of notebooks, each with the first sentence of its first paragraph."""
     lines = ["# Tutorials", ""]
     lines += [
-        "Notebooks that run from top to bottom on a laptop, in the order of the reading. They are in `tutorials/` of",
-        "the repository; `pip install 'perceiver-kit[tutorials]'` brings what they need.",
+        "Notebooks that run on a laptop, in reading order. They are in `tutorials/` of the repository;",
+        "`pip install 'perceiver-kit[tutorials]'` installs their dependencies.",
         "",
-        "| | what it shows |",
+        "| notebook | summary |",
         "|---|---|",
     ]
     for path in NOTEBOOKS:
@@ -101,7 +102,7 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
 
 
 def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
-    """A notebook as a Markdown page, and its pictures as files beside it."""
+    """A notebook as a Markdown page, with its pictures as files."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     parts: list[str] = []
     pictures = 0
@@ -119,7 +120,7 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
                     content = "".join(data[kind])
                     name = f"{path.stem}_{pictures}.{suffix}"
                     yield f"tutorials/{name}", content if suffix == "svg" else base64.b64decode(content)
-                    parts.append(f"![What the cell above draws]({name}){{ .output }}")
+                    parts.append(f"![Output of the cell above]({name}){{ .output }}")
                     pictures += 1
                     break
             else:
@@ -128,18 +129,18 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
                     parts.append('<div class="output" markdown="0">\n' + "".join(data["text/html"]) + "\n</div>")
                 elif text.strip():
                     parts.append(fenced(text.rstrip("\n"), "text", "output"))
-    source = f"*This page is the notebook `tutorials/{path.name}` of the repository, with the outputs of its last run.*"
+    source = f"*This page shows the notebook `tutorials/{path.name}` with the outputs of its last run.*"
     yield f"tutorials/{path.stem}.md", "\n\n".join([*parts, source]) + "\n"
 
 
 def fenced(text: str, language: str, *classes: str) -> str:
-    """A code block whose fence is longer than any in it."""
+    """A code block whose fence is longer than any fence inside."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
     return f"{fence} {{ .{' .'.join([language, *classes])} }}\n{text}\n{fence}"
 
 
 def relinked(text: str) -> str:
-    """Links that lead from a notebook to others, or to files of the repository, as links of the site."""
+    """Links of a notebook to other notebooks and repository files, as links of the site."""
 
     def link(match: re.Match[str]) -> str:
         target, anchor = match["target"], match["anchor"] or ""
@@ -159,17 +160,17 @@ def relinked(text: str) -> str:
 
 def title(name: str) -> str:
     """A recipe's name as a heading."""
-    return named(name.replace("_lm", "_language_modelling"))
+    return in_words(name.replace("_lm", "_language_modelling"))
 
 
-def named(name: str) -> str:
-    """A file's or recipe's name in words."""
+def in_words(name: str) -> str:
+    """A file's or recipe's name with spaces."""
     return name.replace("_", " ").capitalize()
 
 
 def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
-    """A page that says what a recipe does and where each number of it comes from, and its picture."""
-    entry: Recipe = find("recipes", name)
+    """A recipe's page with its shapes, numbers and sources, and its picture."""
+    entry = find("recipes", name)
     with torch.device("meta"):
         models = {preset: kit.build(name, preset=preset) for preset in entry.presets}
     drawing = kit.draw(models["base"], None)
@@ -177,38 +178,42 @@ def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
     sizes = ", ".join(
         f"{sum(p.numel() for p in model.parameters()):,} as `{preset}`" for preset, model in models.items()
     )
-    taken_shapes, given_shapes = shapes(models["base"])
-    taken = [f"| input | `{key}` | `{shape}` |" for key, shape in taken_shapes.items()]
-    given = [f"| output | `{key}` | `{shape}` |" for key, shape in given_shapes.items()]
+    input_shapes, output_shapes = shapes(models["base"])
+    inputs = [f"| input | `{key}` | `{shape}` |" for key, shape in input_shapes.items()]
+    outputs = [f"| output | `{key}` | `{shape}` |" for key, shape in output_shapes.items()]
     numbers = [
         f"| `{key}` | {' | '.join(f'`{entry.parameters(preset, {})[key]}`' for preset in models)} | {source} |"
         for key in entry.parameters("base", {})
         for source in [entry.sources.get(key, "").replace("|", "\\|")]
     ]
+    see_also = ["[training](../training.md)"]
+    for page in ("results", "parity"):
+        if name in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"):
+            see_also.append(f"[{page}](../{page}.md)")
     yield (
         f"recipes/{name}.md",
         "\n".join(
             [
                 f"# {title(name)}",
                 "",
-                inspect.getdoc(entry.function).split("\n\n")[0],
+                (inspect.getdoc(entry.function) or "").split("\n\n")[0],
                 "",
                 f'`kit.build("{name}")`: {sizes} parameters.',
                 "",
                 f"![The data flow of {name}, stage by stage]({name}.svg){{ .flow }}",
                 "",
-                "## In and out",
+                "## Inputs and outputs",
                 "",
                 "| | name | shape |",
                 "|---|---|---|",
-                *taken,
-                *given,
+                *inputs,
+                *outputs,
                 "",
-                "Letters are those of [the legend](../concepts.md#the-legend-of-letters).",
+                "Shapes use [one legend of letters](../concepts.md#the-legend-of-letters).",
                 "",
                 "## Use",
                 "",
-                f"::: perceiver_kit.recipes.{name}",
+                f"::: {entry.function.__module__}.{name}",
                 "    options: {show_root_heading: true, heading_level: 3}",
                 "",
                 "## Numbers",
@@ -219,13 +224,12 @@ def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
                 "",
                 "## Blocks",
                 "",
-                "What `kit.describe` prints of the stages:",
+                "The stages, as `kit.describe` prints them:",
                 "",
                 fenced("\n".join(models["base"].stages()), "text"),
                 "",
-                "Each can be replaced: a recipe is a short function, and `kit.spec(model)` is all of it as plain JSON.",
-                "[How well it trains](../results.md), [how closely it follows the reference](../parity.md), and",
-                "[how to train it](../training.md) are on pages of their own.",
+                "You can replace each block. `kit.spec(model)` gives the whole model as plain JSON.",
+                f"See also: {', '.join(see_also)}.",
                 "",
             ]
         ),

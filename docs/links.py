@@ -1,4 +1,4 @@
-"""Check a built site: every link and picture leads to a file of it and to an anchor that is there, none to the network.
+"""Check a built site: every link and picture has an existing file and anchor, and nothing is loaded from the network.
 
 python docs/links.py site
 """
@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# Pages elsewhere that a reader may follow; anything that a page would load by itself must be in the site.
+# Attributes that a browser loads by itself: their files must be in the site. Other links may lead to the network.
 LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src")}
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and its anchors."""
+    """The targets of a page (each with whether the browser loads it) and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
 
 def broken(site: Path) -> list[str]:
-    """One line for every target that is not there."""
+    """One line for every target that does not exist."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     found = []
     for path, page in pages.items():
@@ -47,7 +47,7 @@ def broken(site: Path) -> list[str]:
             file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             file = file / "index.html" if file.is_dir() else file
             if path.name == "404.html" and not file.exists():
-                file = site / unquote(parts.path).lstrip("/")  # links from the root: it is shown anywhere
+                file = site / unquote(parts.path).lstrip("/")  # root links, since it is shown at any URL
             if not file.exists():
                 found.append(f"{where} is not there")
             elif parts.fragment and file in pages and unquote(parts.fragment) not in pages[file].anchors:
@@ -56,10 +56,10 @@ def broken(site: Path) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print what is broken; 1 if anything is."""
+    """Print the broken links; return 1 if there are any."""
     site = Path(arguments[0]).resolve()
     lines = broken(site)
-    print("\n".join(lines) or f"{len([*site.rglob('*.html')])} pages: every link leads somewhere")
+    print("\n".join(lines) or f"{len([*site.rglob('*.html')])} pages: no broken links")
     return bool(lines)
 
 
