@@ -39,7 +39,6 @@ MODULES = [
     "data.clips",
     "data.warps",
     "data.folders",
-    "data.stream",
     "data.sampling",
     "plots",
 ]
