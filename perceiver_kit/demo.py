@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor
 
 from .checks import check_seed, writing
 from .data.video import CREDIT, load_clip, split
 from .errors import InputError, MissingPackage
 from .model import PerceiverIO
+from .objectives import Classification, Reconstruction, Weighted
 from .spec import build
 from .tokens import take_rows
 
@@ -87,8 +89,8 @@ def demo(
     }
     picture = draw(directory / "demo.png", held_out, out, mean, losses, rate=video.rate)
     print(table(scores))
-    frames = held_out["image"].flatten(1)
-    nearest = train["image"].flatten(1)[torch.cdist(frames, train["image"].flatten(1)).argmin(1)]
+    frames, seen = (rearrange(part["image"], "n ... -> n (...)") for part in (held_out, train))
+    nearest = seen[torch.cdist(frames, seen).argmin(1)]
     print(
         "Held-out windows lie between moments that were trained on, so this measures filling in, not foretelling.\n"
         f"Neighbours in a slow shot are alike: the nearest training window scores {psnr(nearest - frames):.2f} dB.\n"
@@ -98,10 +100,15 @@ def demo(
 
 
 def fit(model: PerceiverIO, train: dict[str, Tensor], *, seconds: float, progress: Any) -> list[dict[str, float]]:
-    """Train for so long; every sample is asked for a few rows of image and audio, and for its label."""
+    """Train for ``seconds``; a step decodes a few rows of image and audio a sample, and the label.
+
+    The loop is not ``training.fit``: it ends by the clock, and `make demo` does without Lightning.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
     one_hot = F.one_hot(train["label"], PARTS).float()
     rows = {name: model.outputs.blocks[name].rows_of(train[name]) for name in ASKED}  # type: ignore[union-attr, operator]
+    kinds = {name: Reconstruction(name) for name in ASKED} | {"label": Classification()}
+    objective = Weighted(kinds, weights=WEIGHTS)
     history = []
     start, done = time.monotonic(), 0.0
     with progress(total=100, bar_format="training {l_bar}{bar}| {elapsed}{postfix}") as bar:
@@ -112,9 +119,8 @@ def fit(model: PerceiverIO, train: dict[str, Tensor], *, seconds: float, progres
             at = {name: torch.randint(rows[name].shape[1], (BATCH, count)) for name, count in ASKED.items()}
             inputs = {"image": train["image"][picked], "audio": train["audio"][picked], "label": one_hot[picked]}
             out = model(inputs, at=at | {"label": None})
-            parts = {name: F.l1_loss(out[name], take_rows(rows[name][picked], at[name])) for name in ASKED}
-            parts["label"] = F.cross_entropy(out["label"], train["label"][picked])
-            loss = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum()
+            targets = {name: take_rows(rows[name][picked], at[name]) for name in ASKED}
+            loss, parts = objective(out, targets | {"label": train["label"][picked]})
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -168,7 +174,7 @@ def draw(
     for column, (window, frame) in enumerate((window, frame) for window in shown for frame in (0, FRAMES - 1)):
         pictures = (held_out["image"][window, frame], out["image"][window, frame], mean)
         for axes, pixels in zip(grid[:, column], pictures, strict=True):
-            axes.imshow(pixels.clamp(-1, 1).add(1).div(2).permute(1, 2, 0).numpy(), interpolation="nearest")
+            axes.imshow(rearrange(pixels.clamp(-1, 1).add(1).div(2), "c h w -> h w c").numpy(), interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
         if frame == 0:
@@ -191,7 +197,7 @@ def draw(
     for name in WEIGHTS:
         values = torch.tensor([loss[name] for loss in losses])
         window = max(1, len(values) // 100)
-        smooth = values[: len(values) // window * window].view(-1, window).mean(1)
+        smooth = reduce(values[: len(values) // window * window], "(n w) -> n", "mean", w=window)
         curve.plot(torch.arange(len(smooth)) * window, smooth, linewidth=1.2, label=name)
     curve.set_yscale("log")
     curve.set_xlabel("step")

@@ -45,7 +45,7 @@ def test_a_short_run_writes_one_picture_and_a_table(
 ) -> None:
     from perceiver_kit.demo import demo
 
-    scores = demo(clip=clip, directory=tmp_path / "new" / "out", seconds=1.0)
+    scores = demo(recipe="multimodal_autoencoding", clip=clip, directory=tmp_path / "new" / "out", seconds=1.0)
     assert [*scores] == ["image PSNR, dB", "audio PSNR, dB", "label accuracy"]
     assert all(math.isfinite(value) for row in scores.values() for value in row.values())
     assert scores["label accuracy"]["chance"] == 0.25

@@ -12,7 +12,7 @@ import torch
 
 import perceiver_kit as kit
 from perceiver_kit import inputs, objectives, outputs, positions, queries
-from perceiver_kit.data import images, sampling, stream, texts, video, warps
+from perceiver_kit.data import images, sampling, texts, video, warps
 from perceiver_kit.data.tasks import open_task
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -135,7 +135,6 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "MaskedBytes": (lambda: texts.MaskedBytes(b"abc", length=9), ["9 bytes", "only 3"]),
     "Warps": (lambda: warps.Warps([], size=(4, 4)), ["Warps needs at least one photo"]),
     "Steps": (lambda: sampling.Steps(3, 3, steps=1, world=2), ["batch", "3", "divisible by world 2"]),
-    "Stream": (lambda: stream.Stream([], iter), ["sources is empty", "at least one"]),
     "queries": (lambda: kit.Queries(label=inputs.Features(3)), ["'label'", "(Query)", "got Features"]),
     "outputs": (lambda: outputs.Classify(4, 0), ["Classify", "at least 1", "got 0"]),
     "queries, rows": (lambda: queries.LearnedQuery(0, 3), ["LearnedQuery", "at least 1", "got 0"]),

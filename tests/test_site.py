@@ -21,10 +21,27 @@ from perceiver_kit.draw import shapes
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
-    "inputs", "positions", "encoders", "queries", "decoders", "outputs", "objectives", "training", "recipes", "data",
-    "data.tasks", "data.images", "data.texts", "data.corpora", "data.video", "data.clips", "data.warps", "data.folders",
-    "data.stream", "data.sampling", "plots",
-]  # fmt: skip
+    "inputs",
+    "positions",
+    "encoders",
+    "queries",
+    "decoders",
+    "outputs",
+    "objectives",
+    "training",
+    "recipes",
+    "data",
+    "data.tasks",
+    "data.images",
+    "data.texts",
+    "data.corpora",
+    "data.video",
+    "data.clips",
+    "data.warps",
+    "data.folders",
+    "data.sampling",
+    "plots",
+]
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ class MaskedBytes(Samples):
         rate: the share of bytes that are asked for, and most of them hidden.
         visible_target_prob: the probability that any other byte is asked for too, in training; 0 is as published.
 
-    Raises InputError for a text that is too short, AssemblyError for a rate or recall outside [0, 1].
+    Raises InputError for a text that is too short, AssemblyError for a rate or probability outside [0, 1].
 
     >>> data = MaskedBytes(b"In the beginning God created the heavens and the earth." * 2, length=20)
     >>> len(data), (data[0]["targets"]["text"] != -100).sum()

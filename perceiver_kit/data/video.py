@@ -141,7 +141,7 @@ def split(
     Each of ``parts`` equal stretches of time (within a frame) keeps ``held_out`` frames in its middle for
     testing, by default a quarter; ``gap`` frames before and after them, by default ``num_frames``, are unused::
 
-        part 0: train · gap · HELD OUT · gap · train | part 1: train · gap · MAX_SAVED_SCORE_BYTES OUT · gap · train | …
+        part 0: train · gap · HELD OUT · gap · train | part 1: train · gap · HELD OUT · gap · train | …
 
     The middle, because a question about it has an answer: the end of a part looks more like the next part's
     start than like anything trained on. So this measures filling in between moments that were seen, not

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytorch_lightning as lightning
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..checks import check_positive, check_seed
 from ..data.sampling import Steps
-from .samples import CheckedDataset, batched
+from ..errors import AssemblyError
+from .samples import CheckedDataset, CheckedIterable, batched
 
 
 class Data(lightning.LightningDataModule):
-    """Any two map-style data sets, as batches: training from a seeded endless stream, the held-out one in order.
+    """Any two data sets as batches: training data in a seeded endless order, held-out data in theirs.
 
     A sample is a dict of ``inputs`` and ``targets`` by name and, where needed, ``mask`` (True = may be read), with
-    tensors of fixed sizes. Data sets of the kit's own kind (``perceiver_kit.data.sampling.Samples``, and what passes
-    their keys on) are asked for (index, step), so that what is random in them is the same after a resume. Any other
-    is asked for its index.
+    tensors of fixed sizes. Data sets of the kit (``perceiver_kit.data.sampling.Samples``, and wrappers that pass
+    their keys on) get keys (index, step), so that their random numbers are the same after a resume. Others get the
+    index. A ``torch.utils.data.IterableDataset`` is read in its own order, repeated in training; it divides its
+    samples among processes and workers itself. A run on one cannot be resumed.
 
     ``batch`` is the global number of samples of a step, shared by all processes.
 
-    A sample that cannot be made is named, with its step, in an InputError; so is one with NaN or infinities in an
-    input without a mask, and samples of different sizes.
+    InputError names the sample and the step where a sample cannot be made, has NaN or infinities in an unmasked
+    input, or differs in size from others of its batch.
 
     >>> points = [{"inputs": {"x": torch.randn(5, 2)}, "targets": {"label": torch.tensor(i % 2)}} for i in range(8)]
     >>> data = Data(points, None, batch=4, steps=100)
@@ -45,22 +48,34 @@ class Data(lightning.LightningDataModule):
         check_positive("Data", workers=workers, least=0)
         check_positive("Data", held_out_batch=batch if held_out_batch is None else held_out_batch)
         check_seed("Data", seed)
-        self.train = CheckedDataset(train, "train", workers=workers)
-        self.held_out = None if held_out is None else CheckedDataset(held_out, "held_out", workers=workers)
         self.batch, self.steps, self.seed, self.workers = batch, steps, seed, workers
         self.held_out_batch = held_out_batch or batch
+        self.train = _checked(train, "train", batch=batch, workers=workers)
+        self.held_out = (
+            None if held_out is None else _checked(held_out, "held_out", batch=self.held_out_batch, workers=workers)
+        )
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run can go on exactly: iterable data cannot be read from the middle."""
+        return isinstance(self.train, CheckedDataset)
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         assert trainer is not None
-        sampler = _Resuming(self, trainer)
-        return DataLoader(
-            self.train,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=batched,
+        options: dict[str, Any] = dict(
+            num_workers=self.workers, persistent_workers=self.workers > 0, collate_fn=batched
         )
+        if isinstance(self.train, CheckedIterable):
+            self.train.rank, self.train.world = trainer.global_rank, trainer.world_size
+            if self.batch % trainer.world_size:
+                raise AssemblyError(
+                    f"Data: batch is that of all processes: {self.batch} must be divisible by their number, "
+                    f"{trainer.world_size}"
+                )
+            self.train.batch = self.batch // trainer.world_size
+            return DataLoader(self.train, batch_size=self.train.batch, **options)
+        return DataLoader(self.train, batch_sampler=_Resuming(self, trainer), **options)
 
     def val_dataloader(self) -> DataLoader | list:
         if self.held_out is None:
@@ -68,8 +83,14 @@ class Data(lightning.LightningDataModule):
         return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=batched)
 
 
+def _checked(data: Any, name: str, *, batch: int, workers: int) -> CheckedDataset | CheckedIterable:
+    if isinstance(data, IterableDataset):
+        return CheckedIterable(data, name, batch=batch, training=name == "train", workers=workers)
+    return CheckedDataset(data, name, workers=workers)
+
+
 class _Resuming:
-    """The batches of all micro-steps from where the trainer stands when it asks."""
+    """The batches of all micro-steps from the trainer's current step on."""
 
     def __init__(self, data: Data, trainer: lightning.Trainer) -> None:
         self.trainer = trainer

@@ -64,6 +64,10 @@ def fit(
         found = saving.found()
     if resume and found is None:
         raise InputError(f"there is nothing to resume in {directory}: {saving.last} does not exist")
+    if resume and not data.resumable:
+        raise InputError(
+            "fit: resume=True needs data with a length and items; an IterableDataset cannot go on from the middle"
+        )
     if not resume and found is not None:
         raise InputError(f"{directory} holds a run already: resume it, or choose another directory")
     if data.steps != training.steps:

@@ -1,82 +1,136 @@
-"""Samples of any data set, asked for by (index, step); what goes wrong in one says which it was."""
+"""Samples of any data set, checked; errors name the sample."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from ..checks import check_finite, describe_value
 from ..data.sampling import EVALUATION, Key, Samples
 from ..errors import InputError, PerceiverKitError
 
-IDLE = -2  # in place of a step: a worker that makes no sample now
+IDLE = -2  # in place of a step: the worker makes no sample
 
 
-class CheckedDataset(Dataset):
-    """A data set under the name that errors give it.
+class _Checked:
+    """Samples under the name that errors give their data set.
 
-    Whatever it raises becomes an InputError with the sample's index and step. A sample of another form, and NaN or
-    infinities in an input that has no mask, are refused in the same way: a step on them would make NaN of all weights.
-    Behind a mask anything may stand. In data workers it writes down which sample each is making, for the process that
-    started them to read when one dies.
+    Whatever a data set raises becomes an error with the sample's index and step. Samples of another form, and NaN or
+    infinities in an unmasked input, are refused in the same way: a step on them would turn all weights into NaN.
+    Values that a mask hides are not checked. Each data worker records which sample it makes, so that the main process
+    can name it when the worker dies.
     """
 
-    def __init__(self, data: Any, name: str, *, workers: int = 0) -> None:
+    def __init__(self, name: str, workers: int) -> None:
         self.name = name
         self.making = torch.full((workers, 2), IDLE).share_memory_() if workers else None
+
+    def checked(self, make: Callable[[], Any], index: int, step: int) -> Any:
+        """The sample that ``make`` returns; None where it has no more."""
+        info = get_worker_info()
+        if info is not None and self.making is not None:
+            self.making[info.id] = torch.tensor([step, index])
+        where = f"sample {index} of {self.name}{'' if step == EVALUATION else f' at step {step}'}"
+        try:
+            sample = make()
+        except PerceiverKitError as error:
+            raise type(error)(f"{where}: {error}") from error
+        except Exception as error:
+            raise InputError(f"{where} cannot be made: {type(error).__name__}: {error}") from error
+        if sample is not None:
+            _check(sample, where)
+        if info is not None and self.making is not None:
+            self.making[info.id] = IDLE
+        return sample
+
+    def samples_in_progress(self) -> list[str]:
+        """The samples that data workers are making, or were making when they died."""
+        making = [] if self.making is None else self.making.tolist()
+        return [f"sample {index} of {self.name}" for step, index in making if step != IDLE]
+
+
+class CheckedDataset(_Checked, Dataset):
+    """A map-style data set whose samples are checked."""
+
+    def __init__(self, data: Any, name: str, *, workers: int = 0) -> None:
+        super().__init__(name, workers)
         try:
             length = len(data)
         except TypeError:
-            raise InputError(f"{name} must have a length and items, got {describe_value(data)}") from None
+            expected = "must have a length and items, or be a torch.utils.data.IterableDataset"
+            raise InputError(f"{name} {expected}, got {describe_value(data)}") from None
         if not length:
             raise InputError(f"{name} has no samples; give at least one")
         self.data = data
         if not _knows_steps(data):
             self.data = _Plain(data)
-            self[0, EVALUATION]  # refused now, not after all has been set up
+            self[0, EVALUATION]  # wrong samples are refused before training starts
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         index, step = key if isinstance(key, tuple) else (key, EVALUATION)
-        info = get_worker_info()
-        if info is not None and self.making is not None:
-            self.making[info.id] = torch.tensor([step, index])
-        where = f"sample {index} of {self.name}{'' if step == EVALUATION else f' at step {step}'}"
-        try:
-            sample = self.data[key]
-        except PerceiverKitError as error:
-            raise type(error)(f"{where}: {error}") from error
-        except Exception as error:
-            raise InputError(f"{where} cannot be made: {type(error).__name__}: {error}") from error
-        _check(sample, where)
-        if info is not None and self.making is not None:
-            self.making[info.id] = IDLE
-        return sample
+        return self.checked(lambda: self.data[key], index, step)
 
-    def samples_in_progress(self) -> list[str]:
-        """Which samples data workers are making now, or were when they died."""
-        making = [] if self.making is None else self.making.tolist()
-        return [f"sample {index} of {self.name}" for step, index in making if step != IDLE]
+
+class CheckedIterable(_Checked, IterableDataset):
+    """An iterable data set whose samples are checked, and numbered in the order of batches.
+
+    ``batch`` is the number of samples that a process has of a batch. In training the data are repeated without end.
+    """
+
+    def __init__(
+        self,
+        data: IterableDataset,
+        name: str,
+        *,
+        batch: int,
+        training: bool,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(name, workers)
+        self.data, self.batch, self.training, self.rank, self.world = data, batch, training, rank, world
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        items = iter(self.data)
+        for count in itertools.count():
+            batch, place = divmod(count, self.batch)
+            step = batch * workers + worker  # the loader takes batches from its workers in turn
+            index = (step * self.world + self.rank) * self.batch + place
+            step = step if self.training else EVALUATION
+            sample = self.checked(lambda: next(items, None), index, step)  # noqa: B023
+            if sample is None and self.training:
+                items = iter(self.data)
+                sample = self.checked(lambda: next(items, None), index, step)  # noqa: B023
+            if sample is None:
+                break
+            yield {**sample, "draw": torch.tensor([step, index])}
+        if self.training:
+            raise InputError(f"{self.name} has no samples for process {self.rank}, worker {worker}; use fewer")
 
 
 def _knows_steps(data: Any) -> bool:
-    """Whether a data set is one that is asked for (index, step): the kit's own, and what passes their keys on."""
+    """Whether a data set takes keys (index, step): the kit's own, and wrappers that pass keys on."""
     if isinstance(data, Samples):
         return True
     try:
         return data[0, EVALUATION]["draw"].tolist() == [EVALUATION, 0]
-    except Exception:  # whatever a data set raises for a key that it does not know
+    except Exception:  # data sets raise anything for keys that they do not know
         return False
 
 
 class _Plain(Dataset):
-    """A data set that knows indices only; it is told nothing of steps."""
+    """A data set that takes indices only."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -103,11 +157,11 @@ def _check(sample: Any, where: str) -> None:
 
 
 def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples as one batch, by PyTorch's default collation; InputError for samples that differ, saying in what."""
+    """Samples as one batch, by PyTorch's default collation; InputError says in what samples differ."""
     first = _flat(samples[0])
     for sample in samples[1:]:
         differing = first.keys() ^ _flat(sample).keys()
-        if differing:  # parts that the first one lacks, such as its mask, PyTorch would leave out of all
+        if differing:  # PyTorch would drop parts that the first sample lacks, such as a mask, from all of them
             which = f"{', '.join(sorted(differing))} only in one of them"
             raise InputError(f"samples of a batch must have the same parts, got {which}")
     try:
@@ -125,7 +179,7 @@ def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _flat(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a sample by their names with dots."""
+    """The parts of a sample by dotted name."""
     found = {}
     for name, value in sample.items():
         if isinstance(value, Mapping):

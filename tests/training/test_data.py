@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, get_worker_info
 
 import perceiver_kit as kit
 from perceiver_kit.data.sampling import Samples
@@ -120,3 +121,48 @@ def test_what_a_mask_hides_may_be_anything() -> None:
 def test_samples_of_another_form_are_refused_in_words(data: Any, got: str) -> None:
     with pytest.raises(kit.InputError, match=rf"train: a sample must be a dict of 'inputs' and 'targets' .*got {got}"):
         Data(data, None, batch=1, steps=1)
+
+
+class Counting(IterableDataset):
+    """Numbers from 0, divided among workers as PyTorch recommends."""
+
+    def __init__(self, length: int, bad: int = -1) -> None:
+        self.length, self.bad = length, bad
+
+    def __iter__(self) -> Any:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for i in range(worker, self.length, workers):
+            yield {"inputs": {"x": torch.tensor(float("nan") if i == self.bad else i)}, "targets": {}}
+
+
+def test_iterable_data_are_repeated_in_training_and_numbered() -> None:
+    train, held_out = ([*part] for part in batches_of(Counting(3), Counting(3), count=3))
+    assert [batch["inputs"]["x"].tolist() for batch in train] == [[0, 1], [2, 0], [1, 2]]
+    assert [batch["draw"].tolist() for batch in train] == [[[0, 0], [0, 1]], [[1, 2], [1, 3]], [[2, 4], [2, 5]]]
+    assert [batch["inputs"]["x"].tolist() for batch in held_out] == [[0, 1], [2]]
+    assert held_out[1]["draw"].tolist() == [[-1, 2]]
+
+
+def test_draws_of_iterable_data_are_unique_over_workers() -> None:
+    train, _ = batches_of(Counting(12), None, count=6, workers=2)
+    draws = [tuple(draw) for batch in train for draw in batch["draw"].tolist()]
+    assert draws == [(i // 2, i) for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Counting(0), "train has no samples for process 0"),
+        (Counting(3, bad=2), "sample 2 of train at step 1: input 'x'"),
+    ],
+)
+def test_bad_iterable_data_are_refused(data: Counting, message: str) -> None:
+    with pytest.raises(kit.InputError, match=message):
+        batches_of(data, None, count=3)
+
+
+def batches_of(train: Any, held_out: Any, *, count: int, workers: int = 0) -> tuple[list, list]:
+    data = Data(train, held_out, batch=2, steps=count, workers=workers)
+    data.trainer = SimpleNamespace(accumulate_grad_batches=1, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
+    return [*islice(data.train_dataloader(), count)], [*data.val_dataloader()]

@@ -27,8 +27,8 @@ def drawn(index: int, **parts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (iter([]), "train must have a length and items, got a list_iterator"),
-        (7, "train must have a length and items, got an? int"),
+        (iter([]), "train must have a length and items, or be a .*IterableDataset, got a list_iterator"),
+        (7, "train must have a length and items, or be a .*IterableDataset, got an? int"),
         ([], "train has no samples; give at least one"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 import perceiver_kit as kit
 from perceiver_kit.objectives import Reconstruction, Regression, Weighted
@@ -229,6 +229,21 @@ def test_held_out_loss_is_over_all_that_counts_however_it_falls_into_batches(rec
         outputs = kit.load(tmp_path / "run")(whole["inputs"])
     loss, _ = told.objective(outputs, whole["targets"])
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_iterable_data_train_and_are_not_resumed(tmp_path: Path) -> None:
+    class Iterable(IterableDataset):
+        def __iter__(self) -> Any:
+            yield from ({k: v for k, v in Toys("masked_lm")[i].items() if k != "draw"} for i in range(5))
+
+    def train(**options: Any) -> dict[str, float]:
+        training = Training(small("masked_lm"), objective_for("masked_lm"), steps=4)
+        data = Data(Iterable(), Iterable(), batch=2, steps=4)
+        return fit(training, data, tmp_path, save_every=2, progress=False, **options)
+
+    assert math.isfinite(train(validate_every=2)["loss"])
+    with pytest.raises(kit.InputError, match="an IterableDataset cannot go on from the middle"):
+        train(resume=True)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
