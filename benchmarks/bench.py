@@ -6,7 +6,7 @@ docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg are writ
 
     make bench                            # all, about half an hour on two idle cores
     make bench TASKS="train length"       # tasks whose names contain one of these words
-    make bench TASKS=optical_flow AGAIN=1 # forget what there is of them first
+    make bench TASKS=flow AGAIN=1         # measure again what has been measured
     make bench QUICK=1                    # does it all work? small sizes, under three minutes, writes nothing
 """
 
@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 from . import figures, page
-from .tasks import ARCHITECTURES, HUGGING_FACE, KIT, TASKS, Task, chosen, quick
+from .models import parameters
+from .tasks import HUGGING_FACE, KIT, Task, all_tasks, chosen, quick
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench"
@@ -37,8 +38,6 @@ DOCS = ROOT / "docs"
 # Freed memory goes back to the system at once, so that a peak is what is in use, not what the allocator keeps. It
 # comes back slowly (Hugging Face's image models take a quarter more time), so no time is taken in these processes.
 RETURNING = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
-# What --quick builds: published widths, which the reference's format needs, but few layers and latents.
-SMALL: dict[str, Any] = dict(num_latents=32, layers=1)
 # How far the sides' outputs may differ in rounding.
 AGREE = {"float32": 1e-3, "bfloat16": 0.05}
 
@@ -48,13 +47,10 @@ def write_weights(recipe: str, directory: str, small: bool) -> None:
     import perceiver_kit as kit
 
     torch.manual_seed(0)
-    parameters = SMALL if small else {}
-    if small and recipe == "optical_flow":
-        parameters = parameters | {"image_size": (32, 48)}
-    model = kit.build(recipe, **parameters)
+    model = kit.build(recipe, **parameters(recipe, small))
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+        for weights in model.parameters():
+            weights.add_(0.02 * torch.randn_like(weights))
     kit.to_huggingface(model, directory)
 
 
@@ -96,7 +92,7 @@ def run(task: Task, results: Path, small: bool) -> None:
         return
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        if task.recipe in ARCHITECTURES:
+        if task.recipe:
             write_weights(task.recipe, directory, small)
 
         def one(job: tuple[str, str]) -> None:
@@ -180,7 +176,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, no figures to quote, nothing written")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     arguments = parser.parse_args()
-    every = [quick(task) for task in TASKS] if arguments.quick else TASKS
+    every = [quick(task) for task in all_tasks()] if arguments.quick else [*all_tasks()]
     try:
         tasks = chosen(arguments.tasks, every)
     except ValueError as error:
@@ -190,16 +186,13 @@ def main() -> None:
         if arguments.again:
             for task in tasks:
                 shutil.rmtree(results / task.name, ignore_errors=True)
-        left = sum(task.seconds for task in tasks)
         for number, task in enumerate(tasks, 1):
             task_results = results / task.name
-            about = "" if arguments.quick else f", about {task.seconds} s; {left / 60:.0f} min left with it"
-            print(f"[{number}/{len(tasks)}] {task.name}{about}", flush=True)
+            print(f"[{number}/{len(tasks)}] {task.name}", flush=True)
             start = time.perf_counter()
             run(task, task_results, arguments.quick)
             check_agreement(task, gathered(task, task_results))
             print(f"    took {time.perf_counter() - start:.0f} s", flush=True)
-            left -= task.seconds
         report(results, tasks, every, arguments.quick)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import models
-from .models import Call, inputs, part, signature
-from .tasks import KIT, PARTS, VIDEO
+from .models import Call, inputs, part, rows, signature, structure_of
+from .tasks import KIT, PARTS, traits
 
 
 def memory(field: str) -> float:
@@ -36,7 +36,9 @@ def _attention_flops(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **_
 
 def _attention_backward_flops(_: Any, q: Any, k: Any, v: Any, *__: Any, out_shape: Any = None, **___: Any) -> int:
     (b, heads, m, e), n, f = q, k[-2], v[-1]
-    return 2 * b * heads * m * n * (3 * e + 2 * f)  # scores again, then the gradients of q, k, v and of the weights
+    return (
+        2 * b * heads * m * n * (3 * e + 2 * f)
+    )  # scores recomputed, then the gradients of q, k, v and of the weights
 
 
 # torch's counter does not know its own fused kernel of the CPU.
@@ -55,7 +57,7 @@ def flops(call: Call) -> int:
 
 @contextlib.contextmanager
 def counting(model: nn.Module) -> Iterator[None]:
-    """Without gradients: the counter works neither in inference mode nor with parameters that want one."""
+    """Disable gradients: the counter fails in inference mode and with parameters that require them."""
     model.requires_grad_(False)
     with torch.no_grad():
         yield
@@ -73,7 +75,7 @@ def timed(call: Call, repeats: int) -> float:
 def measured(call: Call, model: nn.Module, repeats: int, warm: bool) -> dict[str, Any]:
     """Median seconds and the peak above what is held once the model and its inputs are there.
 
-    Where ``warm``, what a first call makes the libraries take, and keep, is neither time nor memory of a call.
+    With ``warm``, a first call is not measured: libraries allocate buffers in it that they keep.
     """
     for parameter in model.parameters():
         parameter.detach().sum()  # a file that is mapped into memory counts only once it is read
@@ -96,12 +98,13 @@ def loaded(order: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, Callab
 def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
     recipe, dtype = order["recipe"], getattr(torch, order["dtype"])
     model, make = loaded(order, dtype)
-    if recipe == VIDEO:
+    structure = structure_of(recipe, order["small"])
+    if traits(recipe).several:
         return [video(order, model, make)]
     entries = []
     for number, point in enumerate(order["points"]):
         raw = inputs(recipe, point, order["small"], dtype)
-        call = make(recipe, model, raw)
+        call = make(structure, model, raw)
         with torch.inference_mode():
             entry = measured(call, model, order["repeats"], order["warm"] and number < 2)
         if order["count"]:
@@ -114,16 +117,17 @@ def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) -> dict[str, Any]:
-    """The whole video: of the kit for real, of the reference a few of its equal parts, 128 times."""
-    raw = inputs(VIDEO, {}, order["small"], torch.float32)
-    one_part = make(VIDEO, model, raw, part(order["small"]))
+    """All rows of several outputs: the kit decodes them all, the reference one of its equal parts, timed 128-fold."""
+    recipe, structure = order["recipe"], structure_of(order["recipe"], order["small"])
+    raw = inputs(recipe, {}, order["small"], torch.float32)
+    one_part = make(structure, model, raw, part(structure, order["small"]))
     if order["side"] != KIT:
         with torch.inference_mode():
             entry = measured(one_part, model, order["repeats"], order["warm"])
         entry["seconds"] *= PARTS
     else:
-        # The 804,737 rows are decoded once: a part wakes the machine up as well as all of them.
-        whole = one_part if order["small"] else make(VIDEO, model, raw)
+        # All rows are decoded once; one part is the warm-up.
+        whole = one_part if order["small"] else make(structure, model, raw)
         with torch.inference_mode():
             one_part()
             entry = measured(whole, model, 1, False)
@@ -136,12 +140,14 @@ def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) ->
 
 
 def video_flops(model: Any, raw: dict[str, Tensor]) -> int:
-    """Of a whole video without decoding all of it: rows are independent, and some cost their share of all."""
+    """FLOPs of decoding all rows, from a sample of them: rows are independent."""
     held: list[Any] = []
     total = flops(lambda: held.append(model.encode(raw)))
-    for name, rows in (("image", 802816), ("audio", 1920), ("label", 1)):
-        some = min(rows, 16384)
-        total += flops(lambda name=name, some=some: model.decode(held[0], at={name: torch.arange(some)})) * rows // some
+    for name, every in rows(model).items():
+        some = min(every, 16384)
+        total += (
+            flops(lambda name=name, some=some: model.decode(held[0], at={name: torch.arange(some)})) * every // some
+        )
     return total
 
 
@@ -150,7 +156,9 @@ def train(order: dict[str, Any]) -> list[dict[str, Any]]:
     recipe = order["recipe"]
     model, make = loaded(order, torch.float32)
     raw = inputs(recipe, {}, order["small"], torch.float32)
-    return [step(model.train(), make(recipe, model, raw, part(order["small"]) if recipe == VIDEO else None), order)]
+    structure = structure_of(recipe, order["small"])
+    at = part(structure, order["small"]) if traits(recipe).several else None
+    return [step(model.train(), make(structure, model, raw, at), order)]
 
 
 def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:

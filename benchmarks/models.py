@@ -1,44 +1,56 @@
-"""What is measured: the inputs, and each side's models as calls that give outputs by name."""
+"""The models that are compared, each as a call that returns outputs by name, and their inputs."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from .tasks import ARCHITECTURES, KIT, PART, VIDEO, Point
+from .tasks import KIT, PARTS, Point, traits
 
 Call = Callable[[], Any]
-QUICK = dict(length=256, size=56, batch=1)
+# What --quick builds: published widths, which Hugging Face's format needs, but few layers and latents.
+SMALL: dict[str, Any] = dict(num_latents=32, layers=1)
+SMALL_INPUTS = dict(length=256, size=56)
+
+
+def parameters(recipe: str, small: bool) -> dict[str, Any]:
+    """What the recipe is built with."""
+    return {} if not small else SMALL | ({"image_size": (32, 48)} if traits(recipe).tiled else {})
 
 
 def inputs(recipe: str, point: Point, small: bool, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Random inputs as the kit takes them, the same on both sides."""
+    """Random inputs as the kit takes them, the same on both sides; ``point`` may give batch, length or image size."""
+    from perceiver_kit.registry import find
+
     torch.manual_seed(0)
-    point = (QUICK if small else dict(length=2048, size=224, batch=1)) | point
-    batch, size = point["batch"], point["size"]
-    if recipe == "image_classification_learned":
-        size = 224  # what its positions are for
-    if recipe in ("masked_lm", "sequence_classification"):
-        return {"text": torch.randint(6, 262, (batch, point["length"]))}
-    if recipe == "optical_flow":
-        height, width = (32, 48) if small else (368, 496)
-        made = {"frames": torch.rand(batch, 2, 3, height, width) * 2 - 1}
-    elif recipe == VIDEO:
-        # Published in size even when all else is small: there is no other for the reference's parts.
-        made = {"image": torch.rand(batch, 16, 3, 224, 224) * 2 - 1, "audio": torch.rand(batch, 30720) * 2 - 1}
-        made["label"] = torch.zeros(batch, 700)
-    else:
-        made = {"image": torch.randn(batch, 3, size, size)}
-    return {name: value.to(dtype) for name, value in made.items()}
+    made = find("recipes", recipe).example(batch=point.get("batch", 1), **parameters(recipe, small))
+    sizes = (SMALL_INPUTS if small else {}) | point
+    for name, value in made.items():
+        if not value.is_floating_point():
+            made[name] = value[:, : sizes.get("length")]
+        elif traits(recipe).any_size and "size" in sizes:
+            made[name] = torch.randn(*value.shape[:-2], sizes["size"], sizes["size"]).to(dtype)
+        else:
+            made[name] = value.to(dtype)
+    return made
 
 
-def part(small: bool) -> dict[str, Tensor | None]:
-    """The points of one of the reference's parts of a video, or a few of them."""
-    return {name: torch.arange(15 if small else rows) for name, rows in PART.items()} | {"label": None}
+def rows(model: Any) -> dict[str, int]:
+    """Rows of each output of declared size."""
+    return {name: math.prod(model.queries.blocks[name].size) for name in model.queries.blocks}
+
+
+def part(model: Any, small: bool) -> dict[str, Tensor | None]:
+    """The rows of one of the reference's parts, or a few of them; None: all rows of a small output."""
+    sizes = {name: number // PARTS for name, number in rows(model).items()}
+    return {name: torch.arange(15 if small else size) if size else None for name, size in sizes.items()}
 
 
 def kit_model(directory: str, dtype: torch.dtype) -> nn.Module:
@@ -47,33 +59,64 @@ def kit_model(directory: str, dtype: torch.dtype) -> nn.Module:
     return kit.load(directory).to(dtype)
 
 
-def kit_call(recipe: str, model: nn.Module, raw: dict[str, Tensor], at: Any = None) -> Call:
+def kit_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at: Any = None) -> Call:
     return lambda: model(raw, at=at)
+
+
+@functools.cache
+def structure_of(recipe: str, small: bool) -> Any:
+    """The kit's model without weights, which says what the reference's raw inputs and outputs look like."""
+    import perceiver_kit as kit
+
+    with torch.device("meta"):
+        return kit.build(recipe, **parameters(recipe, small))
 
 
 def reference_model(recipe: str, directory: str, dtype: torch.dtype) -> nn.Module:
     import transformers
 
+    from perceiver_kit.registry import find
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return getattr(transformers, ARCHITECTURES[recipe]).from_pretrained(directory, dtype=dtype).eval()
+    architecture = getattr(transformers, find("recipes", recipe).huggingface.architecture)
+    return architecture.from_pretrained(directory, dtype=dtype).eval()
 
 
-def reference_call(recipe: str, model: nn.Module, raw: dict[str, Tensor], at: Any = None) -> Call:
-    if recipe == "optical_flow":
-        # It takes 3 × 3 neighbourhoods, which its caller makes.
-        frames = raw["frames"]
-        around = F.unfold(frames.flatten(0, 1), 3, padding=1).unflatten(0, frames.shape[:2])
-        neighbours = around.unflatten(2, (3, 9)).transpose(2, 3).flatten(2, 3).unflatten(-1, frames.shape[-2:])
-        return lambda: {"flow": 20 * model(neighbours).logits.movedim(-1, 1)}
-    if recipe == VIDEO:
-        raw = raw | {"audio": raw["audio"][..., None]}
-        return lambda: dict(model(raw, subsampled_output_points=at).logits)
-    only = next(iter(raw.values()))
-    if recipe == "masked_lm":
-        # It decodes as many rows as the longest text has, whatever it is given.
-        return lambda: {"text": model(only).logits[:, : only.shape[1]]}
-    return lambda: {"label": model(only).logits}
+def reference_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at: Any = None, mask: Any = None) -> Call:
+    """A call of Hugging Face's model with the kit's inputs, which returns outputs in the kit's form."""
+    from perceiver_kit.inputs import AudioPatches, Neighbourhoods
+
+    blocks, options = structure.inputs.blocks, {}
+    given = dict(raw)
+    for name, value in raw.items():
+        if isinstance(blocks[name], Neighbourhoods):  # its caller makes them
+            b, t, _, h, w = value.shape
+            around = F.unfold(rearrange(value, "b t c h w -> (b t) c h w"), 3, padding=1)
+            given[name] = rearrange(around, "(b t) (c k) (h w) -> b t (k c) h w", b=b, t=t, k=9, h=h, w=w)
+        elif isinstance(blocks[name], AudioPatches):
+            given[name] = value[..., None]
+    if mask is not None:
+        options["attention_mask"] = torch.cat([mask[name].flatten(1) for name in sorted(mask)], dim=1)
+    if len(structure.outputs.blocks) > 1:
+        return lambda: _several(structure, model(given, subsampled_output_points=at, **options).logits)
+    (only,) = given.values()
+    (name,) = structure.outputs.blocks
+    return lambda: {name: _single(structure.outputs.blocks[name], model(only, **options).logits, only)}
+
+
+def _several(structure: Any, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of an output of patches are patches."""
+    patches = {name: getattr(structure.inputs.blocks[name], "samples_per_patch", None) for name in logits}
+    return {name: value.unflatten(1, (-1, patches[name])) if patches[name] else value for name, value in logits.items()}
+
+
+def _single(block: Any, logits: Tensor, raw: Tensor) -> Tensor:
+    from perceiver_kit.outputs import Flow
+
+    if isinstance(block, Flow):  # Hugging Face divides by 100
+        return 100 * block.scale * rearrange(logits, "b h w c -> b c h w")
+    return logits[:, : raw.shape[1]] if logits.ndim == 3 else logits  # texts: it always decodes the longest
 
 
 def signature(outputs: dict[str, Tensor]) -> float:

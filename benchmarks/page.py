@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .tasks import ARCHITECTURES, HUGGING_FACE, KIT, PERCEIVER_PYTORCH, Task
+from .tasks import HUGGING_FACE, KIT, PERCEIVER_PYTORCH, Task
 
-# Why a target is missed, where it is: shown only then. By the task's name, and the part of its target.
-OF_IMAGES = (
-    "Profile: 66 % are the same matrix products on both sides, at the peak; 26 % attention in torch's fused kernel "
-    "(its backward pass at 131 GFLOP/s; holding scores is no quicker, computing them again slower). The ratio moves "
-    "with what fresh memory costs the reference: 1.25 in another hour of the same machine."
-)
-NOTES: dict[str, str] = {
-    "forward/optical_flow": (
-        "Profile: 81 % attention in torch's fused kernel (166 GFLOP/s; the latents' 16 heads of 32 channels reach "
-        "139: exponentials weigh most there), 13 % linear layers at the peak, 6 % joining, norms, copies and GELU. At "
-        "its floor it would be 3.3 times faster."
-    ),
-    "bfloat16/optical_flow": (
-        "The target was set where bfloat16 products are four times as fast as float32 ones; here they are twice as "
-        "fast. At the floor of its FLOPs the kit would be 3.2 times faster than this reference, and 7 times faster "
-        "than the one in float32. Profile: 66 % products, 11 % softmax, 23 % copies, norms, sums and joining."
-    ),
-    "train/masked_lm": (
-        "Profile: 83 % are the same matrix products on both sides, the weights' gradients at 78 % of the peak, the "
-        "rest at 92 %; AdamW of 201 million weights takes 8 %, softmax, norms and GELU what is left."
-    ),
-    "train/sequence_classification": "As of masked_lm: the encoder is the same.",
-    **{f"train/{recipe}": OF_IMAGES for recipe in ARCHITECTURES if recipe.startswith("image")},
-}
-NOTES["train/image_classification_conv"] += (
-    " Memory: AdamW's averages, 371 MiB, are the same on both sides; of what a step adds to them the kit has 62 %."
+# Why a target is missed, shown only where it is: pattern of the task's name → text.
+NOTES: dict[str, str] = json.loads(
+    (Path(__file__).resolve().parent.parent / "docs" / "benchmark_notes.json").read_text(encoding="utf-8")
 )
 
 INTRODUCTION = """\
@@ -45,17 +23,16 @@ to the system at once, after a first call, whose buffers the libraries keep.
 `make bench` makes this page again; [benchmarks.json](benchmarks.json) has all figures."""
 
 FORWARD = """\
-`multimodal_autoencoding` is a whole video, 804,737 rows out. The kit encodes once and decodes all of it. Hugging Face
-decodes at given points only, and encodes again for each of its 128 equal parts: a few calls for a part are timed, and
-their time is taken 128 times. That outputs are equal is checked before times are compared.
+Of a recipe with several outputs all rows are decoded (804,737 of a video with sound). The kit encodes once. Hugging
+Face decodes at given points only, and encodes again for each of 128 equal parts: a few calls for one part are timed and
+multiplied by 128. Outputs are checked to be equal before times are compared.
 
 TFLOP counts matrix products, convolutions and attention of the calls that were made (`torch.utils.flop_counter`). The
 kit makes fewer where it projects only the short side of an attention; *of the peak* and the floor are of its own."""
 
 TRAIN = """\
 Forward, mean square as a loss, backward, a step of AdamW. Gradients and the optimizer's state, the same on both sides,
-are part of the memory. `multimodal_autoencoding` decodes one of the 128 parts: Hugging Face
-cannot train on more."""
+are part of the memory. Of several outputs one of the 128 parts is decoded: Hugging Face cannot train on more."""
 
 GROWTH = """\
 The kit alone: rows of 64 channels, 64 latents × 128 of two layers, queries of 65 channels; 1,024 of what does not
@@ -151,7 +128,7 @@ def markdown(data: dict[str, Any]) -> str:
     parts = [
         "# Speed and memory",
         INTRODUCTION,
-        f"Geometric mean over the seven forwards: **{mean:.2f}** times faster "
+        f"Geometric mean over the {len(of(data, 'forward'))} forwards: **{mean:.2f}** times faster "
         f"(target ≥ 1.5: {'met' if mean >= 1.5 else '**not met**'}).",
         f"Machine: {machine['cpu']}, {machine['threads']} threads. Products of 4096 × 4096 matrices reach "
         f"{peaks['float32'] / 1e9:.0f} GFLOP/s in float32 and {peaks['bfloat16'] / 1e9:.0f} in bfloat16: the *peak* "
@@ -186,8 +163,9 @@ def markdown(data: dict[str, Any]) -> str:
 
 
 def explained(entry: dict[str, Any]) -> str:
+    notes = [text for pattern, text in NOTES.items() if fnmatch.fnmatch(entry["task"], pattern)]
     what = "; ".join(f"{v['target']}, found {v['found']}" for v in entry["targets"] if not v["met"])
-    return f"- `{entry['task']}`: {what}. {NOTES.get(entry['task'], '')}".rstrip()
+    return f"- `{entry['task']}`: {what}. {' '.join(notes)}".rstrip()
 
 
 def against_float32(data: dict[str, Any]) -> str:
@@ -210,11 +188,12 @@ def plot(data: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    every = [entry["task"].split("/")[1] for entry in of(data, "forward")]
     groups = [("forward", "#3949ab"), ("train", "#c5cae9")]
     for offset, (group, colour) in zip((0.2, -0.2), groups, strict=True):
         entries = {entry["task"].split("/")[1]: entry["points"][0] for entry in of(data, group)}
-        names = [name for name in ARCHITECTURES if name in entries]
-        places = [len(ARCHITECTURES) - 1 - list(ARCHITECTURES).index(name) + offset for name in names]
+        names = [name for name in every if name in entries]
+        places = [len(every) - 1 - every.index(name) + offset for name in names]
         values = [entries[name]["ratio"] for name in names]
         below = [entries[name]["ratio"] - entries[name]["least"] for name in names]
         above = [entries[name]["most"] - entries[name]["ratio"] for name in names]
@@ -234,7 +213,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
                 f"{value:.1f}", (value + more, place), (3, 0), textcoords="offset points", va="center", size=8
             )
     axes.axvline(1, color="#555", linewidth=0.8)
-    axes.set_yticks(range(len(ARCHITECTURES)), [*reversed(ARCHITECTURES)], size=8)
+    axes.set_yticks(range(len(every)), [*reversed(every)], size=8)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("times faster than Hugging Face")

@@ -1,4 +1,4 @@
-"""All seven recipes at published size against Hugging Face's Perceiver with the same random numbers: ``make parity``.
+"""Every recipe with a counterpart, at published size, against Hugging Face with the same weights: ``make parity``.
 
 Writes docs/parity.md. Models are made and dropped one after another, in float32 on the CPU; 16 GB of memory and a
 quarter of an hour of two idle cores will do. Names of recipes as arguments run only those and write nothing.
@@ -13,7 +13,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -25,9 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import perceiver_kit as kit  # noqa: E402
+from benchmarks.models import reference_call, rows  # noqa: E402
+from benchmarks.tasks import recipes  # noqa: E402
 from perceiver_kit.hub.huggingface import write_config  # noqa: E402
+from perceiver_kit.queries import InputQuery  # noqa: E402
+from perceiver_kit.registry import find  # noqa: E402
 from tests.hub import reference  # noqa: E402
-from tests.hub.reference import Tensors, ask, relative  # noqa: E402
+from tests.hub.reference import Tensors, relative  # noqa: E402
 
 TITLES = ("recipe", "parameters", "compared", "outputs", "masked", "gradient", "masks move by")
 
@@ -44,26 +48,11 @@ class Row(NamedTuple):
     moved: float
 
 
-def raw(recipe: str) -> tuple[Tensors, str]:
-    """Inputs of published size, and what of the outputs is compared."""
-    match recipe:
-        case "masked_lm":
-            return {"text": torch.randint(262, (1, 2048))}, "2,048 × 262 logits"
-        case "sequence_classification":
-            return {"text": torch.randint(262, (1, 2048))}, "2 logits of one text"
-        case "optical_flow":
-            return {"frames": torch.rand(1, 2, 3, 368, 496) * 2 - 1}, "flow of 368 × 496"
-        case "multimodal_autoencoding":
-            clip = {"image": torch.rand(1, 16, 3, 224, 224), "audio": torch.rand(1, 30720) - 0.5}
-            return clip | {"label": torch.rand(1, 700)}, "400 pixels, 200 audio patches, 700 logits"
-    return {"image": torch.randn(1, 3, 224, 224)}, "1,000 logits of one image"
-
-
-def points(recipe: str) -> dict[str, dict[str, Tensor | None]]:
-    """The reference decodes a video at some points only."""
-    if recipe != "multimodal_autoencoding":
+def points(model: Any) -> dict[str, dict[str, Tensor | None]]:
+    """The reference decodes several outputs at some points only: 400 rows of each large one."""
+    if len(model.outputs.blocks) == 1:
         return {}
-    return {"at": {"image": torch.randint(16 * 224 * 224, (400,)), "audio": torch.randint(1920, (200,)), "label": None}}
+    return {"at": {name: torch.randint(n, (400,)) if n > 400 else None for name, n in rows(model).items()}}
 
 
 def reference_of(recipe: str) -> nn.Module:
@@ -76,11 +65,21 @@ def reference_of(recipe: str) -> nn.Module:
     return reference.randomised(reference.configured(recipe, **config))
 
 
-def masks(model: nn.Module, given: Tensors) -> Tensors:
-    """Of every modality the first third: thousands of rows left out here and there would leave the mean as it is."""
+def masks(model: Any, given: Tensors) -> Tensors:
+    """Keep the first third of every modality: a random choice of so many rows would hardly move the outputs."""
     tokens, _ = model.inputs(given)
-    rows = {name: tokens[name].shape[1] for name in tokens.layout}
-    return {name: (torch.arange(n) <= n // 3).expand(tokens.rows.shape[0], -1) for name, n in rows.items()}
+    sizes = {name: tokens[name].shape[1] for name in tokens.layout}
+    return {name: (torch.arange(n) <= n // 3).expand(tokens.rows.shape[0], -1) for name, n in sizes.items()}
+
+
+def readable(model: Any, out: Tensors, given: Tensors, keep: Tensors) -> Tensors:
+    """Zero outputs whose query is a masked input row, which the reference still asks with its content."""
+    for name in out:
+        query = model.queries.blocks[name]
+        if isinstance(query, InputQuery):
+            pixels = keep[query.follows].view(1, 1, *given[query.follows].shape[-2:])
+            out = out | {name: torch.where(pixels, out[name], 0)}
+    return out
 
 
 def compared(recipe: str, directory: Path) -> Row:
@@ -89,24 +88,22 @@ def compared(recipe: str, directory: Path) -> Row:
     ours = reference.converted(theirs, directory)
     parameters = sum(p.numel() for p in ours.parameters())
     assert parameters == sum(p.numel() for p in theirs.parameters())
-    given, what = raw(recipe)
-    options = points(recipe)
+    given = find("recipes", recipe).example()
+    options = points(ours)
+    ask = partial(reference_call, ours, theirs, given, **options)
     with torch.no_grad():
-        wanted = ask(recipe, theirs, given, **options)[0]
-        free = ours(given, **options)
+        wanted, free = ask()(), ours(given, **options)
+        what = ", ".join(f"{name} {' × '.join(map(str, value.shape[1:]))}" for name, value in wanted.items())
         outputs = relative(free, wanted)
         keep = masks(ours, given)
-        wanted, found = ask(recipe, theirs, given, keep, **options)[0], ours(given, mask=keep, **options)
-        if recipe == "optical_flow":
-            # Of a masked pixel the reference still asks with its content, which matters for nothing here.
-            pixels = keep["frames"].view(1, 1, 368, 496)
-            wanted, found, free = ({"flow": torch.where(pixels, out["flow"], 0)} for out in (wanted, found, free))
+        wanted, found = ask(mask=keep)(), ours(given, mask=keep, **options)
+        wanted, found, free = (readable(ours, out, given, keep) for out in (wanted, found, free))
         masked, moved = relative(found, wanted), relative(found, free)
     del wanted, found, free
     recompute(theirs)
     gradients = []
     for model, names in ((theirs, None), (ours, reference.parameters(recipe, ours))):
-        out = ask(recipe, model, given, **options)[0] if names is None else model(given, **options)
+        out = ask()() if names is None else model(given, **options)
         reference.loss(out).backward()
         del out
         gradients.append(reference.gradients(model, names))
@@ -118,10 +115,7 @@ def compared(recipe: str, directory: Path) -> Row:
 
 
 def recompute(model: nn.Module) -> None:
-    """Have the reference run each layer again on the way back: the same operations, in the memory of one layer.
-
-    A copy of optical flow's scores is 1.4 GiB, and each attention keeps several.
-    """
+    """Checkpoint each layer of the reference, whose attention scores take several times 1.4 GiB at 182,528 rows."""
     for layer in model.modules():
         if isinstance(layer, PerceiverLayer):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
@@ -138,8 +132,8 @@ def page(rows: list[Row], seconds: float) -> str:
         [
             "# Parity with Hugging Face",
             "",
-            "The seven recipes at published size against the same models in Hugging Face's `transformers`, with random",
-            "weights that were saved there and loaded here. No published checkpoint takes part.",
+            f"{len(rows)} recipes at published size against the same models in Hugging Face's `transformers`, with",
+            "random weights that were saved there and loaded here. No published checkpoint is used.",
             "",
             f"| {' | '.join(TITLES)} |",
             f"|{' --- |' * len(TITLES)}",
@@ -152,10 +146,10 @@ def page(rows: list[Row], seconds: float) -> str:
             "that agreement about masks means something. Weights have the variance 1.5² / fan-in, so attention picks;",
             "all that is looked up is a standard normal.",
             "",
-            "A few differences are by design. Of a masked pixel of `optical_flow` the reference still asks with its",
-            "content, which matters for nothing here: only pixels that may be read are compared. Where a sample has",
-            "nothing at all to read, the kit reads zeros and the reference reads what is masked. The reference",
-            "decodes `multimodal_autoencoding` at some points only.",
+            "A few differences are by design. Where queries are made from inputs, the reference queries with",
+            "the content of masked rows: only rows that may be read are compared. For a fully masked sample the kit",
+            "reads zeros and the reference reads what is masked. The reference decodes several outputs at some points",
+            "only.",
             "",
             f"`make parity` makes this page ({seconds / 60:.0f} minutes on {torch.get_num_threads()} threads).",
             f"perceiver_kit {version()}, torch {torch.__version__.partition('+')[0]}, transformers "
@@ -171,9 +165,9 @@ def version() -> str:
     return version("perceiver_kit")
 
 
-def main(recipes: list[str]) -> None:
+def main(chosen: list[str]) -> None:
     start, rows = time.perf_counter(), []
-    for recipe in recipes or kit.list():
+    for recipe in chosen or recipes():
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as directory:
             row = compared(recipe, Path(directory))
@@ -185,7 +179,7 @@ def main(recipes: list[str]) -> None:
             f"{time.perf_counter() - began:.0f} s",
             flush=True,
         )
-    if not recipes:
+    if not chosen:
         (ROOT / "docs" / "parity.md").write_text(page(rows, time.perf_counter() - start), encoding="utf-8")
         print("wrote docs/parity.md")
 

@@ -9,6 +9,7 @@ it without running anything.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -25,10 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import perceiver_kit as kit
+from benchmarks.tasks import traits
 from perceiver_kit.data import corpora, texts, warps
 from perceiver_kit.data.tasks import Task, open_task
-from perceiver_kit.objectives import Classification, objective_for
+from perceiver_kit.objectives import Classification
+from perceiver_kit.recipe import objective_for
+from perceiver_kit.registry import find
 from perceiver_kit.training import Data, Training, fit
 from perceiver_kit.training.recipe import large_outputs
 
@@ -73,22 +79,31 @@ def run(name: str, recipe: str, source: str, *, steps: int, batch: int, objectiv
     return train(name, model, task, objective or objective_for(recipe), steps=steps, batch=batch, **options)
 
 
+def recipes_for(data: str) -> list[str]:
+    """Recipes that declare this sample data."""
+    return [name for name in kit.list() if data in find("recipes", name).data]
+
+
+def settings(recipe: str) -> dict[str, Any]:
+    """What the recipe declares to work for its tiny preset."""
+    return dict(find("recipes", recipe).training)
+
+
 def row(task: str, metric: str, ours: float, metrics: Row, baselines: dict[str, float]) -> Row:
     took = {key: metrics[key] for key in ("seconds", "processor_seconds", "steps", "batch", "threads")}
     return {"task": task, "metric": metric, "ours": ours, "baselines": baselines} | took
 
 
-def mnist(kind: str, *, steps: int, batch: int = 64, rate: float = 2e-3) -> list[Row]:
-    recipe = f"image_classification_{kind}"
+def mnist(recipe: str) -> list[Row]:
     smooth = Classification(label_smoothing=0.1)
-    metrics = run(f"mnist_{kind}", recipe, "mnist", steps=steps, batch=batch, rate=rate, objective=smooth)
+    metrics = run(f"mnist_{recipe}", recipe, "mnist", objective=smooth, **settings(recipe))
     return [row(f"MNIST-5k, `{recipe}`", "accuracy", metrics["accuracy"], metrics, {"logistic regression": _pixels()})]
 
 
 def _pixels() -> float:
     from sklearn.linear_model import LogisticRegression
 
-    task = open_task("mnist", recipe="image_classification_conv", preset="tiny")
+    task = open_task("mnist", recipe=recipes_for("mnist")[0], preset="tiny")
     train_set, held_out = task.train, task.held_out
     pixels = [part.pixels.flatten(1).numpy() / 255 for part in (train_set, held_out)]  # type: ignore[attr-defined]
     model = LogisticRegression(max_iter=200).fit(pixels[0], train_set.labels.numpy())  # type: ignore[attr-defined]
@@ -99,10 +114,11 @@ BYTES = dict(max_length=64)
 
 
 def masked_bytes() -> list[Row]:
-    metrics = run("masked_bytes", "masked_lm", "bible", steps=4000, batch=32, rate=2e-3, data=BYTES)
+    (recipe,) = recipes_for("bible")
+    metrics = run("masked_bytes", recipe, "bible", data=BYTES, **settings(recipe))
     train_text, held_out_text = corpora.bible_text()
     held_out = texts.MaskedBytes(held_out_text, length=BYTES["max_length"], seed=SEED)
-    return [row("masked bytes of the Bible, `masked_lm`", *_hidden("masked_bytes", train_text, held_out, metrics))]
+    return [row(f"masked bytes of the Bible, `{recipe}`", *_hidden("masked_bytes", train_text, held_out, metrics))]
 
 
 def _hidden(name: str, train_text: bytes, held_out: texts.MaskedBytes, metrics: Row) -> tuple[str, float, Row, Row]:
@@ -126,25 +142,27 @@ def reviews_pretraining() -> list[Row]:
     train_set, held_out = (
         texts.MaskedBytes(part, length=REVIEW["max_length"], seed=SEED, visible_target_prob=1.0) for part in parts
     )
-    task = Task("reviews", ("masked_lm",), train_set, held_out, REVIEW, corpora.REVIEWS_SOURCE)
-    model = kit.build("masked_lm", preset="tiny", **REVIEW)
-    metrics = train("reviews_pretraining", model, task, objective_for("masked_lm"), steps=3500, batch=32, rate=2e-3)
-    label = "masked bytes of reviews, `masked_lm`"
+    (recipe,) = recipes_for("bible")
+    task = Task("reviews", train_set, held_out, REVIEW, corpora.REVIEWS_SOURCE)
+    model = kit.build(recipe, preset="tiny", **REVIEW)
+    metrics = train("reviews_pretraining", model, task, objective_for(recipe), **settings(recipe))
+    label = f"masked bytes of reviews, `{recipe}`"
     return [row(label, *_hidden("reviews_pretraining", parts[0], held_out, metrics))]
 
 
 def reviews(pretrained: bool) -> list[Row]:
-    task = open_task("reviews", recipe="sequence_classification", preset="tiny", seed=SEED, **REVIEW)
-    model = kit.build("sequence_classification", preset="tiny", dropout=0.1, **REVIEW)
+    (recipe,) = recipes_for("reviews")
+    task = open_task("reviews", recipe=recipe, preset="tiny", seed=SEED, **REVIEW)
+    model = kit.build(recipe, preset="tiny", dropout=0.1, **REVIEW)
     if pretrained:
         source = kit.load(RESULTS / "reviews_pretraining").state_dict()
         kept = {name: tensor for name, tensor in source.items() if name.startswith(("inputs.", "encoder."))}
         if model.load_state_dict(kept, strict=False).unexpected_keys:
             raise SystemExit("the pre-trained model is not this model's encoder")
     name = "reviews_pretrained" if pretrained else "reviews_scratch"
-    metrics = train(name, model, task, Classification(), steps=600, batch=32, rate=5e-4)
+    metrics = train(name, model, task, Classification(), **settings(recipe))
     how = "after masked pre-training" if pretrained else "from scratch"
-    label = f"review sentiment {how}, `sequence_classification`"
+    label = f"review sentiment {how}, `{recipe}`"
     return [row(label, "accuracy", metrics["accuracy"], metrics, _words(REVIEW["max_length"]))]
 
 
@@ -166,16 +184,17 @@ def _words(length: int) -> dict[str, float]:
 
 
 def flow() -> list[Row]:
-    metrics = run("flow", "optical_flow", "flow", steps=2000, batch=16, rate=1e-3)
-    task = open_task("flow", recipe="optical_flow", preset="tiny", seed=SEED)
+    (recipe,) = recipes_for("flow")
+    metrics = run("flow", recipe, "flow", **settings(recipe))
+    task = open_task("flow", recipe=recipe, preset="tiny", seed=SEED)
     mean = torch.stack([task.train[i]["targets"]["flow"] for i in range(200)]).mean(0).mean((1, 2))
     warped = _flow_errors([task.held_out[i]["targets"] for i in range(len(task.held_out))], mean)  # type: ignore[arg-type]
-    rows = [row("flow of warped photos, `optical_flow`", "end-point error, pixels", metrics["epe"], metrics, warped)]
+    rows = [row(f"flow of warped photos, `{recipe}`", "end-point error, pixels", metrics["epe"], metrics, warped)]
     pair = warps.middlebury(scale=0.125)
     with torch.no_grad():
         predicted = kit.load(RESULTS / "flow")(pair["inputs"]["frames"][None])["flow"][0]
     error = _end_point(predicted, pair["targets"]["flow"], pair["targets"]["valid"])
-    label = "flow of the Middlebury pair at 1/8 (never trained on), `optical_flow`"
+    label = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`"
     return [*rows, row(label, "end-point error, pixels", error, metrics, _flow_errors([pair["targets"]], mean))]
 
 
@@ -193,13 +212,14 @@ def _flow_errors(targets: Iterable[dict[str, Tensor]], mean: Tensor) -> dict[str
 
 
 def clip() -> list[Row]:
-    metrics = run("clip", "multimodal_autoencoding", "clip", steps=1500, batch=8, rate=2e-3)
-    task = open_task("clip", recipe="multimodal_autoencoding", preset="tiny", seed=SEED)
+    (recipe,) = recipes_for("clip")
+    metrics = run("clip", recipe, "clip", **settings(recipe))
+    task = open_task("clip", recipe=recipe, preset="tiny", seed=SEED)
     train_set, held_out = ([part[i]["targets"] for i in range(len(part))] for part in (task.train, task.held_out))  # type: ignore[arg-type]
     mean = torch.stack([target["image"] for target in train_set]).mean((0, 1))
     images, sound = (torch.stack([target[name] for target in held_out]) for name in ("image", "audio"))
     chance = 1 / len(task.classes)
-    name = "`multimodal_autoencoding`"
+    name = f"`{recipe}`"
     return [
         row(
             f"video windows, {name}",
@@ -220,7 +240,8 @@ def _psnr(error: Tensor) -> float:
 def initialisation() -> list[Row]:
     """Fan-in scaling against a normal of 0.02 for every weight, at equal steps."""
     rows = []
-    recipe, steps = "image_classification_fourier", 400
+    steps = 400
+    recipe = next(name for name in recipes_for("mnist") if traits(name).pixels)
     task = open_task("mnist", recipe=recipe, preset="tiny", seed=SEED)
     for how in ("fan-in", "normal 0.02"):
         torch.manual_seed(SEED)
@@ -236,9 +257,7 @@ def initialisation() -> list[Row]:
 
 
 RUNS: dict[str, Callable[[], list[Row]]] = {
-    "mnist_conv": lambda: mnist("conv", steps=1500),
-    "mnist_fourier": lambda: mnist("fourier", steps=2000, batch=32),
-    "mnist_learned": lambda: mnist("learned", steps=4500, batch=32, rate=3e-3),
+    **{f"mnist_{recipe}": functools.partial(mnist, recipe) for recipe in recipes_for("mnist")},
     "masked_bytes": masked_bytes,
     "reviews_pretraining": reviews_pretraining,
     "reviews_scratch": lambda: reviews(pretrained=False),

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 KIT, HUGGING_FACE, PERCEIVER_PYTORCH = "kit", "huggingface", "perceiver_pytorch"
 
-ARCHITECTURES = {
-    "masked_lm": "PerceiverForMaskedLM",
-    "sequence_classification": "PerceiverForSequenceClassification",
-    "image_classification_learned": "PerceiverForImageClassificationLearned",
-    "image_classification_fourier": "PerceiverForImageClassificationFourier",
-    "image_classification_conv": "PerceiverForImageClassificationConvProcessing",
-    "optical_flow": "PerceiverForOpticalFlow",
-    "multimodal_autoencoding": "PerceiverForMultimodalAutoencoding",
-}
-IMAGES = [name for name in ARCHITECTURES if name.startswith("image")]
-VIDEO = "multimodal_autoencoding"
-
-# The reference decodes a video in 128 equal parts, and encodes again for each.
+# The reference decodes several outputs in 128 equal parts, and encodes again for each.
 PARTS = 128
-PART = {"image": 802816 // PARTS, "audio": 1920 // PARTS}
 
 Point = dict[str, Any]
 
@@ -41,9 +30,8 @@ class Target:
 class Task:
     """One comparison: the sides take turns, each time in a process of its own.
 
-    ``points`` are the sizes that a process measures one after another, ``repeats`` how often each; the first call of
-    a process is not counted where ``warm``. Memory has a process of its own on each side, since where it is counted
-    well nothing is timed well. ``seconds`` is about how long all of it takes, to say what is left.
+    A process measures ``points`` (sizes) one after another, each ``repeats`` times; with ``warm`` its first call is not
+    counted. Memory is measured in a process of its own, since its allocator settings slow calls down.
     """
 
     name: str
@@ -56,131 +44,116 @@ class Task:
     repeats: int = 3
     warm: bool = True
     memory: bool = True
-    seconds: int = 60
     target: Target = field(default_factory=Target)
 
 
-def _forward(recipe: str, **options: Any) -> Task:
-    memory = {"optical_flow": 1 / 3}.get(recipe, 0.5 if recipe in IMAGES else None)
-    faster = {"optical_flow": 3.0, VIDEO: 8.0}.get(recipe, 1.0)
-    return Task(f"forward/{recipe}", "forward", recipe, target=Target(faster, memory, floor=1.4), **options)
+@dataclass(frozen=True)
+class Traits:
+    """Properties of a recipe's published model on which sizes and targets depend."""
+
+    text: bool  # reads tokens
+    text_out: bool  # decodes as many rows as it reads
+    pixels: bool  # reads every pixel as a row
+    any_size: bool  # reads images of any size
+    tiled: bool  # the reference takes half a minute a call
+    several: bool  # has several outputs, which the reference decodes in parts
 
 
-def _train(recipe: str, **options: Any) -> Task:
-    memory = 2 / 3 if recipe in IMAGES or recipe == "optical_flow" else None
-    return Task(f"train/{recipe}", "train", recipe, target=Target(1.1, memory), rounds=2, **options)
+@functools.cache
+def traits(recipe: str) -> Traits:
+    """The traits of a recipe, from its model on the meta device."""
+    import torch
+
+    import perceiver_kit as kit
+    from perceiver_kit.inputs import Neighbourhoods, Pixels, TextTokens
+    from perceiver_kit.outputs import TiedText
+    from perceiver_kit.registry import find
+    from perceiver_kit.tiling import Tiled
+
+    with torch.device("meta"):
+        model: Any = kit.build(recipe)
+    first, answer = (
+        next(iter(blocks[name] for name in blocks)) for blocks in (model.inputs.blocks, model.outputs.blocks)
+    )
+    return Traits(
+        text=isinstance(first, TextTokens),
+        text_out=isinstance(answer, TiedText),
+        pixels=isinstance(first, Pixels | Neighbourhoods),
+        any_size="max_resolution" in find("recipes", recipe).parameters("base", {}),
+        tiled=isinstance(model, Tiled),
+        several=len(model.outputs.blocks) > 1,
+    )
 
 
-SIZES = (65536, 131072, 262144, 524288, 1048576)
+def recipes() -> list[str]:
+    """Recipes with a counterpart in Hugging Face's format."""
+    import perceiver_kit as kit
+    from perceiver_kit.registry import find
 
-TASKS = [
-    Task(
-        "peak",
-        "peak",
-        sides=(KIT,),
-        points=({"dtype": "float32"}, {"dtype": "bfloat16"}),
-        repeats=5,
-        memory=False,
-        seconds=25,
-    ),
-    _forward("masked_lm", repeats=2, seconds=60),
-    _forward("sequence_classification", repeats=2, seconds=55),
-    _forward("image_classification_learned", repeats=2, seconds=105),
-    _forward("image_classification_fourier", repeats=2, seconds=95),
-    _forward("image_classification_conv", repeats=2, seconds=85),
-    # Two rounds of what takes Hugging Face half a minute or more.
-    _forward("optical_flow", rounds=2, repeats=1, seconds=225),
-    _forward(VIDEO, rounds=2, repeats=3, seconds=140),
-    _train("masked_lm", repeats=2, seconds=60),
-    _train("sequence_classification", repeats=2, seconds=55),
-    _train("image_classification_learned", repeats=1, seconds=120),
-    _train("image_classification_fourier", repeats=1, seconds=105),
-    _train("image_classification_conv", repeats=1, seconds=95),
-    _train("optical_flow", repeats=1, warm=False, seconds=370),
-    _train(VIDEO, repeats=1, seconds=70),
-    Task(
-        "bfloat16/optical_flow",
-        "forward",
-        "optical_flow",
-        dtype="bfloat16",
-        rounds=2,
-        repeats=1,
-        seconds=120,
-        target=Target(8.0),
-    ),
-    Task(
-        "bfloat16/image_classification_fourier",
-        "forward",
-        "image_classification_fourier",
-        "bfloat16",
-        rounds=2,
-        seconds=50,
-    ),
-    Task(
-        "batch/image_classification_fourier",
-        "forward",
-        "image_classification_fourier",
-        points=tuple({"batch": batch} for batch in (1, 2, 4, 8)),
-        rounds=1,
-        repeats=1,
-        seconds=125,
-    ),
-    Task(
-        "length/masked_lm",
-        "forward",
-        "masked_lm",
-        points=tuple({"length": length} for length in (128, 256, 512, 1024, 2048)),
-        rounds=1,
-        seconds=40,
-    ),
-    Task(
-        "size/image_classification_fourier",
-        "forward",
-        "image_classification_fourier",
-        points=tuple({"size": size} for size in (112, 224, 336, 448)),
-        rounds=1,
-        repeats=1,
-        seconds=80,
-    ),
-    Task(
-        "growth/inputs",
-        "growth",
-        sides=(KIT,),
-        points=tuple({"rows": rows} for rows in SIZES),
-        rounds=2,
-        seconds=45,
-        target=Target(time_slope=1.05, memory_slope=1.0),
-    ),
-    Task(
-        "growth/queries",
-        "growth",
-        sides=(KIT,),
-        points=tuple({"queries": queries} for queries in SIZES),
-        rounds=2,
-        seconds=45,
-        target=Target(time_slope=1.05, memory_slope=1.0),
-    ),
-    Task(
-        "perceiver-pytorch/forward",
-        "generic",
-        sides=(KIT, PERCEIVER_PYTORCH),
-        target=Target(1.0),
-        seconds=60,
-    ),
-    Task(
-        "perceiver-pytorch/train",
-        "generic_train",
-        sides=(KIT, PERCEIVER_PYTORCH),
-        rounds=2,
-        repeats=1,
-        target=Target(1.0),
-        seconds=45,
-    ),
-]
+    return [name for name in kit.list() if find("recipes", name).huggingface is not None]
+
+
+def _forward(recipe: str, group: str = "forward", **options: Any) -> Task:
+    has = traits(recipe)
+    memory = 1 / 3 if has.tiled else None if has.text or has.several else 0.5
+    target = Target(3.0 if has.tiled else 8.0 if has.several else 1.0, memory, floor=1.4)
+    slow = has.tiled or has.several
+    defaults = dict(rounds=2 if slow else 3, repeats=1 if has.tiled else 3 if has.several else 2, target=target)
+    return Task(f"{group}/{recipe}", "forward", recipe, **(defaults | options))
+
+
+def _train(recipe: str) -> Task:
+    has = traits(recipe)
+    target = Target(1.1, None if has.text or has.several else 2 / 3)
+    return Task(
+        f"train/{recipe}", "train", recipe, rounds=2, repeats=2 if has.text else 1, warm=not has.tiled, target=target
+    )
+
+
+def _sweep(group: str, recipe: str, sizes: tuple[int, ...], **options: Any) -> Task:
+    points = tuple({group: size} for size in sizes)
+    return _forward(recipe, group, points=points, rounds=1, target=Target(), **options)
+
+
+def _growth(key: str, name: str) -> Task:
+    points = tuple({key: 2**power} for power in range(16, 21))
+    target = Target(time_slope=1.05, memory_slope=1.0)
+    return Task(f"growth/{name}", "growth", sides=(KIT,), points=points, rounds=2, target=target)
+
+
+@functools.cache
+def all_tasks() -> tuple[Task, ...]:
+    """Every task, in the order in which they run."""
+    every = recipes()
+    pixels = [recipe for recipe in every if traits(recipe).pixels]
+    points = ({"dtype": "float32"}, {"dtype": "bfloat16"})
+    generic = dict(sides=(KIT, PERCEIVER_PYTORCH), target=Target(1.0))
+    return (
+        Task("peak", "peak", sides=(KIT,), points=points, repeats=5, memory=False),
+        *(_forward(recipe) for recipe in every),
+        *(_train(recipe) for recipe in every),
+        *(
+            _forward(
+                recipe, "bfloat16", dtype="bfloat16", rounds=2, target=Target(8.0 if traits(recipe).tiled else None)
+            )
+            for recipe in pixels
+        ),
+        *(_sweep("batch", recipe, (1, 2, 4, 8), repeats=1) for recipe in pixels if traits(recipe).any_size),
+        *(
+            _sweep("length", recipe, (128, 256, 512, 1024, 2048), repeats=3)
+            for recipe in every
+            if traits(recipe).text_out
+        ),
+        *(_sweep("size", recipe, (112, 224, 336, 448), repeats=1) for recipe in pixels if traits(recipe).any_size),
+        _growth("rows", "inputs"),
+        _growth("queries", "queries"),
+        Task("perceiver-pytorch/forward", "generic", **generic),
+        Task("perceiver-pytorch/train", "generic_train", rounds=2, repeats=1, **generic),
+    )
 
 
 def quick(task: Task) -> Task:
-    """The same at sizes that show that it works: under three minutes for all of them, and no figure to quote."""
+    """The task at small sizes, which shows that it works; its figures mean nothing."""
     small = {"rounds": 0, "repeats": 1, "warm": False, "target": Target()}
     points = task.points[:2]
     if task.kind == "growth":
@@ -188,8 +161,8 @@ def quick(task: Task) -> Task:
     return Task(**{**vars(task), **small, "points": points})
 
 
-def chosen(patterns: list[str], tasks: list[Task] = TASKS) -> list[Task]:
-    """Tasks whose names contain one of the patterns; all for none. ValueError for a pattern that fits nothing."""
+def chosen(patterns: list[str], tasks: Sequence[Task]) -> list[Task]:
+    """Tasks whose names contain one of the patterns; all for none. ValueError for a pattern that matches none."""
     for pattern in patterns:
         if not any(pattern in task.name for task in tasks):
             raise ValueError(f"no task {pattern!r}; there are: {', '.join(task.name for task in tasks)}")
