@@ -26,8 +26,8 @@ from perceiver_kit.registry import Recipe, find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
-# What make results, parity, bench, fuzz, coverage and mutations write.
-MEASURED = ("results", "parity", "benchmarks", "robustness", "coverage", "mutations")
+# Pages that `make results`, `parity`, `bench` and qa/ write.
+MEASURED = ("results", "parity", "benchmarks", "quality")
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 
