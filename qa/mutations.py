@@ -2,7 +2,7 @@
 
 The operators are cosmic-ray's (installed in .venv-qa, on the path of this script only). SAMPLE places are drawn with a
 seed, each with one operator. Every job has a copy of the repository; there the tests named after the mutated file run
-first, then COMMON. A failure, a broken import or a timeout kills the mutant.
+first, then COMMON and the examples in the file. A failure, a broken import or a timeout kills the mutant.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def core_files() -> list[str]:
 
 
 def matching_tests(file: str) -> list[str]:
-    """The examples of a file, the tests named after it or after its folder, and COMMON."""
+    """The tests named after a file or its folder, COMMON, and the file's own examples (last: importing it first fails)."""
     path = Path(file).relative_to("perceiver_kit")
     folder, tests = path.parent.name, ROOT / "tests"
     named = [*tests.glob(f"{folder or '.'}/test_{path.stem}*.py")]
     named += tests.glob(f"test_{folder.rstrip('s') or path.stem.partition('_')[0]}*.py")
-    return list(dict.fromkeys([file, *(str(path.relative_to(ROOT)) for path in sorted(named)), *COMMON]))
+    return list(dict.fromkeys([*(str(path.relative_to(ROOT)) for path in sorted(named)), *COMMON, file]))
 
 
 def annotations(text: str) -> list[range]:

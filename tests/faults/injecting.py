@@ -40,7 +40,7 @@ def injected(*, share: float = 1.0, least: int = 1) -> Callable:
             for case in range(max(least, round(CASES * share))):
                 try:
                     with tempfile.TemporaryDirectory() as folder, in_time(SECONDS):
-                        test(Random(f"{name} {case}"), Path(folder), *fixtures)
+                        test(Random(f"{name.partition('/')[2]} {case}"), Path(folder), *fixtures)
                         counts[name] += 1
                 except Exception as error:
                     error.add_note(f"case {case} of {name}")

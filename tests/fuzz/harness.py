@@ -39,7 +39,7 @@ def fuzzed(*, share: float = 1.0) -> Callable:
             for case in range(max(3, round(CASES * share))):
                 try:
                     with bounded():
-                        test(Random(f"{name} {case}"))
+                        test(Random(f"{name.partition('/')[2]} {case}"))
                 except BaseException as error:  # pytest's outcomes are no Exception
                     error.add_note(f"case {case} of {name}")
                     raise
