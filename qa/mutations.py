@@ -51,7 +51,7 @@ def core_files() -> list[str]:
 
 
 def matching_tests(file: str) -> list[str]:
-    """The tests named after a file or its folder, COMMON, and the file's own examples (last: importing it first fails)."""
+    """Tests named after a file or its folder, COMMON, then the file's examples (it cannot be imported first)."""
     path = Path(file).relative_to("perceiver_kit")
     folder, tests = path.parent.name, ROOT / "tests"
     named = [*tests.glob(f"{folder or '.'}/test_{path.stem}*.py")]
