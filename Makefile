@@ -1,22 +1,27 @@
-# One command for each chore; `make help` lists them. Every target makes the environment that it needs in .venv,
-# with nothing but python3 and pip, and remakes it when the list of dependencies changes.
+# One command for each chore; `make help` lists them. Every target makes the environment that it needs in .venv with
+# python3 and pip, and makes it again when the dependencies change.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Modules are compiled when they are first imported, not all of them while pip installs: a third of its time.
+# Modules are compiled when they are first imported: pip takes a third less time.
 INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
+
+# Tests and tutorials run in so many processes, each with one thread: models are small.
+JOBS   ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+XDIST  := -n $(JOBS) --dist worksteal
 
 # Two stamps, so that `make demo` in a fresh clone installs what the demo imports and no more.
 DEMO := $(VENV)/.installed-demo
 DEV  := $(VENV)/.installed-dev
+QA   := $(VENV)-qa/.installed
 
-# Notebooks run in a pytest of their own: it is given none of the options that are for modules. Lax: outputs may differ
-# from the committed ones, since other machines round differently; what must hold, the cells assert. One thread: their
-# models are small, and where a core is busy two threads wait for each other several times as long as they compute.
+# One pytest for each notebook, without the options that are for modules (xdist would split a notebook's cells). Lax:
+# outputs may differ from the committed ones, since machines round differently; the cells assert what must hold.
 NOTEBOOKS := $(sort $(wildcard tutorials/*.ipynb))
-NBVAL     := -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -31,8 +36,8 @@ demo: $(DEMO)  ## train a small model on a clip of video and sound, and show wha
 	$(BIN)/perceiver-kit demo
 
 test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
-	$(BIN)/python -m pytest
-	$(if $(NOTEBOOKS),OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(NOTEBOOKS))
+	$(PYTEST) $(XDIST)
+	printf '%s\n' $(NOTEBOOKS) | OMP_NUM_THREADS=1 xargs -n 1 -P $(JOBS) $(BIN)/python -m pytest $(NBVAL)
 
 check: $(DEV)  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -53,17 +58,17 @@ results: $(DEV)  ## train on real data, beside baselines, and write docs/results
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 	$(BIN)/python benchmarks/parity.py
 
-fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds of faults: docs/robustness.md (half an hour)
-	$(BIN)/python benchmarks/robustness.py
+fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds of faults (half an hour; CASES=100: less)
+	OMP_NUM_THREADS=1 $(BIN)/python -m qa.fuzz
 
-coverage: $(DEV)  ## run the tests with lines and branches counted in docs/coverage.md; below 95 % fails (thirteen minutes)
-	$(BIN)/python benchmarks/coverage_page.py
+coverage: $(DEV)  ## run the tests and count the lines and branches that they run; below 95 % fails (a quarter of an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m qa.coverage $(XDIST)
 
-mutations: $(DEV)  ## put mistakes into the package, one by one, and see a test fail (an hour; ONLY=words: some)
-	$(BIN)/python benchmarks/mutations.py $(if $(JOBS),--jobs $(JOBS)) $(ONLY)
+mutations: $(QA)  ## change the core files at 300 places, one at a time; a test should fail (at most an hour; SAMPLE=20: a trial)
+	PYTHONPATH=$(VENV)-qa $(BIN)/python -m qa.mutations --jobs $(JOBS) $(if $(SAMPLE),--sample $(SAMPLE))
 
 clean:  ## remove everything that make made, the environment included
-	rm -rf $(VENV) site build dist .coverage* htmlcov .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-qa site build dist .coverage* htmlcov .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing that venv makes: where it is missing, the environment is not whole and is made anew.
@@ -84,3 +89,8 @@ $(DEV): pyproject.toml constraints.txt requirements-dev.txt | $(BIN)/pip
 	@echo "Installing perceiver_kit and what its developers need into $(VENV) (about a minute)"
 	@$(INSTALL) -r requirements-dev.txt
 	@touch $(DEMO) $@
+
+# Only cosmic-ray and what it needs; torch and the tests' packages stay in $(VENV).
+$(QA): Makefile | $(DEV)
+	@$(INSTALL) --target $(VENV)-qa --upgrade cosmic-ray==8.7.0
+	@touch $@

@@ -26,6 +26,7 @@ from perceiver_kit.registry import find
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
+# Pages that `make results`, `parity`, `bench` and qa/ write.
 MEASURED = ("results", "parity", "benchmarks", "quality")
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 

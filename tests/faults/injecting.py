@@ -1,6 +1,6 @@
-"""What goes wrong around the kit, made to go wrong: counted, and each case a function of its number.
+"""Faults injected around the kit. A case is a function of its number.
 
-``FAULTS=1000`` is how many cases each test has, a few by default; ``make fuzz`` runs many and keeps the counts.
+``FAULTS=1000`` sets the number of cases of each test; ``make fuzz`` runs many.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -22,26 +21,26 @@ import torch
 
 import perceiver_kit as kit
 
+from ..counting import counts, name_of
 from ..fuzz.harness import in_time
 from .states import state
 
 CASES = int(os.environ.get("FAULTS", "2"))
 SECONDS = 120
 HERE = Path(__file__).parent
-counts: Counter[str] = Counter()
 
 
 def injected(*, share: float = 1.0, least: int = 1) -> Callable:
-    """A test over cases, ``share`` of the usual number; it is given the case's ``Random`` and an empty folder."""
+    """Run a test for each case, with its ``Random`` and an empty folder; ``share`` scales the number of cases."""
 
     def wrap(test: Callable) -> Callable:
-        name = f"{test.__module__.rpartition('.')[2].removeprefix('test_')}: {test.__name__.removeprefix('test_')}"
+        name = name_of(test)
 
         def every(*fixtures: Any) -> None:
             for case in range(max(least, round(CASES * share))):
                 try:
                     with tempfile.TemporaryDirectory() as folder, in_time(SECONDS):
-                        test(Random(f"{name} {case}"), Path(folder), *fixtures)
+                        test(Random(f"{name.partition('/')[2]} {case}"), Path(folder), *fixtures)
                         counts[name] += 1
                 except Exception as error:
                     error.add_note(f"case {case} of {name}")
@@ -53,8 +52,8 @@ def injected(*, share: float = 1.0, least: int = 1) -> Callable:
         def alone() -> None:
             every()
 
-        told = "saver" in test.__code__.co_varnames[: test.__code__.co_argcount]
-        wrapped = functools.wraps(test)(with_saver if told else alone)
+        takes_saver = "saver" in test.__code__.co_varnames[: test.__code__.co_argcount]
+        wrapped = functools.wraps(test)(with_saver if takes_saver else alone)
         del wrapped.__wrapped__  # pytest would look for a fixture called rng
         return wrapped
 
@@ -62,7 +61,7 @@ def injected(*, share: float = 1.0, least: int = 1) -> Callable:
 
 
 def which(directory: Path, states: int = 4) -> int:
-    """The number of the state that a directory holds, to the last bit; an AssertionError for any other content."""
+    """The number of the state that a directory holds bit for bit; any other content fails."""
     found = kit.load(directory).state_dict()
     for number in range(states):
         wanted = state(number).state_dict()
@@ -70,17 +69,17 @@ def which(directory: Path, states: int = 4) -> int:
             found[name].shape == tensor.shape and torch.equal(found[name], tensor) for name, tensor in wanted.items()
         ):
             return number
-    raise AssertionError(f"{directory} holds what was never saved")
+    raise AssertionError(f"{directory} holds a state that was never saved")
 
 
 def tidy(directory: Path) -> bool:
-    """Nothing is there but the two files."""
+    """Whether the directory holds the two files and nothing else."""
     return sorted(os.listdir(directory)) == ["config.json", "model.safetensors"]
 
 
 @contextlib.contextmanager
 def failing(call: str, nth: int, error: BaseException) -> Iterator[list[int]]:
-    """From the nth time on, a function of ``os`` raises instead."""
+    """From its nth call on, a function of ``os`` raises ``error``."""
     real, calls = getattr(os, call), [0]
 
     @functools.wraps(real)
@@ -98,14 +97,14 @@ def failing(call: str, nth: int, error: BaseException) -> Iterator[list[int]]:
 
 
 class Saver:
-    """A process that forks children which save, and kills them: ``saver.py``, told in lines of JSON."""
+    """A process that forks saving children and kills them: ``saver.py``, controlled by lines of JSON."""
 
-    def __init__(self, said: Path) -> None:
-        self.said = said
+    def __init__(self, stderr: Path) -> None:
+        self.stderr = stderr
 
     def __enter__(self) -> Saver:
         paths = os.pathsep.join([str(Path(kit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        with self.said.open("w") as errors:
+        with self.stderr.open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, HERE / "saver.py"],
                 stdin=subprocess.PIPE,
@@ -120,9 +119,9 @@ class Saver:
         with self.process:  # closes its pipes and waits for it
             self.process.stdin.close()  # type: ignore[union-attr]
 
-    def __call__(self, **told: Any) -> list[dict[str, Any]]:
-        """What each child did: how it ended, how often it saved, and errors of the kit that it met."""
-        print(json.dumps(told), file=self.process.stdin, flush=True)
+    def __call__(self, **command: Any) -> list[dict[str, Any]]:
+        """For each child: its exit code, its number of saves, and the kit's errors that it caught."""
+        print(json.dumps(command), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()  # type: ignore[union-attr]
-        assert answer, self.said.read_text()[-3000:]
+        assert answer, self.stderr.read_text()[-3000:]
         return json.loads(answer)

@@ -1,7 +1,7 @@
-"""Forks children that save states of a model over and over, as each line of standard input says (JSON); may kill them.
+"""Fork children that save states of a model repeatedly, as each line of JSON on standard input says; may kill them.
 
-Imports once and forks for each, since imports take longer than these saves. A child may give up being root, for whom
-a folder is never read-only.
+It imports once and forks for each command, since imports take longer than these saves. A child may drop root
+privileges: for root no folder is read-only.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ torch.set_num_threads(1)
 NOBODY = 65534
 
 
-def child(told: dict[str, Any], number: int, pipe: int) -> None:
-    """Save ``told["saves"]`` times, states at random, loading in between; report through the pipe."""
-    dice, directory, saves, errors = random.Random(f"{told['seed']} {number}"), Path(told["directory"]), 0, []
-    if told.get("nobody"):
+def child(command: dict[str, Any], number: int, pipe: int) -> None:
+    """Save ``command["saves"]`` times, random states, loading in between; report through the pipe."""
+    rng, directory, saves, errors = random.Random(f"{command['seed']} {number}"), Path(command["directory"]), 0, []
+    if command.get("nobody"):
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-    while saves < told["saves"]:
+    while saves < command["saves"]:
         try:
-            kit.save(state(dice.randrange(told["states"])), directory)
-            if told.get("loads"):
+            kit.save(state(rng.randrange(command["states"])), directory)
+            if command.get("loads"):
                 kit.load(directory)
         except kit.PerceiverKitError as error:
             errors.append(f"{type(error).__name__}: {error}")
@@ -44,23 +44,23 @@ def child(told: dict[str, Any], number: int, pipe: int) -> None:
     os.write(pipe, json.dumps({"saves": saves, "errors": errors[:5]}).encode())
 
 
-def run(told: dict[str, Any]) -> list[dict[str, Any]]:
+def run(command: dict[str, Any]) -> list[dict[str, Any]]:
     children = []
-    for number in range(told.get("children", 1)):
+    for number in range(command.get("children", 1)):
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                child(told, number, write)
+                child(command, number, write)
             except BaseException as error:
-                os.write(write, json.dumps({"saves": 0, "errors": [f"not of the family: {error!r}"]}).encode())
+                os.write(write, json.dumps({"saves": 0, "errors": [f"not an error of the kit: {error!r}"]}).encode())
                 os._exit(1)
             os._exit(0)
         os.close(write)
         children.append((pid, read))
-    if "kill_after" in told:
-        time.sleep(told["kill_after"])
-        for pid, _ in children[: told.get("killed", len(children))]:
+    if "kill_after" in command:
+        time.sleep(command["kill_after"])
+        for pid, _ in children[: command.get("killed", len(children))]:
             os.kill(pid, signal.SIGKILL)
     answers = []
     for pid, read in children:
@@ -73,7 +73,7 @@ def run(told: dict[str, Any]) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:  # imports all that is imported late, which nobody may not read
+    with tempfile.TemporaryDirectory() as folder:  # triggers late imports, which the unprivileged child may not read
         for number in range(4):
             kit.load(kit.save(state(number), folder))
     for line in sys.stdin:

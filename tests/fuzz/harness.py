@@ -1,7 +1,7 @@
-"""What every fuzzed case must do: end in a result or in one of the kit's errors, within bounded time and memory.
+"""Fuzz cases: each must end in a result or one of the kit's errors, within bounded time and memory.
 
-A case is a function of its test's name and its number, which a failure names. ``FUZZ=1000`` is how many each test
-has, a few by default; ``make fuzz`` runs tens of thousands and keeps the counts.
+A case is a function of its test's name and its number, which a failure names. ``FUZZ=1000`` sets the number of cases
+of each test; ``make fuzz`` runs tens of thousands.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ import functools
 import os
 import resource
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
 import perceiver_kit as kit
 
-CASES = int(os.environ.get("FUZZ", "40"))
-SECONDS, MEBIBYTES = 20, 2048
-counts: Counter[str] = Counter()
+from ..counting import counts, name_of
 
-# What breaks readers of JSON: huge numbers, NaN, surrogates, nulls, other people's keys and names.
+CASES = int(os.environ.get("FUZZ", "20"))
+SECONDS, MEBIBYTES = 20, 2048
+
+# Values that break JSON readers: huge numbers, NaN, surrogates, nulls, keys of the spec format.
 SCALARS = [None, True, False, -1, 0, 1, 2, 7, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, -(2**63)]
 SCALARS += [10**30, 10**400, "", "x", "\0", "\ud800", "__class__", "../x", "os.system", "inputs.Patches", "a" * 10_000]
 KEYS = ["tuple", "dict", "block", "arguments", "id", "same_as", "model", "recipe", "perceiver_kit", "", "__init__"]
 
 
 def fuzzed(*, share: float = 1.0) -> Callable:
-    """A test over cases, ``share`` of the usual number, each held to the bounds; it is given the case's ``Random``."""
+    """Run a test for each case, within the bounds, with its ``Random``; ``share`` scales the number of cases."""
 
     def wrap(test: Callable[[Random], None]) -> Callable[[], None]:
-        name = f"{test.__module__.rpartition('.')[2].removeprefix('test_')}: {test.__name__.removeprefix('test_')}"
+        name = name_of(test)
 
         @functools.wraps(test)
         def every() -> None:
             for case in range(max(3, round(CASES * share))):
                 try:
                     with bounded():
-                        test(Random(f"{name} {case}"))
-                except BaseException as error:  # pytest's own are no Exception
+                        test(Random(f"{name.partition('/')[2]} {case}"))
+                except BaseException as error:  # pytest's outcomes are no Exception
                     error.add_note(f"case {case} of {name}")
                     raise
                 counts[name] += 1
@@ -53,7 +53,7 @@ def fuzzed(*, share: float = 1.0) -> Callable:
 
 @contextlib.contextmanager
 def in_time(seconds: int) -> Iterator[None]:
-    """At most so many seconds: nothing waits for ever."""
+    """Fail after so many seconds."""
 
     def late(*_: Any) -> None:
         raise AssertionError(f"not done after {seconds} s")
@@ -69,7 +69,7 @@ def in_time(seconds: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """At most so many seconds, and so much memory above what the process has."""
+    """Limit the time, and the memory allocated above what the process has."""
     with open("/proc/self/statm", encoding="ascii") as file:
         pages = int(file.read().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -83,12 +83,12 @@ def bounded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def result_or_documented_error() -> Iterator[None]:
-    """What a user does wrong ends in an error of the family, with a message."""
+    """Allow a result, or an error of the kit with a message."""
     try:
         yield
     except kit.PerceiverKitError as error:
         if not str(error).strip():
-            raise AssertionError(f"{type(error).__name__} says nothing") from error
+            raise AssertionError(f"{type(error).__name__} has no message") from error
 
 
 def json_of_any_kind(rng: Random, depth: int = 3) -> Any:
@@ -102,10 +102,10 @@ def json_of_any_kind(rng: Random, depth: int = 3) -> Any:
 
 
 def damaged(rng: Random, content: bytes) -> bytes:
-    """A file as disks, networks and strangers leave it: cut, extended, bits flipped, pieces moved, or other bytes."""
+    """A damaged file: cut, extended, bits flipped, bytes overwritten, parts moved."""
     content = bytearray(content)
     for _ in range(rng.randint(1, 3)):
-        # Near the front half of the time: that is where headers are.
+        # Half of the time near the front, where headers are.
         place = rng.randint(0, min(len(content), 64) if rng.random() < 0.5 else len(content))
         match rng.choice(["cut", "flip", "fill", "insert", "move"]):
             case "cut":
@@ -123,7 +123,7 @@ def damaged(rng: Random, content: bytes) -> bytes:
 
 
 def edited(rng: Random, document: Any) -> Any:
-    """JSON with one to three of its values replaced, dropped, exchanged, or wrapped in many lists."""
+    """JSON with one to three values replaced, dropped or swapped; sometimes one wrapped in many lists."""
     for _ in range(rng.randint(1, 3)):
         places = [*_places(document)]
         if not places:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ..assemblies import assemblies
+from ..counting import counts, name_of
 
 MODELS = int(os.environ.get("MODELS", "12"))
-counts: Counter[str] = Counter()
 properties: list[Callable[..., None]] = []
 
 # No shrinking: it takes minutes for a model. Some properties apply to few models, hence no filter_too_much.
@@ -40,7 +39,7 @@ def holds(*, share: float = 1.0, **options: Any) -> Callable:
     """
 
     def wrap(test: Callable[..., None]) -> Callable[..., None]:
-        name = f"{test.__module__.rpartition('.')[2].removeprefix('test_')}: {test.__name__.removeprefix('test_')}"
+        name = name_of(test)
         strategies = {"case": assemblies(**options), "data": st.data()}
         arguments = {argument: strategies[argument] for argument in inspect.signature(test).parameters}
 

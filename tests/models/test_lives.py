@@ -20,9 +20,10 @@ from torch import Tensor
 import perceiver_kit as kit
 
 from ..assemblies import Assembly, assemblies
+from ..counting import counts
 from ..strategies import assert_close
 from .holding import loss
-from .properties import DOUBLE, MODELS, WHOLE, counts
+from .properties import DOUBLE, MODELS, WHOLE
 
 
 class Life(RuleBasedStateMachine):
@@ -169,7 +170,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "folder"):
             self.folder.cleanup()
-            counts["lives: steps_in_any_order"] += 1
+            counts["models/lives: steps_in_any_order"] += 1
 
 
 def test_a_models_state_is_its_weights() -> None:
