@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-# Fill and edge of each kind of box. Light fills with dark text are legible on white and black pages; edges are Okabe and
-# Ito's colours, and each box also names its kind.
+# Fill and edge of each kind of box. Light fills with dark text are legible on white and black pages; edges are Okabe
+# and Ito's colours, and each box also names its kind.
 COLOURS = {
     "model": ("#334155", "#334155"),
     "input": ("#dcecf7", "#0072b2"),
