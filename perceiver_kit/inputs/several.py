@@ -191,7 +191,7 @@ def _probabilities(name: str, value: Hide) -> tuple[float, float]:
         training, evaluation = value, float(value == 1)
     check_probability("Inputs: hide", **{name: training})
     if evaluation not in (0, 1):
-        raise AssemblyError(f"Inputs: hide: {name} in evaluation must be 0.0 or 1.0, got {evaluation!r}")
+        raise AssemblyError(f"Inputs: hide: {name} in evaluation is all or nothing, 0.0 or 1.0, got {evaluation!r}")
     return float(training), float(evaluation)
 
 

@@ -104,7 +104,7 @@ class Classify(Project):
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if grid != (1,):
-            raise InputError(f"output {name!r}: the grid of a class output must be (1,), got {grid}")
+            raise InputError(f"output {name!r} has classes from one row, grid (1,), got {grid}")
 
     def whole(self, rows: Float[Tensor, "b 1 c"], grid: Grid) -> Float[Tensor, "b c"]:
         return rearrange(rows, "b 1 c -> b c")

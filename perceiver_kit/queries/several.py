@@ -46,7 +46,7 @@ class Queries(Block):
             return own
         if query.reads is not None or not isinstance(size, tuple | list) or len(size) != len(own):
             raise InputError(
-                f"size of {name!r} must have as many axes as its grid {own}, got {size!r}"
+                f"size of {name!r} must be a grid like its own, {own}, got {size!r}"
                 + (f"; its query reads the rows of input {query.follows!r}" if query.reads else "")
             )
         if any(not isinstance(n, int) or n < 1 for n in size):
