@@ -1,4 +1,4 @@
-"""Look inside a model that runs: attention maps and hidden states by block name, through hooks, at no cost after."""
+"""Attention maps and hidden states by block name, through forward hooks that exist only inside the context."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -21,12 +21,12 @@ Captured = dict[str, list[Tensor]]
 
 @contextmanager
 def capture_attention(model: nn.Module, only: str | Sequence[str] | None = None) -> Iterator[Captured]:
-    """Exact attention maps of every block while the context lasts: ``{block name: [(b, heads, m, n), …]}``.
+    """Record the exact attention maps of every block inside the context: ``{block name: [(b, heads, m, n), …]}``.
 
-    A block that is called several times, as shared ones are, has a map for each call, in order; all chunks and
-    modalities of one ``decode`` are one map, joined along m. ``only`` picks blocks by name or pattern
-    (``"encoder.cross.*"``): maps are large, the published video's decoder has 804,737 × 784. Masked rows have weight
-    zero; dropout is left out.
+    A block that is called several times, such as a shared one, has one map per call, in order. The chunks and
+    modalities of one ``decode`` are joined along m into one map. ``only`` selects blocks by name or pattern
+    (``"encoder.cross.*"``): maps are large, 804,737 × 784 in the decoder of the published video model. Masked rows
+    have weight zero; dropout is not applied.
 
     >>> model = build("masked_lm", preset="tiny")
     >>> with capture_attention(model, only="encoder.*") as maps:
@@ -39,13 +39,13 @@ def capture_attention(model: nn.Module, only: str | Sequence[str] | None = None)
         return attention_map(attention, **arguments)
 
     blocks = {name: block.attention for name, block in _blocks(model, only).items()}
-    with _recording(model, blocks, record, joined_along=2) as maps:
+    with _recording(model, blocks, record, concat_dim=2) as maps:
         yield maps
 
 
 @contextmanager
 def capture_hidden(model: nn.Module, only: str | Sequence[str] | None = None) -> Iterator[Captured]:
-    """What every block gives while the context lasts: ``{block name: [(b, m, d), …]}``, as ``capture_attention``.
+    """Record the output of every block inside the context: ``{block name: [(b, m, d), …]}``; see ``capture_attention``.
 
     >>> model = build("masked_lm", preset="tiny")
     >>> with capture_hidden(model) as states:
@@ -53,7 +53,7 @@ def capture_hidden(model: nn.Module, only: str | Sequence[str] | None = None) ->
     >>> states["encoder.transformer.1"][0].shape
     torch.Size([2, 32, 128])
     """
-    with _recording(model, _blocks(model, only), lambda block, arguments, output: output, joined_along=1) as states:
+    with _recording(model, _blocks(model, only), lambda block, arguments, output: output, concat_dim=1) as states:
         yield states
 
 
@@ -63,15 +63,13 @@ def attention_map(
     keys: Float[Tensor, "b n ck"],
     mask: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b heads m n"]:
-    """The weights with which queries read rows, by the plain formula; zeros where nothing may be read."""
-    q, k = (
-        rearrange(rows, "b n (heads c) -> b heads n c", heads=attention.heads)
-        for rows in (attention.query(queries), attention.key(keys))
-    )
-    scores = attention.scale * (q @ k.mT)
+    """softmax(scale · q kᵀ); zeros where the mask is False."""
+    q = rearrange(attention.query(queries), "b m (heads c) -> b heads m c", heads=attention.heads)
+    k = rearrange(attention.key(keys), "b n (heads c) -> b heads n c", heads=attention.heads)
+    scores = attention.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
     if mask is None:
         return scores.softmax(-1)
-    allowed = mask[:, None, None, :]
+    allowed = rearrange(mask, "b n -> b 1 1 n")
     weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
     return torch.where(allowed, weights, 0)
 
@@ -87,7 +85,7 @@ def _blocks(model: nn.Module, only: str | Sequence[str] | None) -> dict[str, Any
     patterns = [only] if isinstance(only, str) else [*only]
     for pattern in patterns:
         if not fnmatch.filter(blocks, pattern):
-            raise UnknownName(f"only names {pattern!r}, which no block is called; {nearest(pattern, blocks)}")
+            raise UnknownName(f"only: no block matches {pattern!r}; {nearest(pattern, blocks)}")
     return {name: block for name, block in blocks.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
 
 
@@ -97,28 +95,28 @@ def _recording(
     blocks: dict[str, nn.Module],
     record: Callable[[Any, dict[str, Any], Tensor], Tensor],
     *,
-    joined_along: int,
+    concat_dim: int,
 ) -> Iterator[Captured]:
     captured: Captured = {name: [] for name in blocks}
     decoding: dict[str, list[Tensor]] | None = None
 
     def hook(name: str) -> Callable:
-        def keep(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        def append(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
             arguments = dict(zip(("queries", "keys", "mask"), args, strict=False)) | kwargs
             with torch.no_grad():
                 value = record(block, arguments, output).detach()
             (captured[name] if decoding is None else decoding.setdefault(name, [])).append(value)
 
-        return keep
+        return append
 
-    def joining(*args: Any, **kwargs: Any) -> Any:
+    def decode_and_join(*args: Any, **kwargs: Any) -> Any:
         nonlocal decoding
         decoding = {}
         try:
             assert decode is not None
             result = decode(*args, **kwargs)
             for name, parts in decoding.items():
-                captured[name].append(torch.cat(parts, dim=joined_along))
+                captured[name].append(torch.cat(parts, dim=concat_dim))
             return result
         finally:
             decoding = None
@@ -127,7 +125,7 @@ def _recording(
     decode = getattr(model, "decode", None)
     outer = model.__dict__.get("decode")  # another capture around this one
     if decode is not None:
-        model.decode = joining  # type: ignore[assignment]
+        model.decode = decode_and_join  # type: ignore[assignment]
     try:
         yield captured
     finally:

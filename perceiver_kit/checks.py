@@ -1,4 +1,4 @@
-"""Refuse bad arguments and tensors before work starts, in words that say what to do."""
+"""Checks of arguments and tensors. Each error names the argument, what was expected and what was passed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from .errors import AssemblyError, InputError, nearest
 
 MAX_SIZE = 2**31 - 1
-"""No width, length or number of things is larger: a file that says so is damaged, or means harm."""
+"""The largest width, length or count: a file that declares more is damaged or malicious."""
 
 
 def check_positive(owner: str, *, least: int = 1, most: int = MAX_SIZE, **numbers: int) -> None:
-    """Every number is an int from ``least`` to ``most``; else an AssemblyError that names it.
+    """Raise AssemblyError unless every number is an int from ``least`` to ``most``.
 
     >>> check_positive("Encoder", num_latents=0)
     Traceback (most recent call last):
@@ -30,13 +30,13 @@ def check_positive(owner: str, *, least: int = 1, most: int = MAX_SIZE, **number
 
 
 def check_elements(owner: str, *sizes: int) -> None:
-    """A parameter of these sizes has at most 2⁴⁰ elements, which no machine's memory holds; else an AssemblyError."""
+    """Raise AssemblyError for a parameter of more than 2⁴⁰ elements, which exceeds any machine's memory."""
     if math.prod(sizes) > 2**40:
         raise AssemblyError(f"{owner}: a parameter of {sizes} would have more than 2^40 elements")
 
 
 def check_sizes(owner: str, name: str, sizes: object) -> tuple[int, ...]:
-    """A tuple of positive ints (a list, as JSON has it, will do), or an AssemblyError."""
+    """A tuple of positive ints, from a tuple or a list (as JSON has it); else an AssemblyError."""
     if not isinstance(sizes, list | tuple) or not sizes:
         raise AssemblyError(f"{owner}: {name} must be a tuple of positive ints, one per axis, got {short(sizes)}")
     for size in sizes:
@@ -59,41 +59,41 @@ def check_image_size(owner: str, image_size: int | tuple[int, int]) -> tuple[int
 
 
 def check_probability(owner: str, /, **numbers: float) -> None:
-    """Every number is in [0, 1]; else an AssemblyError that names it."""
+    """Raise AssemblyError unless every number is in [0, 1]."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
             raise AssemblyError(f"{owner}: {name} must be a number in [0, 1], got {short(number)}")
 
 
 def check_number(owner: str, *, above: float | None = None, **numbers: float) -> None:
-    """Every number is finite and at least 0, or above ``above``; else an AssemblyError that names it.
+    """Raise AssemblyError unless every number is finite and at least 0, or above ``above``.
 
     >>> check_number("Training", rate=float("nan"))
     Traceback (most recent call last):
     perceiver_kit.errors.AssemblyError: Training: rate must be a finite number of at least 0, got nan
     """
     for name, number in numbers.items():
-        right = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-        if not right or number < 0 or (above is not None and number <= above):
+        valid = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+        if not valid or number < 0 or (above is not None and number <= above):
             bound = "of at least 0" if above is None else f"above {above:g}"
             raise AssemblyError(f"{owner}: {name} must be a finite number {bound}, got {short(number)}")
 
 
 def check_seed(owner: str, seed: int) -> None:
-    """An int of 64 bits with a sign, as PyTorch takes it; else an AssemblyError."""
+    """Raise AssemblyError unless the seed is a signed 64-bit int, as PyTorch takes it."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
         raise AssemblyError(f"{owner}: seed must be an int from -2**63 to 2**63 - 1, got {short(seed)}")
 
 
 def check_choice(owner: str, name: str, value: object, choices: Collection[str]) -> None:
-    """The value is one of the choices; else an AssemblyError with the nearest one."""
+    """Raise AssemblyError, with the nearest choice, unless the value is one of the choices."""
     if value not in choices:
         raise AssemblyError(f"{owner}: {name} is {value!r}; {nearest(value, choices)}")
 
 
 @contextmanager
 def writing(owner: str, path: object) -> Iterator[None]:
-    """What the system says against writing a file here becomes an InputError that names it."""
+    """Turn an OSError while writing a file into an InputError that names the file."""
     try:
         yield
     except (OSError, UnicodeError) as error:
@@ -101,20 +101,20 @@ def writing(owner: str, path: object) -> Iterator[None]:
 
 
 def short(value: object) -> str:
-    """A value as an error shows it: no more than a line of it.
+    """The repr of a value, cut to one line, for an error message.
 
     >>> short("x" * 500)[-12:]
     "xxxxxxxxxx…'"
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+    except (ValueError, RecursionError):  # thousands of digits or of nested brackets
         return f"a very large {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:118]}…{text[-1]}"
 
 
 def describe_value(value: object) -> str:
-    """What came, for an error: dtype and shape of a tensor, the type of anything else.
+    """A value in an error message: dtype and shape of a tensor, the type of anything else.
 
     >>> describe_value(torch.zeros(2, 3))
     'float32 (2, 3)'
@@ -125,7 +125,7 @@ def describe_value(value: object) -> str:
 
 
 def check_finite(value: Tensor, name: str, *, hint: str = "") -> None:
-    """No NaN and no infinity; else an InputError that says how many and where the first is.
+    """Raise InputError for NaN or infinity, with their number and the first index.
 
     >>> check_finite(torch.tensor([[0.0, 1.0], [float("nan"), 2.0]]), "sound")
     Traceback (most recent call last):
@@ -135,12 +135,12 @@ def check_finite(value: Tensor, name: str, *, hint: str = "") -> None:
         return
     nan = value.isnan()
     first = tuple((~value.isfinite()).nonzero()[0].tolist())
-    came = f"{int(nan.sum())} NaN and {int((~value.isfinite() & ~nan).sum())} infinite of {value.numel()} values"
-    raise InputError(f"{name} must be finite, got {came}, the first at {first}{f'; {hint}' if hint else ''}")
+    got = f"{int(nan.sum())} NaN and {int((~value.isfinite() & ~nan).sum())} infinite of {value.numel()} values"
+    raise InputError(f"{name} must be finite, got {got}, the first at {first}{f'; {hint}' if hint else ''}")
 
 
 def check_tensor(value: object, name: str, axes: str, *, kind: str = "float", hint: str = "") -> None:
-    """A tensor of the kind ("float", "int64" or "bool") with these axes: letters for any size, numbers for one.
+    """Raise InputError unless ``value`` is a tensor of this kind and axes: a letter is any size, a number that size.
 
     >>> check_tensor(torch.zeros(2, 1, 8, 8), "image", "b 3 h w")
     Traceback (most recent call last):

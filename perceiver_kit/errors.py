@@ -1,4 +1,4 @@
-"""Everything a user can do wrong ends in one of this family, and each says what to do about it."""
+"""The exceptions of the kit. Each message names the argument, what was expected, what was passed, and a hint."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from difflib import get_close_matches
 
 
 class PerceiverKitError(ValueError):
-    """The family: ``except PerceiverKitError`` catches every mistake that the kit reports."""
+    """Base class: ``except PerceiverKitError`` catches every error that the kit raises."""
 
 
 class InputError(PerceiverKitError):
-    """A tensor, mask, index or file given to a model or a transform is not what it reads."""
+    """A tensor, mask, index or file that a model or a transform cannot read."""
 
 
 class AssemblyError(PerceiverKitError):
-    """Blocks that do not fit together, or a block or recipe made with wrong arguments."""
+    """Blocks that do not fit together, or wrong arguments of a block or recipe."""
 
 
 class UnknownName(PerceiverKitError):
@@ -23,11 +23,11 @@ class UnknownName(PerceiverKitError):
 
 
 class CheckpointError(PerceiverKitError):
-    """A checkpoint that is missing, damaged, not of this model, or cannot be written."""
+    """A checkpoint that is missing, damaged, of another model, or cannot be written."""
 
 
 class TrainingError(PerceiverKitError):
-    """A training that cannot go on: a data worker that died, weights that are NaN. Its last checkpoint is whole."""
+    """Training that cannot continue, such as after a dead data worker or NaN weights. The last checkpoint is intact."""
 
 
 class MissingPackage(PerceiverKitError, ImportError):
@@ -35,7 +35,7 @@ class MissingPackage(PerceiverKitError, ImportError):
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The hint that ends an error about a wrong name: the nearest right one and all that there are.
+    """The hint for an unknown name: the nearest known name, and all of them.
 
     >>> nearest("imgae", ["audio", "image"])
     "did you mean 'image'? There are: audio, image"

@@ -1,7 +1,7 @@
-"""How weights start. Linear weights by their fan-in, as the original does; everything looked up at 0.02.
+"""Initial weights: linear layers by fan-in, as in the original code; tables of embeddings at deviation 0.02.
 
 Fan-in scaling trains far better from scratch than a fixed 0.02 for everything: a small pixel Perceiver on 4,000
-digits reached 90 % against 31 % held out in equal time.
+digits reached 90 % held-out accuracy against 31 % in equal time.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange, repeat
 from torch import nn
 
 from .checks import check_elements
 
-# The standard deviation of a standard normal cut at ±2, by which samples are divided to have the wanted one.
+# Standard deviation of a standard normal truncated at ±2.
 _TRUNCATED = 0.87962566103423978
 
 
 def linear(in_channels: int, out_channels: int) -> nn.Linear:
-    """A linear layer with weights from a normal of variance 1 / fan-in, cut at two deviations, and zero biases."""
+    """A linear layer with truncated-normal weights of variance 1 / fan-in and zero biases."""
     check_elements("linear layer", in_channels, out_channels)
     layer: nn.Linear = nn.utils.skip_init(  # type: ignore[assignment]
         nn.Linear, in_channels, out_channels, device=torch.get_default_device()
@@ -29,23 +30,23 @@ def linear(in_channels: int, out_channels: int) -> nn.Linear:
 
 
 def scale_by_fan_in(weight: torch.Tensor) -> None:
-    """Fill a weight (out, in, …) from a cut normal of variance 1 / fan-in."""
-    _cut_normal(weight, math.sqrt(1 / weight[0].numel()) / _TRUNCATED)
+    """Fill a weight (out, in, …) from a truncated normal of variance 1 / fan-in."""
+    _truncated_normal(weight, math.sqrt(1 / weight[0].numel()) / _TRUNCATED)
 
 
 def learned(*shape: int, deviation: float = 0.02) -> nn.Parameter:
-    """A looked-up parameter (latents, positions, queries, tokens): a normal of ``deviation``, cut at two of them."""
+    """A learned table (latents, positions, queries, tokens): a normal of ``deviation``, truncated at two of them."""
     check_elements("learned parameter", *shape)
     parameter = nn.Parameter(torch.empty(shape))
-    _cut_normal(parameter, deviation)
+    _truncated_normal(parameter, deviation)
     return parameter
 
 
 def sines(grid: tuple[int, ...], channels: int, *, deviation: float = 0.02) -> nn.Parameter:
-    """A looked-up parameter for each place of a grid, (places, channels): sines and cosines along each axis.
+    """A learned table (positions, channels) that starts as sines and cosines along each axis of a grid.
 
-    Their frequencies fall evenly in logarithm, from half a wave a step to half a wave an axis. Places near each other
-    start alike, and a step along an axis starts as the same linear map everywhere.
+    Frequencies are spaced logarithmically, from half a period per step to half a period per axis. Neighbouring
+    positions start similar, and a step along an axis is the same linear map everywhere.
 
     >>> sines((28, 28), 64).shape
     torch.Size([784, 64])
@@ -55,19 +56,28 @@ def sines(grid: tuple[int, ...], channels: int, *, deviation: float = 0.02) -> n
     for axis, size in enumerate(grid):
         steps = torch.arange(size, dtype=torch.float32)[:, None]
         phases = steps * torch.logspace(0, -math.log10(max(size, 2)), waves, dtype=torch.float32) * math.pi
-        shape = [size if other == axis else 1 for other in range(len(grid))]
-        both = torch.stack([phases.sin(), phases.cos()], dim=-1)
-        columns.append(both.view(*shape, waves, 2).expand(*grid, -1, -1))
-    # Axes take turns, so that where the channels end before the waves do, every axis has lost the same.
-    table = torch.stack(columns, dim=-2).flatten(len(grid))[..., :channels].flatten(0, -2)
+        columns.append(spread(torch.stack([phases.sin(), phases.cos()], dim=-1), axis, grid))
+    # Axes alternate along the channels, so that cutting to ``channels`` takes equally from each.
+    table = rearrange(columns, "axes ... waves pair -> (...) (waves axes pair)")[:, :channels]
     return nn.Parameter((table * (deviation * math.sqrt(2))).to(torch.get_default_dtype()))
 
 
+def spread(table: torch.Tensor, axis: int, grid: tuple[int, ...]) -> torch.Tensor:
+    """The table of one axis, (size, …), repeated over the other axes of a grid, without a copy.
+
+    >>> spread(torch.zeros(4, 8), 1, (3, 4)).shape
+    torch.Size([3, 4, 8])
+    """
+    names = [f"n{i}" for i in range(len(grid))]
+    others = {name: size for i, (name, size) in enumerate(zip(names, grid, strict=True)) if i != axis}
+    return repeat(table, f"{names[axis]} ... -> {' '.join(names)} ...", **others)
+
+
 @torch.no_grad()
-def _cut_normal(tensor: torch.Tensor, deviation: float) -> None:
-    # Through the inverse of the distribution: ten times quicker than torch's rejection, which takes half a minute
+def _truncated_normal(tensor: torch.Tensor, deviation: float) -> None:
+    # By the inverse distribution function: ten times faster than torch's rejection sampling, which takes half a minute
     # for the 200 million weights of the language models.
     if tensor.is_meta:
-        return  # nothing to fill, and each step in Python would take its time
+        return
     edge = math.erf(math.sqrt(2))
     tensor.uniform_(-edge, edge).erfinv_().mul_(deviation * math.sqrt(2))

@@ -1,4 +1,4 @@
-"""Modules by modality. Names are the user's: any non-empty string, always in alphabetical order."""
+"""Modules by modality. A name is any non-empty string; the order is always alphabetical."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import AssemblyError, UnknownName, nearest
 
 
 class ByModality(nn.Module):
-    """Modules under modality names, which ``nn.ModuleDict`` would refuse when they are ``type`` or have a dot.
+    """Modules by name, for names that ``nn.ModuleDict`` refuses: ``type``, ``items``, or any with a dot.
 
     >>> [*ByModality({"type": nn.Identity(), "a.b": nn.Identity()})]
     ['a.b', 'type']
@@ -24,10 +24,10 @@ class ByModality(nn.Module):
         for name in self.names:
             self.add_module(_key(name), modules[name])
 
-    def __getitem__(self, name: str) -> Any:  # of the kind that its owner put in
+    def __getitem__(self, name: str) -> Any:
         if name not in self.names:
             raise UnknownName(f"no modality {name!r}; {nearest(name, self.names)}")
-        return self._modules[_key(name)]
+        return getattr(self, _key(name))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -43,13 +43,13 @@ _RESERVED = frozenset(dir(ByModality({})))
 
 
 def _key(name: str) -> str:
-    """A legal attribute name, the modality's own wherever that is one; no two names share a key."""
+    """A legal attribute name: the modality's own if it is one. No two names share a key."""
     key = name.replace("%", "%25").replace(".", "%2E")
     return f"%{key}" if key in _RESERVED else key
 
 
 def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str, Block]) -> dict[str, Block]:
-    """Blocks given as one mapping or as keywords, as one dict; AssemblyError for none, or for what is not a block."""
+    """Merge blocks given as a mapping and as keywords; AssemblyError if there are none or one has the wrong type."""
     if blocks is not None and not isinstance(blocks, Mapping):
         raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got a {type(blocks).__name__}")
     merged = {**(blocks or {}), **named}
@@ -68,7 +68,7 @@ def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str,
 
 
 def check_names(argument: str, got: Iterable[str], known: Iterable[str]) -> None:
-    """Every key of a mapping argument is a modality; else UnknownName with the nearest one."""
+    """Raise UnknownName, with the nearest modality, for a key of a mapping argument that is none."""
     known = [*known]
     for name in got:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Where a row is: coordinates of a grid, and their features. Concatenated or added by whoever asks for them."""
+"""Position features: coordinates on a grid as sines and cosines, or as learned rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor
 
 from .block import Block, undefined
 from .checks import check_choice, check_positive, check_sizes
 from .errors import AssemblyError, InputError
-from .initialisation import learned, linear, sines
+from .initialisation import learned, linear, sines, spread
 from .registry import register
 from .tokens import Grid
 
@@ -25,8 +25,8 @@ Start = Literal["normal", "sines"]
 def axis_coordinates(size: int, ends: Ends, device: torch.device | None = None) -> Float[Tensor, "size"]:
     """Coordinates of one axis in [-1, 1], in float32.
 
-    ``"both"`` puts rows on both ends, -1 + 2·i / (n - 1); ``"half_open"`` leaves the right end out, -1 + 2·i / n.
-    The references use the first for a full grid and the second for rows picked out of one.
+    ``"both"`` includes both ends, -1 + 2·i / (n - 1); ``"half_open"`` excludes the right end, -1 + 2·i / n.
+    The reference code uses the first for a full grid and the second for rows selected from one.
 
     >>> axis_coordinates(4, "half_open")
     tensor([-1.0000, -0.5000,  0.0000,  0.5000])
@@ -34,28 +34,28 @@ def axis_coordinates(size: int, ends: Ends, device: torch.device | None = None) 
     if ends == "both" and not torch.compiler.is_compiling():
         return torch.linspace(-1, 1, size, dtype=torch.float32, device=device)
     if ends == "both":
-        # The same to rounding; linspace would fix the size of a graph, which may be open.
-        place = torch.arange(size, dtype=torch.float32, device=device)
+        # Equal up to rounding; linspace would specialise the graph to one size.
+        index = torch.arange(size, dtype=torch.float32, device=device)
         step = 2 / max(size - 1, 1)
-        return torch.where(place < size / 2, step * place - 1, 1 - step * (size - 1 - place))
+        return torch.where(index < size / 2, step * index - 1, 1 - step * (size - 1 - index))
     return -1 + 2 * torch.arange(size, dtype=torch.float32, device=device) / size
 
 
 def unravel(index: Tensor, grid: Grid) -> list[Tensor]:
-    """Flat row-major indices as one index for each axis of the grid.
+    """Flat row-major indices → one index per axis of the grid.
 
     >>> unravel(torch.tensor([5]), (2, 3))
     [tensor([1]), tensor([2])]
     """
-    places = []
+    indices = []
     for size in reversed(grid):
-        places.append(index % size)
+        indices.append(index % size)
         index = index // size
-    return places[::-1]
+    return indices[::-1]
 
 
 class Positions(Block):
-    """Base of position features: rows of width ``channels`` for a grid, or for some of its flat indices."""
+    """Base of position features: rows of ``channels`` for a whole grid, or for some of its flat indices."""
 
     channels: int
 
@@ -65,7 +65,7 @@ class Positions(Block):
 
 
 def check_positions(owner: str, positions: object) -> None:
-    """The value is a block of positions; else an AssemblyError that says what came."""
+    """Raise AssemblyError unless ``positions`` is a Positions block."""
     if not isinstance(positions, Positions):
         raise AssemblyError(f"{owner}: positions must be a block of positions, got a {type(positions).__name__}")
 
@@ -74,9 +74,9 @@ def check_positions(owner: str, positions: object) -> None:
 class Fourier(Positions):
     """Sines and cosines of each coordinate at ``bands`` frequencies, from 1 up to half of the resolution.
 
-    Columns are the coordinates, then all sines, then all cosines, axis by axis. Any grid with as many axes will do:
-    coordinates run over [-1, 1] whatever its size. Computed in float32 (bfloat16 coordinates would destroy the high
-    bands), from one small table an axis, so that a chunk of rows costs a look-up and nothing is kept.
+    Columns are the coordinates, then all sines, then all cosines, axis by axis. Any grid with the same number of axes
+    works: its coordinates span [-1, 1]. Features are computed in float32 (bfloat16 coordinates would destroy the high
+    bands) from one small table per axis, so a chunk of rows costs a look-up and nothing is cached.
 
     Source: Perceiver (Jaegle et al. 2021), section 3.2.
 
@@ -107,22 +107,22 @@ class Fourier(Positions):
         device = index.device if index is not None else device
         axes = [axis_coordinates(size, self.ends, device) for size in grid]
         if index is None:
-            columns = [_spread(table, axis, grid) for group in self._tables(axes) for axis, table in enumerate(group)]
-            return torch.cat(columns, dim=-1).flatten(0, -2)
-        places = unravel(index, grid)
-        # Of an axis that is longer than the rows asked for, only what they need: chunks of it would else each make a
-        # table of all of it. In a graph the number of rows may be open and must decide nothing.
+            columns = [spread(table, axis, grid) for group in self._tables(axes) for axis, table in enumerate(group)]
+            return rearrange(torch.cat(columns, dim=-1), "... c -> (...) c")
+        indices = unravel(index, grid)
+        # Select coordinates before the sines on axes longer than the index: a chunk must not compute the whole table.
+        # In a graph the number of rows may be dynamic, so it decides nothing.
         long = [torch.compiler.is_compiling() or size > index.shape[-1] for size in grid]
-        axes = [axis[place] if alone else axis for axis, place, alone in zip(axes, places, long, strict=True)]
+        axes = [axis[chosen] if first else axis for axis, chosen, first in zip(axes, indices, long, strict=True)]
         columns = [
-            table if alone else table[place]
+            table if first else table[chosen]
             for group in self._tables(axes)
-            for table, place, alone in zip(group, places, long, strict=True)
+            for table, chosen, first in zip(group, indices, long, strict=True)
         ]
         return torch.cat(columns, dim=-1)
 
     def _tables(self, axes: list[Float[Tensor, "..."]]) -> list[list[Float[Tensor, "..."]]]:
-        """Features of some coordinates of each axis: themselves, their sines, their cosines."""
+        """Coordinates, sines and cosines of each axis."""
         phases = [
             math.pi * (axis[..., None] * _frequencies(resolution, self.bands, axis.device))
             for axis, resolution in zip(axes, self.max_resolution, strict=True)
@@ -135,26 +135,19 @@ class Fourier(Positions):
 
 
 def _frequencies(resolution: int, bands: int, device: torch.device | None) -> Float[Tensor, "bands"]:
-    # float32 whatever the default, which training in bfloat16 changes.
+    # float32 explicitly: training in bfloat16 changes the default.
     return torch.linspace(1.0, resolution / 2, bands, dtype=torch.float32, device=device)
-
-
-def _spread(table: Float[Tensor, "size c"], axis: int, grid: Grid) -> Tensor:
-    """One axis' table over the whole grid, without a copy."""
-    shape = [1] * len(grid) + [table.shape[-1]]
-    shape[axis] = grid[axis]
-    return table.view(shape).expand(*grid, -1)
 
 
 @register("positions")
 class Learned(Positions):
-    """One learned row for every place of a grid.
+    """One learned row per position of a grid.
 
-    A smaller grid of one axis takes the first rows, as a shorter text does. With ``interpolate=True`` any grid of as
-    many axes is resampled from the table (linear in one axis, bicubic in two, trilinear in three).
-    With ``start="sines"`` the rows start as sines and cosines of the place instead of independent numbers, so that
-    what is learned at one place holds for others; small models then need far fewer steps.
-    ``deviation`` is that of the sines, or of the normal before it is cut at two deviations.
+    A shorter one-axis grid takes the first rows, as a shorter text does. With ``interpolate=True`` the table is
+    resampled to any grid with the same number of axes (linear for one, bicubic for two, trilinear for three).
+    ``start="sines"`` initialises the rows as sines and cosines of the position instead of independent numbers, so what
+    is learned at one position transfers to others; small models then need far fewer steps.
+    ``deviation`` is the standard deviation of the sines, or of the normal before truncation at two deviations.
 
     >>> Learned((2048,), 768)((100,)).shape
     torch.Size([100, 768])
@@ -176,7 +169,7 @@ class Learned(Positions):
         self.grid = check_sizes("Learned", "grid", grid)
         check_positive("Learned", channels=channels)
         if interpolate and len(grid) > len(self._MODES):
-            raise AssemblyError(f"Learned: interpolate works for up to three axes, got grid {self.grid}")
+            raise AssemblyError(f"Learned: interpolate supports up to three axes, got grid {self.grid}")
         if isinstance(deviation, bool) or not isinstance(deviation, int | float) or not 0 < deviation < math.inf:
             raise AssemblyError(f"Learned: deviation must be a positive number, got {deviation!r}")
         self.channels, self.interpolate = channels, interpolate
@@ -190,14 +183,15 @@ class Learned(Positions):
         return rows if index is None else rows[index]
 
     def _resized(self, grid: Grid) -> Float[Tensor, "n c"]:
-        # A size that an exported graph leaves open is never just this one: resampling gives it the same rows.
+        # A dynamic size in an exported graph never equals this one; resampling to the same size gives the same rows.
         if all(isinstance(size, int) for size in grid) and grid == self.grid:
             return self.table
         if len(grid) == len(self.grid) and self.interpolate:
-            table = rearrange(self.table, "n c -> 1 c n").unflatten(-1, self.grid)
+            [table] = unpack(self.table, [self.grid], "* c")
+            table = rearrange(table, "... c -> 1 c ...")
             mode = self._MODES[len(grid) - 1]
             resized = F.interpolate(table, size=grid, mode=mode, align_corners=False)
-            return rearrange(resized.flatten(2), "1 c n -> n c")
+            return rearrange(resized, "1 c ... -> (...) c")
         if len(grid) == len(self.grid) == 1 and grid[0] <= self.grid[0]:
             return self.table[: grid[0]]
         hint = "at most as many" if len(self.grid) == 1 else "just these (interpolate=True allows any)"
@@ -206,7 +200,7 @@ class Learned(Positions):
 
 @register("positions")
 class Projected(Positions):
-    """Positions of any kind through a learned linear layer to ``channels``.
+    """Positions of any kind, then a linear layer to ``channels``.
 
     >>> Projected(Fourier(bands=8, max_resolution=(16,)), 32)((16,)).shape
     torch.Size([16, 32])

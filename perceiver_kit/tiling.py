@@ -1,4 +1,4 @@
-"""Images of any size through a model that was trained on one: overlapping tiles, blended."""
+"""Images of any size through a model of one size: overlapping tiles, blended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -25,10 +26,10 @@ from .registry import register
 class Tiled(PerceiverIO):
     """A PerceiverIO with one image-like input (b, …, h, w) and one output (b, c, h, w) of the same height and width.
 
-    An input as large as ``tile`` is one forward. A larger one is cut into tiles that overlap by at least
-    ``min_overlap``, the last of each row and column flush with the edge; where they overlap, results are averaged
-    with weights that fall off to a tile's edges, min(i + 1, size - i). A smaller one is padded with rows that
-    nothing reads, and cropped. ``encode`` and ``decode`` know nothing of tiles.
+    An input of size ``tile`` takes one forward pass. A larger one is cut into tiles that overlap by at least
+    ``min_overlap``, the last in each row and column flush with the edge; overlapping results are averaged with
+    weights that decrease towards a tile's edges, min(i + 1, size - i). A smaller one is padded with masked rows, and
+    the result is cropped. ``encode`` and ``decode`` do not tile.
 
     Source: deepmind-research/perceiver, colabs/optical_flow.ipynb.
 
@@ -54,7 +55,9 @@ class Tiled(PerceiverIO):
         if len(self.tile) != 2 or min_overlap >= min(self.tile):
             raise AssemblyError(f"Tiled: tile is (height, width), both above min_overlap, got {tile} and {min_overlap}")
         if len(inputs.blocks) != 1 or len(outputs.blocks) != 1:
-            raise AssemblyError("Tiled: there must be one input and one output")
+            raise AssemblyError(
+                f"Tiled: expected one input and one output, got {len(inputs.blocks)} and {len(outputs.blocks)}"
+            )
 
     def forward(
         self,
@@ -66,19 +69,19 @@ class Tiled(PerceiverIO):
         chunk: int | None = None,
         size: Sizes | None = None,
     ) -> dict[str, Tensor]:
-        """The output at the input's own height and width; ``at`` and ``size`` only for an input of one tile."""
+        """The output at the input's height and width; ``at`` and ``size`` only for an input of one tile."""
         name = next(iter(self.inputs.blocks))
         raw = inputs.get(name) if isinstance(inputs, Mapping) else inputs
         if not isinstance(raw, Tensor) or raw.ndim < 3 or tuple(raw.shape[-2:]) == self.tile or 0 in raw.shape:
             return super().forward(inputs, mask=mask, hidden=hidden, at=at, chunk=chunk, size=size)
         if at is not None or size is not None or hidden is not None:
             raise InputError(
-                f"at, size and hidden are for inputs of one tile {self.tile}, got {name} {tuple(raw.shape)}: "
-                "decode it whole"
+                f"at, size and hidden need an input of one tile {self.tile}, got {name} {tuple(raw.shape)}; "
+                "leave them out"
             )
         height, width = raw.shape[-2:]
         keep = self._keep(mask, name, raw)
-        # A tile's worth at least; what is added is zero, as outside any image, and never read.
+        # Pad to at least one tile, with masked zeros.
         below, right = max(0, self.tile[0] - height), max(0, self.tile[1] - width)
         if below or right:
             keep = raw.new_ones(raw.shape[0], height, width, dtype=torch.bool) if keep is None else keep
@@ -96,7 +99,7 @@ class Tiled(PerceiverIO):
 
     def _tiles(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         starts = [
-            # Beyond the last flush place, starts would repeat it.
+            # Starts beyond the last tile collapse into it.
             sorted({min(start, whole - part) for start in range(0, whole, part - self.min_overlap)})
             for whole, part in zip((height, width), self.tile, strict=True)
         ]
@@ -106,9 +109,9 @@ class Tiled(PerceiverIO):
     def _weight(self, like: Tensor) -> Float[Tensor, "h w"]:
         ramps = []
         for size in self.tile:
-            place = torch.arange(size, device=like.device, dtype=like.dtype)
-            ramps.append(torch.minimum(place + 1, size - place))
-        return torch.minimum(ramps[0][:, None], ramps[1][None, :])
+            index = torch.arange(size, device=like.device, dtype=like.dtype)
+            ramps.append(torch.minimum(index + 1, size - index))
+        return torch.minimum(rearrange(ramps[0], "h -> h 1"), ramps[1])
 
     def _keep(self, mask: Raw | None, name: str, raw: Tensor) -> Bool[Tensor, "b h w"] | None:
         if isinstance(mask, Mapping):
@@ -126,4 +129,4 @@ class Tiled(PerceiverIO):
                 f"mask of {name!r} must be bool {(batch, height * width)} or {(batch, height, width)}, True = may be "
                 f"read; got {describe_value(keep)}"
             )
-        return keep.reshape(batch, height, width)
+        return keep if keep.ndim == 3 else rearrange(keep, "b (h w) -> b h w", h=height)

@@ -285,7 +285,7 @@ def test_names_that_are_legal_are_not_touched_in_parameters() -> None:
 
 BAD = [
     (inputs.Patches((2, 2)), torch.zeros(2, 3, 5, 4), r"thing is \(2, 3, 5, 4\) but patches of \(2, 2\) need height"),
-    (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 5), "need height and width divisible by them: crop or pad"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 5), "need height and width divisible by them; crop or pad"),
     (inputs.Patches((2, 2, 2)), torch.zeros(2, 3, 3, 4, 4), "need frames, height and width divisible by them"),
     (inputs.Patches((2, 2)), torch.zeros(2, 1, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(2, 1, 4, 4\)"),
     (inputs.Patches((2, 2)), torch.zeros(3, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(3, 4, 4\)"),
@@ -302,7 +302,7 @@ BAD = [
     (inputs.Pixels((1, 1)), torch.zeros(2, 4, 4, 3), r"must be float \(b, 3, h, w\), got float32 \(2, 4, 4, 3\)"),
     (inputs.Conv1x1(4), torch.zeros(2, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(2, 4, 4\)"),
     (inputs.ConvStem(4), torch.zeros(2, 1, 8, 8), r"must be float \(b, 3, h, w\), got float32 \(2, 1, 8, 8\)"),
-    (inputs.ConvStem(4, padding="huggingface"), torch.zeros(2, 3, 2, 8), "too small for this stem"),
+    (inputs.ConvStem(4, padding="huggingface"), torch.zeros(2, 3, 2, 8), "too small for a stem"),
     (inputs.Neighbourhoods(4), torch.zeros(2, 3, 3, 8, 8), r"must be float \(b, 2, 3, h, w\), got float32 \(2, 3, 3"),
     (inputs.AudioPatches(4), torch.zeros(2, 6), r"thing is \(2, 6\) but patches need .* divisible by 4: crop or pad"),
     (inputs.AudioPatches(4), torch.zeros(2, 1, 8), r"must be float \(b, samples\), got .*; mono, without a channel"),
@@ -410,7 +410,7 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
         (lambda: pair(hide=dict(image=(0.5, 0.5))), "image in evaluation is all or nothing, 0.0 or 1.0, got 0.5"),
         (lambda: pair(hide=True), "hide must map modalities to probabilities, got a bool"),
         (lambda: inputs.Features(0), "Features: channels must be an int of at least 1, got 0"),
-        (lambda: inputs.Features(2, grid=(2, 2)), r"a grid of 1 axes is declared as \(2, 2\)"),
+        (lambda: inputs.Features(2, grid=(2, 2)), r"grid must have 1 axes, got \(2, 2\)"),
         (lambda: inputs.Features(2, positions=3), "positions must be a block of positions, got a int"),
         (lambda: inputs.Features(2, combine="sum"), "combine is 'sum'; There are: add, concat"),
         (
@@ -421,12 +421,12 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
             lambda: inputs.Features(2, positions=positions.Learned((4,), 1), combine="add"),
             "positions of 1 channels cannot be added to content of 2",
         ),
-        (lambda: inputs.Patches((4,)), r"size is \(height, width\) or \(frames, height, width\), got \(4,\)"),
+        (lambda: inputs.Patches((4,)), r"size must be \(height, width\) or \(frames, height, width\), got \(4,\)"),
         (lambda: inputs.Patches(4), "size must be a tuple of positive ints, one per axis, got 4"),
         (lambda: inputs.Patches((2, 2), out_channels=0), "out_channels must be an int of at least 1, got 0"),
-        (lambda: inputs.ConvStem(4, axes=1), "axes is 2 for images or 3 for video, got 1"),
+        (lambda: inputs.ConvStem(4, axes=1), r"axes must be 2 \(images\) or 3 \(video\), got 1"),
         (lambda: inputs.ConvStem(4, padding="hugging"), "padding is 'hugging'; did you mean 'huggingface'"),
-        (lambda: inputs.Neighbourhoods(4, size=2), "size must be odd, for a pixel in the middle, got 2"),
+        (lambda: inputs.Neighbourhoods(4, size=2), "size must be odd, so that a pixel is in the centre, got 2"),
     ],
 )
 def test_wrong_arguments_are_refused(make, message: str) -> None:

@@ -99,8 +99,8 @@ def test_tied_text_looks_up_backwards_in_the_inputs_own_table() -> None:
 @pytest.mark.parametrize(
     ("block", "grid", "message"),
     [
-        (outputs.ToPixels(6, 3), (4,), r"output 'it' has pixels on a grid \(h, w\) or \(t, h, w\), got \(4,\)"),
-        (outputs.ToPixels(6, 3), (1, 1, 1, 1), r"on a grid \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
+        (outputs.ToPixels(6, 3), (4,), r"output 'it': the grid of pixels must be \(h, w\) or \(t, h, w\), got \(4,\)"),
+        (outputs.ToPixels(6, 3), (1, 1, 1, 1), r"must be \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
         (outputs.Classify(6, 3), (2,), r"output 'it' has classes from one row, grid \(1,\), got \(2,\)"),
     ],
 )

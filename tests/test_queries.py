@@ -112,7 +112,7 @@ def test_rows_are_taken_sample_by_sample(batch: int, n: int, data: st.DataObject
 
 def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
     query = queries.InputQuery("points", channels=3)
-    with pytest.raises(kit.InputError, match=r"reads input 'points' on its grid \(4,\), got \(5,\)"):
+    with pytest.raises(kit.InputError, match=r"input 'points', which the query reads, \(4,\); got \(5,\)"):
         query((5,), None, encoded(points=torch.zeros(2, 4, 3)))
 
 
@@ -120,7 +120,7 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: queries.PositionQuery(FOURIER), "give either size or follows, got size=None and follows=None"),
+        (lambda: queries.PositionQuery(FOURIER), "expected either size or follows, got size=None and follows=None"),
         (
             lambda: queries.PositionQuery(FOURIER, size=(2,), follows="a"),
             r"either size or follows, got size=\(2,\) and follows='a'",

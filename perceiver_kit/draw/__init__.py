@@ -1,5 +1,6 @@
 """A model drawn stage by stage, as SVG."""
 
-from .drawing import Drawing, draw, shapes
+from .details import shapes
+from .drawing import Drawing, draw
 
 __all__ = ["Drawing", "draw", "shapes"]

@@ -1,4 +1,4 @@
-"""Boxes, lines and arrows as SVG text: what ``draw`` draws with. No fonts are measured, so letters of one width."""
+"""Boxes, lines and arrows as SVG text, in a monospaced font, so that text is measured by counting letters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-# Fill and edge of each kind of box. Light fills under dark letters read on a white page and on a black one; the edges
-# are Okabe and Ito's colours, and every box says in words what it is.
+# Fill and edge of each kind of box. Light fills with dark text are legible on white and black pages; edges are Okabe
+# and Ito's colours, and each box also names its kind.
 COLOURS = {
     "model": ("#334155", "#334155"),
     "input": ("#dcecf7", "#0072b2"),
@@ -21,13 +21,13 @@ COLOURS = {
 }
 INK, MUTED, LINE = "#1f2933", "#4b5563", "#8a929e"
 FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
-LETTER = 0.602  # of the font's size: the width of a letter of DejaVu Sans Mono, the widest of these fonts
+LETTER = 0.602  # letter width / font size of DejaVu Sans Mono, the widest of these fonts
 SMALL, LARGE, LINE_HEIGHT, PADDING = 12, 14, 17, 10
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box with its text: what it is, whose, lines of detail, and how many parameters it has."""
+    """A box with its kind, name, lines of detail and number of parameters."""
 
     kind: str
     name: str
@@ -48,7 +48,7 @@ class Box:
 
 
 def place(kind: str, name: str, details: Sequence[str], parameters: int, x: float, y: float, width: float) -> Box:
-    """A box as high as its text needs at this width."""
+    """A box of this width, as high as its text."""
     room = int((width - 2 * PADDING) / (SMALL * LETTER))
     lines = tuple(part for detail in details for part in wrapped(detail, room))
     strip = 2 * LINE_HEIGHT if kind == "latents" else 0
@@ -57,24 +57,24 @@ def place(kind: str, name: str, details: Sequence[str], parameters: int, x: floa
 
 
 def title(name: str, width: float) -> list[str]:
-    """The name in lines of the larger letters; none for a box without a name."""
+    """Lines of the name in the large font; none if it is empty."""
     return wrapped(readable(name), int((width - 2 * PADDING) / (LARGE * LETTER))) if name else []
 
 
 def readable(text: str) -> str:
-    """The text with what no XML may hold, or nobody can see, written as an escape."""
+    """The text with unprintable characters, which XML may refuse, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def wide(text: str) -> int:
-    """How many letters' room a text takes: two for each of the wide letters of Asian scripts, none for accents."""
+    """Width of a text in letters: two for a wide East Asian letter, none for a combining accent."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in readable(text)
     )
 
 
 def wrapped(text: str, room: int) -> list[str]:
-    """Lines of at most ``room`` letters: broken between words, within a word only if it is longer than a line.
+    """Lines of at most ``room`` letters, broken between words, or within a word longer than a line.
 
     >>> wrapped("50,176 rows × 243", 12)
     ['50,176 rows', '× 243']
@@ -108,7 +108,7 @@ def written(number: int) -> str:
 
 
 def box_svg(box: Box, strip: int = 0) -> Iterable[str]:
-    """A box as SVG; ``strip`` is the number of squares that stand for latents."""
+    """A box as SVG; ``strip`` is the number of squares drawn for latents."""
     fill, edge = COLOURS[box.kind]
     ink, muted = ("#ffffff", "#e2e8f0") if box.kind == "model" else (INK, MUTED)
     tip = f"{box.kind} {readable(box.name)}".strip() + f": {box.parameters:,} parameters"
@@ -145,7 +145,7 @@ def _text(x: float, y: float, text: str, *, size: int, colour: str, bold: bool =
 
 
 def line_svg(points: Sequence[tuple[float, float]], *, arrow: bool = True, dashed: bool = False) -> Iterable[str]:
-    """A line through points, straight from each to the next, with an arrow's head at its end."""
+    """A polyline with an arrowhead at its end."""
     if arrow:
         (x0, y0), (x1, y1) = points[-2:]
         length = max(abs(x1 - x0), abs(y1 - y0), 1e-9)
@@ -163,7 +163,7 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
 
 
 def page_svg(parts: Iterable[str], *, width: float, height: float, label: str) -> str:
-    """The whole picture; it shrinks with the page and grows no larger than it is."""
+    """The whole drawing, at most its own width and never wider than the page."""
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '

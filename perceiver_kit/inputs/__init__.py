@@ -2,7 +2,9 @@
 
 from .audio import AudioPatches
 from .base import Input
-from .image import Conv1x1, ConvStem, Neighbourhoods, Patches, Pixels
+from .convolutions import Conv1x1, ConvStem
+from .image import Patches, Pixels
+from .neighbourhoods import Neighbourhoods
 from .rows import Features, OneHot
 from .several import Inputs
 from .text import TextTokens

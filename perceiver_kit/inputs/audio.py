@@ -1,7 +1,8 @@
-"""Sound."""
+"""Audio."""
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 from ..checks import check_positive, check_tensor
@@ -14,7 +15,7 @@ from .base import Combine, Input
 
 @register("inputs")
 class AudioPatches(Input):
-    """A waveform (b, samples) in rows of ``samples_per_patch`` samples each; the length must be divisible.
+    """A waveform (b, samples) in rows of ``samples_per_patch`` samples, which must divide its length.
 
     >>> AudioPatches(16)(torch.zeros(2, 480)).rows.shape
     torch.Size([2, 30, 16])
@@ -43,4 +44,4 @@ class AudioPatches(Input):
                 f"{name} is {tuple(raw.shape)} but patches need a number of samples divisible by "
                 f"{self.samples_per_patch}: crop or pad"
             )
-        return raw.unflatten(1, (-1, self.samples_per_patch))
+        return rearrange(raw, "b (n samples) -> b n samples", samples=self.samples_per_patch)

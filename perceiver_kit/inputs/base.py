@@ -1,10 +1,11 @@
-"""What every input block is: raw modality → content on a grid → rows with positions."""
+"""Base of input blocks: raw modality → content on a grid → rows with positions."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,8 +21,8 @@ Combine = Literal["concat", "add"]
 class Input(Block):
     """Base of input blocks. A subclass checks the raw tensor and embeds it: ``embed(raw, name) -> (b, *grid, c)``.
 
-    ``grid`` is the declared grid, on which mask tokens stand in when the modality is left out; None where the raw
-    tensor alone decides. Positions are concatenated to the content or added to it.
+    ``grid`` is the declared grid, which mask tokens fill when the modality is left out; None if only the raw tensor
+    gives it. Positions are concatenated to the content or added to it.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class Input(Block):
 
     @property
     def raw_axes(self) -> str:
-        """Axes of the raw tensor, such as ``"b 3 h w"``, which ``kit.draw`` shows; empty where a block says none."""
+        """Axes of the raw tensor, such as ``"b 3 h w"``, which ``kit.draw`` shows; empty if undeclared."""
         return ""
 
     def embed(self, raw: Tensor, name: str) -> Float[Tensor, "b *grid c"]:
-        """Content on its grid; raises InputError, naming the modality, for a raw tensor that it cannot read."""
+        """Content on its grid; raises InputError, naming the modality, for a raw tensor that does not fit."""
         raise undefined(self, "embed(raw, name)")
 
     def place(self, content: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n d"]:
@@ -63,11 +64,11 @@ class Input(Block):
         rows = self.positions(grid, device=content.device)
         if self.combine == "add":
             return content + rows.to(content.dtype)
-        # float32 positions beside bfloat16 content make float32 rows: the encoder rounds once, at the end.
-        return torch.cat([content, rows.expand(content.shape[0], -1, -1)], dim=-1)
+        # float32 positions and bfloat16 content give float32 rows: the encoder rounds once, at the end.
+        return torch.cat([content, repeat(rows, "n c -> b n c", b=content.shape[0])], dim=-1)
 
     def forward(self, raw: Tensor, name: str = "input") -> Tokens:
-        """This modality alone, as tokens."""
+        """Tokens of this modality alone."""
         content = self.embed(raw, name)
         grid = tuple(content.shape[1:-1])
-        return Tokens(self.place(content.flatten(1, -2), grid), Layout(((name, grid),)))
+        return Tokens(self.place(rearrange(content, "b ... c -> b (...) c"), grid), Layout(((name, grid),)))

@@ -1,7 +1,8 @@
-"""Modalities that are rows already: a label, or features made elsewhere."""
+"""Modalities that are already rows: a label, or features of another source."""
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 from ..checks import check_positive, check_tensor
@@ -14,7 +15,7 @@ from .base import Combine, Input
 
 @register("inputs")
 class OneHot(Input):
-    """A label (b, classes), one-hot or any weights of the classes, as one row.
+    """A label (b, classes), one-hot or any class weights, as one row.
 
     >>> OneHot(10)(torch.eye(10)[:2]).rows.shape
     torch.Size([2, 1, 10])
@@ -31,14 +32,14 @@ class OneHot(Input):
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, hint="one-hot labels: torch.nn.functional.one_hot(…).float()")
-        return raw[:, None]
+        return rearrange(raw, "b classes -> b 1 classes")
 
 
 @register("inputs")
 class Features(Input):
-    """Ready-made rows: (b, n, channels), or (b, *grid, channels) with as many ``axes`` as the grid has.
+    """Rows as given: (b, n, channels), or (b, *grid, channels) with a grid of ``axes`` axes.
 
-    Points, tracks, measurements, the features of another network: whatever has channels last.
+    For points, tracks, measurements or the features of another network: anything with channels last.
 
     >>> Features(3, axes=2)(torch.zeros(2, 8, 8, 3)).rows.shape
     torch.Size([2, 64, 3])
@@ -56,7 +57,7 @@ class Features(Input):
         check_positive("Features", channels=channels, axes=axes)
         super().__init__(channels, grid=grid, positions=positions, combine=combine)
         if self.grid is not None and len(self.grid) != axes:
-            raise AssemblyError(f"Features: a grid of {axes} axes is declared as {self.grid}")
+            raise AssemblyError(f"Features: grid must have {axes} axes, got {self.grid}")
         self.axes = axes
 
     @property

@@ -1,4 +1,4 @@
-"""Several modalities at once: padded to one width, hidden, masked, or left out; end to end in one set of rows."""
+"""Several modalities: padded to one width, masked or hidden, and concatenated along rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -27,12 +28,12 @@ Hide = float | tuple[float, float]
 class Inputs(Block):
     """Named input blocks: raw tensors by name → ``Tokens`` of width ``channels``, modalities in alphabetical order.
 
-    Every modality is padded with a learned vector to the widest one plus ``min_padding``. Those in ``hide`` have a
-    mask token: it stands for each of their rows with a probability (in training, in evaluation). Evaluation hides
-    all or nothing, so that results are deterministic; a single number p means (p, 1 if p is 1 else 0). A modality
-    in ``hide`` may be left out: mask tokens then fill its declared grid, or it adds no rows where it declares none.
+    Every modality is padded with a learned vector to the widest one plus ``min_padding``. A modality in ``hide`` has a
+    mask token, which replaces each of its rows with a probability (in training, in evaluation). Evaluation hides all
+    rows or none, so that results are deterministic; a single number p means (p, 1 if p is 1 else 0). A modality in
+    ``hide`` may be left out: mask tokens then fill its declared grid; without a declared grid it adds no rows.
 
-    Names that are keywords here (``hide``) can be given in one mapping: ``Inputs({"hide": OneHot(2)})``.
+    A modality named like a keyword (``hide``) is given in a mapping: ``Inputs({"hide": OneHot(2)})``.
 
     Source: Perceiver IO (Jaegle et al. 2022), appendix F.
 
@@ -75,11 +76,11 @@ class Inputs(Block):
         hidden: Mapping[str, Tensor] | None = None,
         content: Collection[str] = (),
     ) -> tuple[Tokens, dict[str, Tensor]]:
-        """Tokens of all modalities, and the rows before positions of those named in ``content``.
+        """Tokens of all modalities, and the rows before positions of the modalities named in ``content``.
 
         ``mask`` is bool (b, rows) or (b, *grid) by modality, True where a row may be read. ``hidden`` is bool (b,) or
-        (b, rows), True where the mask token stands in, for modalities whose hiding is not to be drawn. Masked
-        content is zeroed before positions join it; hidden content likewise.
+        (b, rows) by modality, True where the mask token replaces a row; it overrides the random draw. Masked and
+        hidden content is zeroed before positions are attached.
         """
         raw, mask = self._named(raw, "inputs"), self._named({} if mask is None else mask, "mask")
         batch = self._batch(raw, mask)
@@ -87,44 +88,44 @@ class Inputs(Block):
         segments: list[tuple[str, Grid]] = []
         rows: list[Tensor] = []
         masks: list[Tensor | None] = []
-        kept: dict[str, Tensor] = {}
+        contents: dict[str, Tensor] = {}
         for name in self.blocks:
             block: Input = self.blocks[name]
             if name not in raw:
                 if block.grid is not None:
                     token = self.mask_tokens[name].vector
-                    rows.append(token.expand(batch, math.prod(block.grid), -1))
+                    rows.append(repeat(token, "1 c -> b n c", b=batch, n=math.prod(block.grid)))
                     segments.append((name, block.grid))
                     masks.append(None)
                 continue
             embedded = block.embed(raw[name], name)
             grid = tuple(embedded.shape[1:-1])
-            embedded = embedded.flatten(1, -2)
+            embedded = rearrange(embedded, "b ... c -> b (...) c")
             keep = _row_mask(mask[name], name, batch, grid) if name in mask else None
             if keep is not None:
-                embedded = torch.where(keep[..., None], embedded, 0)
+                embedded = torch.where(rearrange(keep, "b n -> b n 1"), embedded, 0)
             placed = pad(block.place(embedded, grid), self.padding, name)
-            stand_in = self._hidden(name, placed, (hidden or {}).get(name))
-            if stand_in is not None:
-                placed = torch.where(stand_in, self.mask_tokens[name](placed), placed)
-                embedded = torch.where(stand_in, 0, embedded)
+            hide = self._hidden(name, placed, (hidden or {}).get(name))
+            if hide is not None:
+                placed = torch.where(hide, self.mask_tokens[name](placed), placed)
+                embedded = torch.where(hide, 0, embedded)
             if name in content:
-                kept[name] = embedded
+                contents[name] = embedded
             rows.append(placed)
             segments.append((name, grid))
             masks.append(keep)
         self._keep_in_graph(rows, raw)
         joined = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
-        return Tokens(joined, Layout(tuple(segments)), _joined(masks, rows)), kept
+        return Tokens(joined, Layout(tuple(segments)), _joined(masks, rows)), contents
 
     def _keep_in_graph(self, rows: list[Tensor], given: Collection[str]) -> None:
-        """Vectors that this call does not use get a zero gradient: distributed training raises for none at all."""
+        """Give vectors that this call does not use a zero gradient: distributed training raises for a missing one."""
         unused = [self.mask_tokens[name].vector for name in self.hide if name in given and not self._probability(name)]
         unused += [self.mask_tokens[name].vector for name in self.hide if self.blocks[name].grid is None]
         unused += [self.padding[name].vector for name in self.padding if name not in given]
         if unused:
             lengths = [part.shape[1] for part in rows]
-            shortest = lengths.index(min(lengths))  # without a key, which torch.compile cannot trace
+            shortest = lengths.index(min(lengths))  # min(key=…) cannot be traced by torch.compile
             rows[shortest] = keep_in_graph(rows[shortest], *unused)
 
     def _named(self, value: Mapping[str, Tensor] | Tensor, argument: str) -> Mapping[str, Tensor]:
@@ -161,7 +162,7 @@ class Inputs(Block):
         return self.hide[name][0 if self.training else 1] if name in self.hide else 0.0
 
     def _hidden(self, name: str, rows: Tensor, given: Tensor | None) -> Bool[Tensor, "b n 1"] | None:
-        """Which rows the mask token stands for, as given or as drawn; None for none."""
+        """Rows that the mask token replaces, as given or drawn at random; None for none."""
         if given is not None:
             batch, length = rows.shape[:2]
             shapes = ((batch,), (batch, length))
@@ -169,7 +170,9 @@ class Inputs(Block):
                 raise InputError(
                     f"hidden of {name!r} must be bool {shapes[0]} or {shapes[1]}, got {describe_value(given)}"
                 )
-            return given.reshape(batch, -1, 1).expand(-1, length, -1)
+            if given.ndim == 1:
+                return repeat(given, "b -> b n 1", n=length)
+            return rearrange(given, "b n -> b n 1")
         probability = self._probability(name)
         if probability == 0:
             return None
@@ -180,7 +183,9 @@ class Inputs(Block):
 def _probabilities(name: str, value: Hide) -> tuple[float, float]:
     if isinstance(value, tuple | list):
         if len(value) != 2:
-            raise AssemblyError(f"Inputs: hide: {name} must be a number or (in training, in evaluation), got {value!r}")
+            raise AssemblyError(
+                f"Inputs: hide: {name} must be a probability or (in training, in evaluation), got {value!r}"
+            )
         training, evaluation = value
     else:
         training, evaluation = value, float(value == 1)
@@ -197,7 +202,7 @@ def _row_mask(mask: Tensor, name: str, batch: int, grid: Grid) -> Bool[Tensor, "
             f"mask of {name!r} must be bool {' or '.join(map(str, shapes))}, one for each of its rows, True = may be "
             f"read; got {describe_value(mask)}"
         )
-    return mask.flatten(1)
+    return rearrange(mask, "b ... -> b (...)")
 
 
 def _joined(masks: list[Tensor | None], rows: list[Tensor]) -> Bool[Tensor, "b n"] | None:

@@ -1,4 +1,4 @@
-"""Text as ids."""
+"""Text as token ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import Combine, Input
 
 @register("inputs")
 class TextTokens(Input):
-    """Ids (b, n) int64 below ``vocabulary``, each looked up as a row of ``channels``.
+    """Token ids (b, n) int64 below ``vocabulary``, each embedded as a row of ``channels``.
 
     >>> TextTokens(262, 32)(torch.zeros(2, 7, dtype=torch.int64)).rows.shape
     torch.Size([2, 7, 32])

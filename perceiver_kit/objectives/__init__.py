@@ -1,4 +1,4 @@
-"""What a model is trained for: (outputs, targets) → loss and named metrics; one a recipe, and sums of any."""
+"""Objectives: (outputs, targets) → loss and named metrics. Each recipe has one; weighted sums combine several."""
 
 from .base import Objective, Term, combine
 from .classification import Classification

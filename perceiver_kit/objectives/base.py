@@ -1,7 +1,7 @@
-"""What an objective is: (outputs, targets) → loss and named metrics.
+"""Base of objectives: (outputs, targets) → loss and named metrics.
 
-An objective is a sum over things (samples, masked bytes, pixels) and their number, kept apart in ``Term``, so that
-processes that hold different numbers of them agree on one loss. Metrics are torchmetrics', made by ``meters``.
+A ``Term`` keeps the loss summed over elements (samples, masked bytes, pixels) apart from their number, so that
+processes with different numbers of elements compute one mean. Metrics are those of torchmetrics, made by ``meters``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Outputs = Mapping[str, Tensor]
 
 
 class Term(NamedTuple):
-    """A sum over ``count`` things; the loss is ``weight`` · total / count."""
+    """A sum over ``count`` elements; the loss is ``weight`` · total / count."""
 
     total: Tensor
     count: Tensor
@@ -31,45 +31,45 @@ class Term(NamedTuple):
 
 
 class Objective(Block):
-    """Base of objectives over one named output: ``loss_sum`` gives the loss summed over things, and their number."""
+    """Base of objectives over one named output: ``loss_sum`` is the loss summed over elements, and their number."""
 
     output: str
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
-        """The summed loss and the number of things in it."""
+        """The summed loss and its number of elements."""
         raise undefined(self, "loss_sum(output, target, targets)")
 
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
-        """The loss in parts, by name."""
-        output, target = _named(outputs, self.output, "outputs"), _named(targets, self.output, "targets")
+        """The terms of the loss, by name."""
+        output, target = _lookup(outputs, self.output, "outputs"), _lookup(targets, self.output, "targets")
         total, count = self.loss_sum(output, target, targets)
         return {self.output: Term(total, torch.as_tensor(count, device=total.device))}
 
     def forward(self, outputs: Outputs, targets: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and each of its parts by name, unweighted."""
+        """The loss, and its unweighted terms by name."""
         return combine(self.terms(outputs, targets))
 
     def applies(self, outputs: Outputs) -> bool:
-        """Whether what it looks at is there: training may ask for some outputs only."""
+        """Whether its output was decoded: training may decode some outputs only."""
         return self.output in outputs
 
     def meters(self) -> dict[str, Metric]:
-        """Torchmetrics' metrics by name, for ``measure`` to update."""
+        """Metrics of torchmetrics by name, which ``measure`` updates."""
         return {}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         """Update the metrics with one batch."""
-        preds, wanted = self.compared(outputs[self.output], targets[self.output], targets)
+        preds, target = self.compared(outputs[self.output], targets[self.output], targets)
         for meter in meters.values():
-            meter.update(preds, wanted)
+            meter.update(preds, target)
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
-        """What the metrics compare."""
+        """Predictions and targets, as the metrics take them."""
         return output, target
 
 
 def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and each mean by name; a term of no things is zero.
+    """The weighted sum of all terms, and each mean by name; a term of zero elements is zero.
 
     >>> halves = {name: Term(torch.tensor(2.0), torch.tensor(4), weight) for name, weight in [("a", 1.0), ("b", 0.1)]}
     >>> loss, parts = combine(halves)
@@ -81,22 +81,22 @@ def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.as_tensor(loss), {name: mean.detach() for name, mean in means.items()}
 
 
-def _named(values: Outputs, name: str, argument: str) -> Tensor:
+def _lookup(values: Outputs, name: str, argument: str) -> Tensor:
     if name not in values:
         raise UnknownName(f"{argument} has no {name!r}; {nearest(name, values)}")
     return values[name]
 
 
 def check_same(name: str, output: Tensor, target: Tensor) -> None:
-    """The target has the shape of its output; else an InputError that says both."""
+    """Raise InputError unless the target has the shape of its output."""
     if output.shape != target.shape:
         raise InputError(
-            f"target {name!r} must be like its output, {describe_value(output)}; got {describe_value(target)}"
+            f"target {name!r} must have the shape of its output, {describe_value(output)}; got {describe_value(target)}"
         )
 
 
 def check_classes(name: str, target: Tensor, classes: int) -> None:
-    """Indices are those of classes. On a CPU only: on other devices looking would wait for all that is computed."""
+    """Raise InputError for class indices out of range. CPU only: on a GPU the check would wait for the device."""
     if target.dtype == torch.int64 and target.device.type == "cpu" and target.numel():
         low, high = (int(bound) for bound in target.aminmax())
         if low < 0 or high >= classes:
@@ -104,7 +104,7 @@ def check_classes(name: str, target: Tensor, classes: int) -> None:
 
 
 def torchmetrics_package() -> Any:
-    """Torchmetrics, imported where a metric is first wanted; MissingPackage without it."""
+    """The torchmetrics module, imported when the first metric is made; MissingPackage if it is not installed."""
     try:
         import torchmetrics
     except ImportError as error:

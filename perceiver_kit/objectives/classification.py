@@ -1,4 +1,4 @@
-"""Classes."""
+"""Classification."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Classification(Objective):
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, int]:
         probabilities = target.is_floating_point() and target.shape == output.shape
         if not probabilities and (target.dtype != torch.int64 or target.shape != output.shape[:1]):
-            wanted = f"int64 ({output.shape[0]},) or float {tuple(output.shape)}"
-            raise InputError(f"target {self.output!r} must be {wanted}, got {describe_value(target)}")
+            expected = f"int64 ({output.shape[0]},) or float {tuple(output.shape)}"
+            raise InputError(f"target {self.output!r} must be {expected}, got {describe_value(target)}")
         check_classes(self.output, target, output.shape[-1])
         loss = F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing, reduction="sum")
         return loss, target.shape[0]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ..checks import check_positive, describe_value
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 @register("objectives")
 class EndPointError(Objective):
-    """Distance in pixels between flow (b, 2, h, w) and its target, over the pixels where target ``valid`` is True.
+    """Distance in pixels between flow (b, 2, h, w) and its target, over pixels where the target ``valid`` is True.
 
-    ``scales`` adds the same at halved resolutions, each of equal weight; ``robust`` raises distances to the power
-    0.4 after adding 0.01, as flow networks are fine-tuned. Metric: the end-point error itself.
+    ``scales`` adds the same at halved resolutions, with equal weights; ``robust`` uses (distance + 0.01) ** 0.4, as in
+    fine-tuning flow networks. Metric: the end-point error itself.
 
-    >>> truth = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
+    >>> from einops import repeat
+    >>> truth = repeat(torch.tensor([3.0, 4.0]), "c -> 1 c h w", h=8, w=8)
     >>> loss, _ = EndPointError()({"flow": torch.zeros(1, 2, 8, 8)}, {"flow": truth})
     >>> loss.item()
     5.0
@@ -39,16 +41,17 @@ class EndPointError(Objective):
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         check_same(self.output, output, target)
         if output.ndim != 4 or output.shape[1] != 2:
-            raise InputError(f"output {self.output!r} must be whole, (b, 2, h, w), got {describe_value(output)}")
+            raise InputError(f"output {self.output!r} must be float (b, 2, h, w), got {describe_value(output)}")
         if min(output.shape[-2:]) >> (self.scales - 1) == 0:
-            raise InputError(f"{self.scales} scales halve {describe_value(output)} to nothing; take fewer")
+            most = min(output.shape[-2:]).bit_length()
+            raise InputError(f"scales: expected at most {most} for {describe_value(output)}, got {self.scales}")
         valid = self._weights(target, targets)
         total, count = output.new_zeros((), dtype=torch.float32), valid.sum()
         error, target = output.float(), target.float()
         error = torch.where(valid > 0, error - target, 0)
         for scale in range(self.scales):
             if scale:
-                # The mean error of the valid pixels of each 2 × 2.
+                # Mean error of the valid pixels in each 2 × 2 block.
                 share = F.avg_pool2d(valid, 2)
                 error = F.avg_pool2d(error * valid, 2) / share.clamp(min=1e-6)
                 valid = (share > 0).float()
@@ -61,22 +64,22 @@ class EndPointError(Objective):
     def _weights(self, target: Tensor, targets: Outputs) -> Tensor:
         if self.valid not in targets:
             return torch.ones_like(target[:, :1], dtype=torch.float32)
-        valid, wanted = targets[self.valid], (target.shape[0], *target.shape[2:])
-        if tuple(valid.shape) != wanted:
-            raise InputError(f"target {self.valid!r} must be bool {wanted}, got {describe_value(valid)}")
-        return valid[:, None].float()
+        valid, expected = targets[self.valid], (target.shape[0], *target.shape[2:])
+        if tuple(valid.shape) != expected:
+            raise InputError(f"target {self.valid!r} must be bool {expected}, got {describe_value(valid)}")
+        return rearrange(valid, "b h w -> b 1 h w").float()
 
     def meters(self) -> dict[str, Metric]:
         return {"epe": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         target = targets[self.output].float()
-        valid = self._weights(target, targets)[:, 0] > 0
-        error = torch.where(valid[:, None], outputs[self.output].float() - target, 0)
+        valid = self._weights(target, targets) > 0
+        error = torch.where(valid, outputs[self.output].float() - target, 0)
         if valid.any():
-            meters["epe"].update(_distance(error)[valid])
+            meters["epe"].update(_distance(error)[valid[:, 0]])
 
 
 def _distance(error: Tensor) -> Tensor:
-    # The square root has no gradient at zero, where flow starts.
+    # The square root has no gradient at zero, the initial flow.
     return (error.square().sum(1) + 1e-12).sqrt()

@@ -1,4 +1,4 @@
-"""Masked tokens."""
+"""Masked-token prediction."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @register("objectives")
 class MaskedTokens(Objective):
-    """Cross-entropy of logits (b, n, vocabulary) where targets (b, n) int64 are not -100: only masked rows count.
+    """Cross-entropy of logits (b, n, vocabulary) where targets (b, n) int64 are not -100, in nats.
 
-    In nats. Metrics: accuracy over the same rows.
+    Only masked rows count. Metric: accuracy over the same rows.
 
     >>> loss, _ = MaskedTokens()({"text": torch.zeros(1, 3, 262)}, {"text": torch.tensor([[-100, 80, -100]])})
     >>> round(loss.item(), 3)  # log(262)
@@ -35,17 +35,17 @@ class MaskedTokens(Objective):
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         if target.dtype != torch.int64 or target.shape != output.shape[:2]:
-            wanted = tuple(output.shape[:2])
-            raise InputError(f"target {self.output!r} must be int64 {wanted}, got {describe_value(target)}")
-        asked = target != -100
-        check_classes(self.output, target[asked], output.shape[-1])
-        return F.cross_entropy(output[asked].float(), target[asked], reduction="sum"), asked.sum()
+            expected = tuple(output.shape[:2])
+            raise InputError(f"target {self.output!r} must be int64 {expected}, got {describe_value(target)}")
+        masked = target != -100
+        check_classes(self.output, target[masked], output.shape[-1])
+        return F.cross_entropy(output[masked].float(), target[masked], reduction="sum"), masked.sum()
 
     def meters(self) -> dict[str, Metric]:
         return {"accuracy": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
-        asked = targets[self.output] != -100
-        if asked.any():
-            right = outputs[self.output][asked].argmax(-1) == targets[self.output][asked]
-            meters["accuracy"].update(right.float())
+        masked = targets[self.output] != -100
+        if masked.any():
+            correct = outputs[self.output][masked].argmax(-1) == targets[self.output][masked]
+            meters["accuracy"].update(correct.float())

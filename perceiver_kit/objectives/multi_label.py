@@ -1,4 +1,4 @@
-"""Several labels at once."""
+"""Multi-label classification."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class MultiLabel(Objective):
         return loss, target.numel()
 
     def meters(self) -> dict[str, Metric]:
-        one = dict(task="binary") if self.labels == 1 else dict(task="multilabel", num_labels=self.labels)
-        return {"average_precision": torchmetrics_package().AveragePrecision(**one)}
+        kind = dict(task="binary") if self.labels == 1 else dict(task="multilabel", num_labels=self.labels)
+        return {"average_precision": torchmetrics_package().AveragePrecision(**kind)}
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         return output.sigmoid(), target.long()

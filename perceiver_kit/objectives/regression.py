@@ -1,4 +1,4 @@
-"""Values."""
+"""Regression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows → what was wanted."""
+"""Decoded rows → outputs in their own form."""
 
 from .base import Output
 from .flow import Flow

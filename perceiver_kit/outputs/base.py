@@ -1,4 +1,4 @@
-"""What every output block is: decoded rows → values row by row → the whole in its own form."""
+"""Base of output blocks: decoded rows → values row by row → the whole output in its own form."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from ..tokens import Grid
 
 
 class Affine(NamedTuple):
-    """What a linear layer is: rows (…, c) @ weightᵀ + bias → (…, d)."""
+    """A linear layer: rows (…, c) @ weightᵀ + bias → (…, d)."""
 
     weight: Float[Tensor, "d c"]
     bias: Float[Tensor, "d"]
 
 
 class Output(Block):
-    """Base of output blocks: ``forward`` maps rows one by one, ``whole`` puts all of them into their form.
+    """Base of output blocks: ``forward`` maps rows independently, ``whole`` gives all rows the output's form.
 
-    A block whose rows depend on each other sets ``mixes_rows`` and is then refused for ``at``.
+    A block whose rows depend on each other sets ``mixes_rows``; ``at`` is then an error.
     """
 
     in_channels: int
     mixes_rows = False
 
     def check_grid(self, name: str, grid: Grid) -> None:
-        """Refuse, before anything is decoded, a grid that ``whole`` has no form for."""
+        """Raise InputError, before decoding, for a grid that ``whole`` does not support."""
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         raise undefined(self, "forward(rows)")
 
     def affine(self) -> Affine | None:
-        """What ``forward`` is, where it is one linear layer: inference joins it with those before. None otherwise.
+        """``forward`` as one linear layer, which inference multiplies with the layers before it; None if it is not one.
 
-        A class that overrides ``forward`` and not this one is taken at its ``forward``.
+        Ignored for a class that overrides ``forward`` but not this method.
         """
         return None
 
     def whole(self, rows: Float[Tensor, "b o d"], grid: Grid) -> Tensor:
-        """All rows in the output's own form; rows as they are unless a block says otherwise."""
+        """All rows in the output's form; by default the rows themselves."""
         return rows
 
     def rows_of(self, whole: Tensor) -> Tensor:
-        """The inverse of ``whole``, for targets: what the rows (b, o, …) would be; of text (b, o) ids."""
+        """The inverse of ``whole``, for targets: rows (b, o, …); for text, ids (b, o)."""
         return whole

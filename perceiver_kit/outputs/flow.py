@@ -16,9 +16,9 @@ from .linear import ToPixels
 
 @register("outputs")
 class Flow(ToPixels):
-    """Displacement (b, 2, h, w) in pixels, x then y, from one row a pixel; starts at no motion.
+    """Displacement (b, 2, h, w) in pixels, x then y, from one row per pixel; initially zero.
 
-    The linear layer's result is multiplied by ``scale``: the published 1/100 of training times 20 of evaluation.
+    The linear layer's result is multiplied by ``scale``: the published 1/100 in training times 20 in evaluation.
 
     Source: deepmind-research/perceiver, colabs/optical_flow.ipynb.
 

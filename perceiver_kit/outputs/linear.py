@@ -1,8 +1,8 @@
-"""Outputs that are one linear layer: plain rows, pixels, a waveform, classes."""
+"""Outputs of at most one linear layer: rows, pixels, a waveform, classes."""
 
 from __future__ import annotations
 
-from einops import rearrange
+from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -49,13 +49,13 @@ class Project(Output):
         return self.project(rows)
 
     def affine(self) -> Affine | None:
-        # Nothing is known of a layer that has been put in its place, such as a low-rank adapter.
+        # A layer that replaces this one, such as a low-rank adapter, may not be linear.
         return Affine(self.project.weight, self.project.bias) if type(self.project) is nn.Linear else None
 
 
 @register("outputs")
 class ToPixels(Project):
-    """A value of ``channels`` at every place of a grid, channels first: (b, c, h, w), or video (b, t, c, h, w).
+    """``channels`` values per pixel, channels first: images (b, c, h, w), or video (b, t, c, h, w).
 
     >>> ToPixels(512, 3).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
     torch.Size([2, 2, 3, 4, 4])
@@ -63,18 +63,19 @@ class ToPixels(Project):
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if len(grid) not in (2, 3):
-            raise InputError(f"output {name!r} has pixels on a grid (h, w) or (t, h, w), got {grid}")
+            raise InputError(f"output {name!r}: the grid of pixels must be (h, w) or (t, h, w), got {grid}")
 
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Tensor:
-        return rearrange(rows.unflatten(1, grid), "b ... h w c -> b ... c h w")
+        [pixels] = unpack(rows, [grid], "b * c")
+        return rearrange(pixels, "b ... h w c -> b ... c h w")
 
     def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
-        return whole.movedim(-3, -1).flatten(1, -2)
+        return rearrange(whole, "b ... c h w -> b (... h w) c")
 
 
 @register("outputs")
 class ToWaveform(Project):
-    """``samples_per_patch`` samples a row: (b, samples).
+    """``samples_per_patch`` samples per row, end to end: (b, samples).
 
     >>> ToWaveform(512, 16).whole(torch.zeros(2, 30, 16), (30,)).shape
     torch.Size([2, 480])
@@ -84,10 +85,10 @@ class ToWaveform(Project):
         super().__init__(in_channels, samples_per_patch)
 
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Float[Tensor, "b samples"]:
-        return rows.flatten(1)
+        return rearrange(rows, "b o c -> b (o c)")
 
     def rows_of(self, whole: Float[Tensor, "b samples"]) -> Float[Tensor, "b o c"]:
-        return whole.unflatten(1, (-1, self.channels))
+        return rearrange(whole, "b (o c) -> b o c", c=self.channels)
 
 
 @register("outputs")
@@ -106,7 +107,7 @@ class Classify(Project):
             raise InputError(f"output {name!r} has classes from one row, grid (1,), got {grid}")
 
     def whole(self, rows: Float[Tensor, "b 1 c"], grid: Grid) -> Float[Tensor, "b c"]:
-        return rows[:, 0]
+        return rearrange(rows, "b 1 c -> b c")
 
     def rows_of(self, whole: Float[Tensor, "b c"]) -> Float[Tensor, "b 1 c"]:
-        return whole[:, None]
+        return rearrange(whole, "b c -> b 1 c")

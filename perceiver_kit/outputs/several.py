@@ -1,4 +1,4 @@
-"""Several outputs at once, one block each."""
+"""Several outputs, one block each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import Output
 
 @register("outputs")
 class Outputs(Block):
-    """Named output blocks, which all read rows of one width, ``in_channels``.
+    """Named output blocks that read rows of one width, ``in_channels``.
 
     >>> [*Outputs(label=Classify(512, 10), audio=ToWaveform(512, 16)).blocks]
     ['audio', 'label']

@@ -1,4 +1,4 @@
-"""Text as logits."""
+"""Text logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import Affine, Output
 
 @register("outputs")
 class TiedText(Output):
-    """Logits (b, o, vocabulary) through the embedding of a text input, which stays one and the same, plus a bias.
+    """Logits (b, o, vocabulary): rows times the transposed embedding table of a text input, plus a bias.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 4.1.
 
@@ -28,7 +28,7 @@ class TiedText(Output):
         super().__init__()
         if not isinstance(text, TextTokens):
             raise AssemblyError(f"TiedText: text must be the model's TextTokens block, got a {type(text).__name__}")
-        # The block itself, not its weight: a module in two places stays one through to_empty, assign and replicas.
+        # Hold the block, not its weight: a shared module stays shared through to_empty, assign and replicas.
         self.text = text
         self.in_channels, self.channels = text.content_channels, text.vocabulary
         self.bias = nn.Parameter(torch.zeros(text.vocabulary))

@@ -1,12 +1,13 @@
-"""Pictures of what a model reads, holds and gives, as matplotlib's ``Figure``, which shows itself in a notebook.
+"""Plots of inputs, attention, latents and outputs, as matplotlib figures, which notebooks display.
 
-Matplotlib is imported when one is drawn.
+Matplotlib is imported when the first plot is drawn.
 """
 
-from .attention import attention_over_image, attention_over_text, attention_over_waveform
+from .attention import attention_over_image, attention_over_waveform
 from .motion import flow, flow_to_rgb, flow_wheel
 from .pictures import latents, reconstructions
 from .series import curves, losses
+from .text import attention_over_text
 
 __all__ = [
     "attention_over_image",

@@ -1,4 +1,4 @@
-"""Optical flow as colours: the hue says where to, the strength how far."""
+"""Optical flow as colours: hue is direction, saturation is distance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Steps of the wheel from each pure colour to the next: red, yellow, green, cyan, blue, magenta, and red again.
+# Steps of the wheel between pure colours: red, yellow, green, cyan, blue, magenta, red.
 # Source: Baker et al., A Database and Evaluation Methodology for Optical Flow (2011), and its code colorcode.cpp.
 STEPS = (15, 6, 4, 11, 13, 6)
 PURE = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0, 0))
@@ -28,13 +29,13 @@ PURE = ((1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1), (1, 0,
 def flow_to_rgb(flow: Tensor, *, largest: float | int | None = None) -> Float[Tensor, "*b 3 h w"]:
     """Flow (…, 2, h, w) in pixels, x then y, as colours (…, 3, h, w) in [0, 1], on the Middlebury wheel.
 
-    No motion is white, and ``largest`` pixels are the full colour: the longest of the whole tensor unless it is
-    given. Longer ones are darkened. Where flow is not a number the colour is black.
+    Zero motion is white; ``largest`` pixels, by default the longest vector of the tensor, have full saturation.
+    Longer vectors are darkened. Non-finite flow is black.
 
-    Raises InputError for another shape, and for ``largest`` that is not positive.
+    Raises InputError for another shape, or for ``largest`` that is not positive.
 
-    >>> flow_to_rgb(torch.zeros(2, 1, 1)).flatten()
-    tensor([1., 1., 1.])
+    >>> flow_to_rgb(torch.zeros(2, 1, 1)).tolist()
+    [[[1.0]], [[1.0]], [[1.0]]]
     """
     if not isinstance(flow, Tensor) or flow.ndim < 3 or flow.shape[-3] != 2 or not flow.is_floating_point():
         raise InputError(f"flow must be float (…, 2, h, w), x then y, got {describe_value(flow)}")
@@ -46,29 +47,29 @@ def flow_to_rgb(flow: Tensor, *, largest: float | int | None = None) -> Float[Te
     if largest is None:
         largest = float(flow.square().sum(-3).max().sqrt()) if flow.numel() else 1.0
     x, y = (flow / (largest + 1e-5)).unbind(-3)
-    far = (x**2 + y**2).sqrt()
+    length = rearrange((x**2 + y**2).sqrt(), "... -> ... 1")
     wheel = _wheel().to(flow.device)
-    place = (torch.atan2(-y, -x) / math.pi + 1) / 2 * (len(wheel) - 1)
-    before = place.floor().long()
-    part = (place - before)[..., None]
+    angle = (torch.atan2(-y, -x) / math.pi + 1) / 2 * (len(wheel) - 1)
+    before = angle.floor().long()
+    part = rearrange(angle - before, "... -> ... 1")
     hue = (1 - part) * wheel[before] + part * wheel[(before + 1) % len(wheel)]
-    # Rounding must not darken the longest of all.
-    colour = torch.where((far <= 1 + 1e-5)[..., None], 1 - far.clamp(max=1)[..., None] * (1 - hue), 0.75 * hue)
-    return torch.where(known, colour.movedim(-1, -3), 0)
+    # The tolerance keeps rounding from darkening the longest vector.
+    colour = torch.where(length <= 1 + 1e-5, 1 - length.clamp(max=1) * (1 - hue), 0.75 * hue)
+    return torch.where(known, rearrange(colour, "... h w c -> ... c h w"), 0)
 
 
 def _wheel() -> Float[Tensor, "55 3"]:
     pure = torch.tensor(PURE, dtype=torch.float32)
     parts = []
     for start, end, steps in zip(pure[:-1], pure[1:], STEPS, strict=True):
-        # In whole 255ths, as the benchmark's code has them.
+        # In multiples of 1/255, as in the benchmark's code.
         change = (255 * torch.arange(steps)[:, None] / steps).floor() / 255
         parts.append(torch.where(end > start, change, torch.where(end < start, 1 - change, start)))
     return torch.cat(parts)
 
 
 def flow_wheel() -> Figure:
-    """The wheel: the colour of every motion up to the largest, from the middle outwards.
+    """The colour wheel: the colour of each displacement from the centre.
 
     >>> len(flow_wheel().axes)
     1
@@ -79,12 +80,12 @@ def flow_wheel() -> Figure:
 
 
 def flow(frames: Tensor, flows: Mapping[str, Tensor], *, largest: float | int | None = None) -> Figure:
-    """The first of two frames, each flow by name in colours, and the wheel that they are read with.
+    """The first of two frames, each flow by name in colours, and the colour wheel.
 
     ``frames`` is (2, 3, h, w), or (3, h, w) for the first alone, in [0, 1], or in [-1, 1] if any value is negative.
-    Each flow is (2, h, w) in pixels, x then y; all share one scale, ``largest`` pixels or the longest of them all.
+    Each flow is (2, h, w) in pixels, x then y; all share one scale, ``largest`` pixels or the longest vector.
 
-    Raises InputError for shapes that do not fit.
+    Raises InputError for shapes that do not match.
 
     >>> picture = flow(torch.rand(2, 3, 16, 24), {"true": torch.randn(2, 16, 24), "zero": torch.zeros(2, 16, 24)})
     >>> [axes.get_title(loc="left") for axes in picture.axes]
@@ -108,11 +109,11 @@ def flow(frames: Tensor, flows: Mapping[str, Tensor], *, largest: float | int | 
     axes[0].imshow(first, interpolation="nearest")
     title(axes[0], "first frame")
     for panel, (name, value) in zip(axes[1:-1], known.items(), strict=True):
-        panel.imshow(flow_to_rgb(value, largest=largest).permute(1, 2, 0).numpy(), interpolation="nearest")
+        panel.imshow(rearrange(flow_to_rgb(value, largest=largest), "c h w -> h w c").numpy(), interpolation="nearest")
         title(panel, name)
     for panel in axes[:-1]:
         bare(panel)
-    for panel in axes[1:-1]:  # no motion is white, and so is the page
+    for panel in axes[1:-1]:  # zero motion is white, like the page
         panel.spines[:].set(visible=True, color=PALE, linewidth=0.8)
     _draw_wheel(axes[-1], f"{largest:.3g} pixels")
     return page
@@ -122,8 +123,12 @@ def _draw_wheel(axes: Axes, radius: str) -> None:
     side = torch.linspace(-1, 1, 201)
     y, x = torch.meshgrid(side, side, indexing="ij")
     colours = flow_to_rgb(torch.stack([x, y]), largest=1)
-    inside = (x**2 + y**2 <= 1)[None]
-    axes.imshow(torch.cat([colours, inside]).permute(1, 2, 0).numpy(), extent=(-1, 1, 1, -1), interpolation="bilinear")
+    inside = rearrange(x**2 + y**2 <= 1, "h w -> 1 h w")
+    axes.imshow(
+        rearrange(torch.cat([colours, inside]), "c h w -> h w c").numpy(),
+        extent=(-1, 1, 1, -1),
+        interpolation="bilinear",
+    )
     axes.set_xlim(-1.75, 1.75)
     axes.set_ylim(1.6, -1.4)
     for (right, down), text in {(0, -1): "up", (1, 0): "right", (0, 1): "down", (-1, 0): "left"}.items():

@@ -1,4 +1,4 @@
-"""Reconstructions side by side, and latents beside each other."""
+"""Reconstructions side by side, and the similarity of latents."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 def reconstructions(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None = None) -> Figure:
-    """Images (k, 3, h, w) by name: a row of k pictures for each name, so that columns are compared.
+    """Images (k, 3, h, w) by name: one row of k pictures per name, to compare along columns.
 
-    Pixels are in [0, 1], or in [-1, 1] if any value of the first row is negative: put what is true first. Values
-    beyond are cut. ``titles`` stand above the k columns.
+    Pixels are in [0, 1], or in [-1, 1] if any value of the first row is negative: give the originals first. Other
+    values are clamped. ``titles`` name the k columns.
 
-    Raises InputError for no rows, and for rows of different numbers of images.
+    Raises InputError for no rows, or rows with different numbers of images.
 
     >>> picture = reconstructions({"true": torch.rand(4, 3, 8, 8), "model": torch.rand(4, 3, 8, 8)})
     >>> len(picture.axes)
@@ -48,7 +48,7 @@ def reconstructions(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None 
             raise InputError(f"images of {name!r} must be (k, 3, h, w), got {describe_value(images)}")
     counts = {name: len(images) for name, images in rows.items()}
     if len(set(counts.values())) > 1:
-        raise InputError(f"rows must have equally many images, got {counts}")
+        raise InputError(f"rows must have the same number of images, got {counts}")
     first = next(iter(rows.values()))
     count, signed, shape = len(first), from_minus_one(first), first.shape[-2:]
     captions = [""] * count if titles is None else check_titles(titles, count, "image")
@@ -67,7 +67,7 @@ def reconstructions(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None 
 
 
 def latents(latents: Tensor) -> Figure:
-    """Latents (m, d) of one sample: the cosine similarity of every pair, and the length of each.
+    """Latents (m, d) of one sample: the cosine similarity of each pair, and the norm of each.
 
     Raises InputError for another shape.
 
@@ -76,10 +76,10 @@ def latents(latents: Tensor) -> Figure:
     """
     check_tensor(latents, "latents", "m d", hint="those of one sample: enc.latents[0]")
     rows = plain(latents)
-    alike = F.normalize(rows, dim=-1) @ F.normalize(rows, dim=-1).T
+    similarity = F.normalize(rows, dim=-1) @ F.normalize(rows, dim=-1).T
     page = figure(WIDTH, 2.6)
     left, right = page.subplots(1, 2, width_ratios=(1, 1.05))
-    shown = left.imshow(alike.clamp(-1, 1).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    shown = left.imshow(similarity.clamp(-1, 1).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     bar = page.colorbar(shown, ax=left, shrink=0.8, ticks=[-1, 0, 1])
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)

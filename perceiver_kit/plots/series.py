@@ -1,4 +1,4 @@
-"""Numbers over the steps of a training."""
+"""Losses and metrics over training steps."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def losses(
     baselines: Mapping[str, float | int] | None = None,
     ylabel: str = "loss",
 ) -> Figure:
-    """Loss curves by name: each value thin, and their running mean over a fiftieth of the curve in full colour.
+    """Loss curves by name: thin raw values, and their running mean over a fiftieth of the curve.
 
     ``every`` is the number of steps between two values, ``log`` makes the axis logarithmic, and ``baselines`` are
-    drawn as level lines by name. Raises InputError for an empty series.
+    drawn as horizontal lines by name. Raises InputError for an empty series.
 
     >>> picture = losses({"tiny": [2.5, 1.5, 1.25]}, baselines={"chance": 2.3})
     >>> picture.axes[0].get_ylabel()
@@ -44,7 +44,7 @@ def losses(
         window = max(1, len(values) // 50)
         colour = COLOURS[i % len(COLOURS)]
         if window > 1:
-            # More points than pixels make the picture large and say nothing more.
+            # At most 600 raw points: more than the picture has pixels only makes it large.
             thin = max(1, len(values) // 300)
             axes.plot(steps[::thin].numpy(), values[::thin].numpy(), color=colour, alpha=0.25, linewidth=0.7)
         mean = values.unfold(0, window, 1).mean(-1)
@@ -62,9 +62,9 @@ def losses(
 
 
 def curves(metrics: Path, picture: Path) -> Path:
-    """Draw every metric of a training's ``metrics.csv`` against the step: training and held-out in one panel each.
+    """Draw each metric of a run's ``metrics.csv`` against the step, training and held-out in one panel.
 
-    The picture is written to the path ``picture``, which is returned.
+    Writes to the path ``picture`` and returns it.
     """
     series: dict[str, dict[str, list[tuple[int, float]]]] = {}
     with open(metrics, newline="", encoding="utf-8") as file:

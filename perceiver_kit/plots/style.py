@@ -1,4 +1,4 @@
-"""What all pictures share: colours that colour-blind readers tell apart, panels, and pixels in [0, 1]."""
+"""Shared style of plots: colour-blind safe colours, panels, and pixels in [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import InputError
@@ -23,25 +24,25 @@ SMALL = 9.5
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that belongs to no window and needs none."""
+    """An empty figure of this size in inches, without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
 
 
 def panels(count: int, *, width: float, height: float, across: int) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels of this size in inches, ``across`` of them side by side; the rest stays empty."""
+    """A figure of ``count`` panels of this size in inches, ``across`` per row."""
     columns = min(across, count)
     rows = -(-count // columns)
     page = figure(width * columns, height * rows)
-    grid = page.subplots(rows, columns, squeeze=False).flatten()
+    grid = [*page.subplots(rows, columns, squeeze=False).flat]
     for axes in grid[count:]:
         axes.remove()
-    return page, [*grid[:count]]
+    return page, grid[:count]
 
 
 def bare(axes: Axes) -> None:
-    """No ticks and no frame: for pictures."""
+    """Remove ticks and frame, for pictures."""
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
@@ -49,33 +50,33 @@ def bare(axes: Axes) -> None:
 
 
 def open_frame(axes: Axes) -> None:
-    """Two of four sides and small ticks: for curves."""
+    """Keep the left and bottom sides and small ticks, for curves."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
     axes.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)
 
 
 def title(axes: Axes, text: str) -> None:
-    """A panel's title, at the left."""
+    """Set a panel's title, at the left."""
     axes.set_title(text, fontsize=SMALL, color=INK, loc="left", pad=4)
 
 
-def check_titles(titles: Sequence[str] | None, count: int, what: str) -> list[str]:
-    """One title for each of ``count`` panels; numbers where none are given."""
+def check_titles(titles: Sequence[str] | None, count: int, kind: str) -> list[str]:
+    """One title for each of ``count`` panels; numbered if None."""
     if titles is None:
-        return [f"{what} {i}" for i in range(count)] if count > 1 else [""]
+        return [f"{kind} {i}" for i in range(count)] if count > 1 else [""]
     if isinstance(titles, str) or len(titles) != count:
-        raise InputError(f"titles must be {count}, one for each {what}, got {titles!r}")
+        raise InputError(f"titles must be {count}, one for each {kind}, got {titles!r}")
     return [str(text) for text in titles]
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Off the graph, on the CPU, in float32."""
+    """Detached, on the CPU, in float32."""
     return tensor.detach().to("cpu", torch.float32)
 
 
 def from_minus_one(like: Tensor) -> bool:
-    """Whether pixels are in [-1, 1] rather than [0, 1]: whether any is below zero."""
+    """Whether pixels are in [-1, 1] rather than [0, 1]: any is negative."""
     return bool(like.amin() < 0)
 
 
@@ -83,4 +84,4 @@ def pixels(image: Tensor, signed: bool) -> Any:
     """An image (c, h, w), c = 1 or 3, as an array (h, w, 3) in [0, 1]."""
     image = plain(image)
     image = (image + 1) / 2 if signed else image
-    return image.nan_to_num().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+    return rearrange(image.nan_to_num().clamp(0, 1).expand(3, -1, -1), "c h w -> h w c").numpy()

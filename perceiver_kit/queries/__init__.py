@@ -1,4 +1,4 @@
-"""What to ask of the latents."""
+"""Queries of the decoder."""
 
 from .base import Query
 from .from_inputs import ContentQuery, InputQuery

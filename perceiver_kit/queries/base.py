@@ -1,4 +1,4 @@
-"""What every query block is: one query row for every output row, computed only for the rows that are wanted."""
+"""Base of query blocks: one query row per output row, computed only for the rows that are decoded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..tokens import Encoded, Grid
 
 
 class Query(Block):
-    """Base of query blocks: ``grid`` says which output rows there are, ``forward`` makes all or some of their queries.
+    """Base of query blocks: ``grid`` is the grid of output rows, ``forward`` computes all or some of their queries.
 
-    ``follows`` names the input that gives the grid where ``size`` declares none. ``reads`` says what a query needs of
-    that input: the encoder's whole rows, only the content before positions, or (None) nothing.
+    ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query needs of that
+    input: the encoder's whole rows, only the content before positions, or (None) nothing.
     """
 
     channels: int
@@ -25,11 +25,11 @@ class Query(Block):
     reads: Literal["rows", "content"] | None = None
 
     def grid(self, encoded: Encoded) -> Grid:
-        """The declared grid, or that of the input it follows; InputError when that input was left out."""
+        """The declared grid, or that of the input it follows; InputError if that input was left out."""
         if self.follows is not None and self.follows not in encoded.given:
             raise InputError(f"this output's query follows the input {self.follows!r}, which was left out")
         return self.size if self.size is not None else encoded.layout.grid(str(self.follows))
 
     def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
-        """Rows (1, k, c) or (b, k, c) at flat indices (k,) or (b, k) of the grid; all of it for None."""
+        """Queries (1, k, c) or (b, k, c) at flat indices (k,) or (b, k) of the grid; of the whole grid for None."""
         raise undefined(self, "forward(grid, index, encoded)")

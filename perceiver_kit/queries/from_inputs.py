@@ -1,4 +1,4 @@
-"""Queries that read an input: the encoder's own rows, or content with positions of its own."""
+"""Queries from an input: its rows as the encoder reads them, or its content with other positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .base import Query
 
 @register("queries")
 class InputQuery(Query):
-    """The encoder's own rows of an input as queries, content and positions together, after padding and hiding.
+    """An input's rows as the encoder reads them: content with positions, after padding and hiding.
 
     ``channels`` is the width of those rows: ``Inputs(...).channels``.
 
@@ -39,9 +39,9 @@ class InputQuery(Query):
 
 @register("queries")
 class ContentQuery(Query):
-    """An input's content, before positions, with positions of its own: content first, then positions.
+    """An input's content before positions, then the query's own positions.
 
-    Content that is masked or hidden is zero. ``channels`` is the content's width.
+    Masked or hidden content is zero.
 
     >>> ContentQuery("image", content_channels=48).channels
     48
@@ -65,9 +65,9 @@ class ContentQuery(Query):
         return torch.cat([content, positions.expand(*content.shape[:-1], -1)], dim=-1)
 
 
-def _on_grid(kept: Mapping[str, Tensor], encoded: Encoded, query: Query, grid: Grid) -> Tensor:
-    """The kept rows that a query reads, which have one grid only: the input's."""
+def _on_grid(rows: Mapping[str, Tensor], encoded: Encoded, query: Query, grid: Grid) -> Tensor:
+    """The input rows that a query reads; InputError for a grid other than the input's."""
     own = encoded.layout.grid(str(query.follows))
     if tuple(grid) != tuple(own):
-        raise InputError(f"the query reads input {query.follows!r} on its grid {own}, got {grid}")
-    return kept[str(query.follows)]
+        raise InputError(f"grid must be that of input {query.follows!r}, which the query reads, {own}; got {grid}")
+    return rows[str(query.follows)]

@@ -1,7 +1,8 @@
-"""Queries by place: position features of a grid, or a learned row for each output."""
+"""Queries from positions: features of a grid, or a learned row per output."""
 
 from __future__ import annotations
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,9 +16,9 @@ from .base import Query
 
 @register("queries")
 class PositionQuery(Query):
-    """A query for each place of a grid: its position features, Fourier or learned.
+    """One query per position of a grid: its position features, Fourier or learned.
 
-    The grid is declared as ``size``, or is that of the input it ``follows``.
+    The grid is ``size``, or that of the input it ``follows``.
 
     >>> PositionQuery(Learned((2048,), 768), follows="text").channels
     768
@@ -27,7 +28,7 @@ class PositionQuery(Query):
         super().__init__()
         if (size is None) == (follows is None):
             raise AssemblyError(
-                f"PositionQuery: give either size or follows, got size={size!r} and follows={follows!r}"
+                f"PositionQuery: expected either size or follows, got size={size!r} and follows={follows!r}"
             )
         check_positions("PositionQuery", positions)
         self.positions, self.follows, self.channels = positions, follows, positions.channels
@@ -35,12 +36,12 @@ class PositionQuery(Query):
 
     def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
         rows = self.positions(grid, index, device=encoded.latents.device)
-        return rows if rows.ndim == 3 else rows[None]
+        return rows if rows.ndim == 3 else rearrange(rows, "k c -> 1 k c")
 
 
 @register("queries")
 class LearnedQuery(PositionQuery):
-    """A learned query for each of ``rows`` outputs: a class, a task, an object.
+    """One learned query for each of ``rows`` outputs: a class, a task, an object.
 
     >>> LearnedQuery(1, 1024).size
     (1,)
@@ -53,7 +54,7 @@ class LearnedQuery(PositionQuery):
 
 @register("queries")
 class NoQuery(Query):
-    """One output row without a query, for decoders that ask nothing, such as mean pooling."""
+    """One output row without a query, for decoders that use none, such as mean pooling."""
 
     channels = 0
     size = (1,)

@@ -20,7 +20,7 @@ from .base import Query
 
 @register("queries")
 class Queries(Block):
-    """CheckedDataset query blocks, padded with a learned vector to the widest one plus ``min_padding``.
+    """Named query blocks, padded with a learned vector to the widest one plus ``min_padding``.
 
     Source: Perceiver IO (Jaegle et al. 2022), appendix F.
 
@@ -39,7 +39,7 @@ class Queries(Block):
         return {"blocks": {name: self.blocks[name] for name in self.blocks}, "min_padding": self.min_padding}
 
     def grid(self, name: str, encoded: Encoded, size: Grid | None = None) -> Grid:
-        """The grid of one output: ``size`` where it is given, else the query's own."""
+        """The grid of one output: ``size`` if given, else the query's own."""
         query: Query = self.blocks[name]
         own = query.grid(encoded)
         if size is None or size == own:
@@ -53,12 +53,12 @@ class Queries(Block):
             raise InputError(f"size of {name!r} must be positive ints, got {size!r}")
         return tuple(size)
 
-    def reading(self, what: Literal["rows", "content"]) -> set[str]:
-        """The inputs whose rows, or content, some query reads."""
-        return {str(block.follows) for block in map(self.blocks.__getitem__, self.blocks) if block.reads == what}
+    def reading(self, part: Literal["rows", "content"]) -> set[str]:
+        """Names of inputs whose rows, or content, a query reads."""
+        return {str(block.follows) for block in map(self.blocks.__getitem__, self.blocks) if block.reads == part}
 
     def padding_of(self, name: str) -> Float[Tensor, "1 p"] | None:
-        """The vector that every query of an output ends in; None for the widest."""
+        """The learned padding of an output's queries; None for the widest."""
         return self.padding[name].vector if name in self.padding else None
 
     def forward(self, name: str, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:

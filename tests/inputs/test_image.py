@@ -307,7 +307,7 @@ def test_raw_tensors_that_do_not_fit(block: inputs.Input, shape: tuple[int, ...]
         (lambda: inputs.Patches((0, 1)), "size must be an int of at least 1"),
         (lambda: inputs.Patches(4), "size must be a tuple"),
         (lambda: inputs.Neighbourhoods(4, size=2), "odd"),
-        (lambda: inputs.ConvStem(4, axes=4), "axes is 2 for images or 3"),
+        (lambda: inputs.ConvStem(4, axes=4), r"axes must be 2 \(images\) or 3"),
         (lambda: inputs.ConvStem(4, padding="sane"), "did you mean 'same'"),
         (lambda: inputs.Pixels(positions=Learned((2, 2), 4), combine="add"), "use Projected"),
         (lambda: inputs.Pixels(combine="ad"), "did you mean 'add'"),

@@ -158,13 +158,13 @@ def test_any_text_is_drawn_with_each_weight_at_its_byte(text: str, columns: int)
     np.testing.assert_array_equal(maps(plots.attention_over_text(raw, weights, columns=columns).axes[0])[0], shown)
 
 
-def test_a_character_stands_at_its_first_byte_and_special_tokens_are_signs() -> None:
-    from perceiver_kit.plots.attention import _signs
+def test_characters_are_drawn_at_their_first_byte_and_special_tokens_as_symbols() -> None:
+    from perceiver_kit.plots.text import _symbols
 
     ids = kit.ByteTokenizer()(["é[MASK]名", "longer than that"]).ids[0]
-    assert "".join(_signs(ids)) == "«é ■□  »" + "○" * (len(ids) - 8)
-    assert "".join(_signs("a\nb")) == "a↵b"
-    assert "".join(_signs(b"\xffa")) == "□a"
+    assert "".join(_symbols(ids)) == "«é ■□  »" + "○" * (len(ids) - 8)
+    assert "".join(_symbols("a\nb")) == "a↵b"
+    assert "".join(_symbols(b"\xffa")) == "□a"
 
 
 # ---- the rest
