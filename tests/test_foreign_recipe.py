@@ -1,4 +1,4 @@
-"""A recipe of another package is built, trained by the CLI, converted to Hugging Face's format and shown on the site."""
+"""A recipe of another package is built, trained by the CLI, converted both ways and shown on the site."""
 
 from __future__ import annotations
 
