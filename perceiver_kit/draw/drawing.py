@@ -56,7 +56,7 @@ def draw(model: nn.Module, path: str | Path | None = None) -> Drawing:
     ['model', 'input', 'rows', 'encoder', 'latents', 'query', 'decoder', 'output']
     """
     if not isinstance(model, PerceiverIO):
-        raise InputError(f"draw: expected a PerceiverIO, got {describe_value(model)}; unwrap the model first")
+        raise InputError(f"draw: expected a PerceiverIO, got {describe_value(model)}; pass the model inside a wrapper")
     boxes, lines = _layout(model)
     latents = int(getattr(model.encoder, "num_latents", 16))
     parts = [part for line in lines for part in line]
