@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
@@ -36,7 +33,7 @@ def capture_attention(model: nn.Module, only: str | Sequence[str] | None = None)
     """
 
     def record(attention: Attention, arguments: dict[str, Any], output: Tensor) -> Tensor:
-        return attention_map(attention, **arguments)
+        return attention.weights(**arguments)
 
     blocks = {name: block.attention for name, block in _blocks(model, only).items()}
     with _recording(model, blocks, record, concat_dim=2) as maps:
@@ -55,23 +52,6 @@ def capture_hidden(model: nn.Module, only: str | Sequence[str] | None = None) ->
     """
     with _recording(model, _blocks(model, only), lambda block, arguments, output: output, concat_dim=1) as states:
         yield states
-
-
-def attention_map(
-    attention: Attention,
-    queries: Float[Tensor, "#b m cq"],
-    keys: Float[Tensor, "b n ck"],
-    mask: Bool[Tensor, "b n"] | None = None,
-) -> Float[Tensor, "b heads m n"]:
-    """softmax(scale · q kᵀ); zeros where the mask is False."""
-    q = rearrange(attention.query(queries), "b m (heads c) -> b heads m c", heads=attention.heads)
-    k = rearrange(attention.key(keys), "b n (heads c) -> b heads n c", heads=attention.heads)
-    scores = attention.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
-    if mask is None:
-        return scores.softmax(-1)
-    allowed = rearrange(mask, "b n -> b 1 1 n")
-    weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
-    return torch.where(allowed, weights, 0)
 
 
 def _blocks(model: nn.Module, only: str | Sequence[str] | None) -> dict[str, Any]:

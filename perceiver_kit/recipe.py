@@ -137,15 +137,16 @@ def recipe(
 
     def register(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         given = {"base": {}} | {preset: dict(numbers) for preset, numbers in (presets or {}).items()}
-        signature = _signature(function, group, given.pop("base"))
+        base = given.pop("base")
+        signature = _signature(function, group, base)
         for label, keys in [*given.items(), ("sources", sources or {})]:
             for key in keys:
                 if key not in signature.parameters:
                     hint = nearest(key, signature.parameters)
                     raise AssemblyError(f"recipe {function.__name__}: {label} names {key!r}; {hint}")
-        default = {} if group is None else dict.fromkeys(_keywords(group), f"default of {group.__name__}")
-        known_sources = {name: text for name, text in default.items() if name in signature.parameters}
-        entry = Recipe(function, signature, {"base": {}} | given, known_sources | dict(sources or {}), **declarations)
+        defaults = {} if group is None else dict.fromkeys(_keywords(group).keys() - base.keys(), group.__name__)
+        texts = {name: f"default of {owner}" for name, owner in defaults.items() if name in signature.parameters}
+        entry = Recipe(function, signature, {"base": {}} | given, texts | dict(sources or {}), **declarations)
         add("recipes", entry.name, entry)
 
         @functools.wraps(function)

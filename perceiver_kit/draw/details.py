@@ -87,7 +87,7 @@ def query_lines(model: PerceiverIO, name: str) -> Iterator[str]:
     block: Query = model.queries.blocks[name]
     positions = getattr(block, "positions", None)
     kind = type(block).__name__
-    yield kind if positions is None or kind == "Learned" else f"{kind}: {_kind(positions)}"
+    yield kind if positions is None or kind == "LearnedQuery" else f"{kind}: {_kind(positions)}"
     if block.reads is not None:
         yield f"{'rows' if block.reads == 'rows' else 'content'} of input {block.follows}"
     elif block.follows is not None:

@@ -41,8 +41,8 @@ _ATTENTION = {
     "mlp.0": "mlp.dense1",
     "mlp.2": "mlp.dense2",
 }
-_CROSS = {"query_norm": "attention.self.layernorm1", "key_norm": "attention.self.layernorm2"} | _ATTENTION
-_SELF = {"norm": "attention.self.layernorm1"} | _ATTENTION
+CROSS_LAYER_NAMES = {"query_norm": "attention.self.layernorm1", "key_norm": "attention.self.layernorm2"} | _ATTENTION
+SELF_LAYER_NAMES = {"norm": "attention.self.layernorm1"} | _ATTENTION
 
 
 def _renamed(ours: str, theirs: str, names: Mapping[str, str]) -> dict[str, str]:
@@ -51,13 +51,13 @@ def _renamed(ours: str, theirs: str, names: Mapping[str, str]) -> dict[str, str]
 
 def cross_attention_names(ours: str, theirs: str) -> dict[str, str]:
     """Tensor names of a ``CrossAttentionLayer``."""
-    return _renamed(ours, theirs, _CROSS)
+    return _renamed(ours, theirs, CROSS_LAYER_NAMES)
 
 
 ENCODER_NAMES = (
     {"encoder.latents": "perceiver.embeddings.latents"}
     | cross_attention_names("encoder.cross.0", "perceiver.encoder.cross_attention")
-    | _renamed("encoder.transformer.{i}", "perceiver.encoder.self_attends.{i}", _SELF)
+    | _renamed("encoder.transformer.{i}", "perceiver.encoder.self_attends.{i}", SELF_LAYER_NAMES)
 )
 DECODER_NAMES = cross_attention_names("decoder.cross", "perceiver.decoder.decoder.decoding_cross_attention")
 CLASSIFIER_NAMES = DECODER_NAMES | {

@@ -11,7 +11,7 @@ from transformers.models.perceiver import modeling_perceiver as theirs
 import perceiver_kit as kit
 from perceiver_kit import inputs, outputs, queries
 from perceiver_kit.positions import Fourier, Learned, Positions, Projected
-from perceiver_kit.recipes._shared import _CROSS as CROSS
+from perceiver_kit.recipes._shared import CROSS_LAYER_NAMES as CROSS
 
 from .reference import randomised, relative
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit.positions import Positions
-from perceiver_kit.recipes._shared import _CROSS as CROSS
-from perceiver_kit.recipes._shared import _SELF as SELF
+from perceiver_kit.recipes._shared import CROSS_LAYER_NAMES as CROSS
+from perceiver_kit.recipes._shared import SELF_LAYER_NAMES as SELF
 
 from . import reference
 from .reference import ask, relative
