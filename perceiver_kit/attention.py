@@ -160,7 +160,7 @@ class CrossAttentionLayer(nn.Module):
         if keys.shape[1] == 0 or queries.shape[1] == 0:
             raise InputError(f"attention of {queries.shape[1]} queries over {keys.shape[1]} rows: neither may be empty")
         if mask is not None:
-            # Before the norm, whose gradient at NaN is NaN even for a weight of zero.
+            # Zero masked rows before the norm: a NaN in them would give NaN gradients.
             keys = torch.where(rearrange(mask, "b n -> b n 1"), keys, 0)
         rows = self.dropout(self.attention(self.query_norm(queries), self.key_norm(keys), mask))
         if self.query_residual:

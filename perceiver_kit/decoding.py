@@ -1,4 +1,4 @@
-"""From latents to one output: its queries in chunks through the decoder, and the output block on what they read."""
+"""Decode one output: its queries pass through the decoder in chunks, and the output block maps the result."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .tokens import Encoded, Grid
 At = Mapping[str, Tensor | None]
 Sizes = Mapping[str, Grid]
 
-# Bytes of the rows of one decoder call, at their widest, for inference when ``chunk`` is None. All queries of a
-# published video (804,737 × 1,026) would take 3.3 GB, and four times that inside the decoder. On a CPU, tensors above
-# 32 MiB cost a page fault for every 4 KiB, so smaller chunks are also faster.
+# Memory budget in bytes of one decoder call. It sets the default chunk size at inference. All queries of a published
+# video (804,737 × 1,026) would take 3.3 GB, and four times that inside the decoder. On a CPU, tensors above 32 MiB cost
+# a page fault for every 4 KiB, so smaller chunks are also faster.
 CHUNK_BYTES = {"cpu": 2**23}
 CHUNK_BYTES_ELSEWHERE = 2**28
 

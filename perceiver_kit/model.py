@@ -26,8 +26,8 @@ class PerceiverIO(Block):
     """A mapping of raw inputs → a dict of outputs, through a fixed array of latents.
 
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'). Without ``queries`` every output has one empty query (mean pooling). Without decoder and outputs the
-    model only encodes.
+    (b, o, d'). Without ``queries``, each output has one query of no channels, for decoders that pool the
+    latents (``MeanPool``). Without decoder and outputs the model only encodes.
 
     Source: Perceiver IO (Jaegle et al. 2022).
 
@@ -112,7 +112,8 @@ class PerceiverIO(Block):
         chunk: int | None = None,
         size: Sizes | None = None,
     ) -> dict[str, Tensor]:
-        """``decode(encode(inputs))``. Training calls this: distributed wrappers hook nothing else."""
+        """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method."""
+        # Refuse a wrong request before the encoder runs.
         at, size = check_request(self.outputs, at, chunk, size)
         return self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
 
@@ -129,7 +130,7 @@ class PerceiverIO(Block):
         tokens, content = self.inputs(inputs, mask, hidden=hidden, content=read["content"])
         latents = self.encoder(tokens)
         given = tuple(inputs) if isinstance(inputs, Mapping) else tuple(tokens.layout)
-        rows = {name: tokens[name] for name in read["rows"] if name in given}
+        rows = {name: tokens[name] for name in sorted(read["rows"]) if name in given}
         return Encoded(latents, tokens.layout, given, rows, content)
 
     def decode(

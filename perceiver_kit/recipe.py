@@ -97,7 +97,13 @@ def recipe(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     sources: Mapping[str, str] | None = None,
     group: type[Block] | None = None,
-    **declarations: Any,
+    objective: Callable[[], Objective] | None = None,
+    training: Mapping[str, Any] | None = None,
+    data: Mapping[str, Lazy] | None = None,
+    reads: Callable[[Parameters], Parameters] = lambda parameters: {},
+    random_inputs: Callable[..., dict[str, Tensor]] | None = None,
+    huggingface: HuggingFace | None = None,
+    demo: Lazy | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator that registers a function as a recipe; ``kit.build(name)`` calls it.
 
@@ -116,10 +122,9 @@ def recipe(
         random_inputs: (batch, parameters) → random raw inputs.
         huggingface: the counterpart in Hugging Face's format.
         demo: lazy reference to the function that ``perceiver-kit demo`` calls.
-        declarations: the fields above from ``objective`` on.
 
-    Raises AssemblyError for a taken name, a parameter that is not keyword-only with a default, and a preset, source or
-    declaration that names something unknown.
+    Raises AssemblyError for a taken name, a parameter that is not keyword-only with a default, and a preset or source
+    that names an unknown parameter.
 
     >>> @recipe(presets=dict(tiny=dict(latent_dim=8)), group=Encoder, sources=dict(points="an example"))
     ... def doctest_points(*, points: int = 3, num_latents: int = 4, latent_dim: int = 16, layers: int = 1, **encoder):
@@ -130,10 +135,6 @@ def recipe(
     torch.Size([1, 4, 8])
     >>> del kit.registry._entries["recipes"]["doctest_points"]
     """
-    known = set(Recipe.__dataclass_fields__) - {"function", "signature", "presets", "sources"}
-    for name in declarations:
-        if name not in known:
-            raise AssemblyError(f"recipe declares {name!r}; {nearest(name, {*known, 'presets', 'sources', 'group'})}")
 
     def register(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         given = {"base": {}} | {preset: dict(numbers) for preset, numbers in (presets or {}).items()}
@@ -146,7 +147,19 @@ def recipe(
                     raise AssemblyError(f"recipe {function.__name__}: {label} names {key!r}; {hint}")
         defaults = {} if group is None else dict.fromkeys(_keywords(group).keys() - base.keys(), group.__name__)
         texts = {name: f"default of {owner}" for name, owner in defaults.items() if name in signature.parameters}
-        entry = Recipe(function, signature, {"base": {}} | given, texts | dict(sources or {}), **declarations)
+        entry = Recipe(
+            function,
+            signature,
+            presets={"base": {}} | given,
+            sources=texts | dict(sources or {}),
+            objective=objective,
+            training=training or {},
+            data=data or {},
+            reads=reads,
+            random_inputs=random_inputs,
+            huggingface=huggingface,
+            demo=demo,
+        )
         add("recipes", entry.name, entry)
 
         @functools.wraps(function)

@@ -86,8 +86,8 @@ class Tokens:
 class Encoded:
     """The result of ``encode``: latents (b, m, d), the inputs' layout, and those inputs that a query reads.
 
-    ``given`` names the modalities that were passed in, not replaced by mask tokens. ``rows`` has whole input rows, as
-    the encoder read them; ``content`` has rows before positions were attached.
+    ``given`` names the modalities that were passed in, not replaced by mask tokens. ``rows`` has the encoder's
+    input rows, positions included; ``content`` has the rows without positions.
 
     >>> enc = build("masked_lm", preset="tiny").encode({"text": torch.zeros(2, 10, dtype=torch.int64)})
     >>> enc.latents.shape, enc.given

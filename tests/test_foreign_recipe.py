@@ -42,11 +42,11 @@ PACKAGE = """
     ) -> kit.PerceiverIO:
         \"\"\"Which half a cloud of points lies in.\"\"\"
         inputs = kit.Inputs(points=kit.inputs.Features(axes))
-        latents = kit.Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
-        queries = kit.Queries(label=kit.queries.LearnedQuery(1, latents.latent_dim))
-        decoder = kit.Decoder(queries.channels, latents.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+        encoder = kit.Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+        queries = kit.Queries(label=kit.queries.LearnedQuery(1, encoder.latent_dim))
+        decoder = kit.Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
         outputs = kit.Outputs(label=kit.outputs.Classify(queries.channels, num_labels))
-        return kit.PerceiverIO(inputs, latents, queries, decoder, outputs)
+        return kit.PerceiverIO(inputs, encoder, queries, decoder, outputs)
 """
 
 

@@ -162,7 +162,6 @@ def test_two_cells_of_a_notebook_do_not_take_each_others_names() -> None:
             lambda: kit.recipe(sources=dict(sise=""))(lambda *, size=0: 0),
             "sources names 'sise'; did you mean 'size'",
         ),
-        (lambda: kit.recipe(objectiv=None), "recipe declares 'objectiv'; did you mean 'objective'"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(register, message: str) -> None:

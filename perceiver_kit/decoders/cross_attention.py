@@ -16,8 +16,8 @@ from ..registry import register
 class Decoder(Block):
     """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows, if given.
 
-    Rows are independent of each other, so some queries decode to the same rows as all queries do. ``zero_output``
-    initialises the final linear layer to zero, as optical flow does.
+    Queries do not interact: decoding a subset of them gives the same rows. ``zero_output`` initialises the final linear
+    layer to zero.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
 

@@ -15,7 +15,7 @@ from ..initialisation import learned
 from ..registry import register
 from ..tokens import Tokens
 
-MAX_LAYERS = 1024  # of all blocks: a wrong number is refused before any layer is made
+MAX_LAYERS = 1024  # upper bound on layers × blocks, checked before any layer is made
 
 Sharing = Literal["all", "after_first", "none"]
 
@@ -25,8 +25,9 @@ class Encoder(Block):
     """Latents (m, d) cross-attend to rows of width ``channels``; ``blocks`` × ``layers`` of self-attention follow.
 
     With several ``cross_attends`` (at most one per block) the latents read the inputs again before each of the first
-    blocks. These cross-attention layers share their weights among ``"all"``, all ``"after_first"`` (as the first
-    Perceiver), or ``"none"``. All blocks have the same weights unless ``share_blocks=False``.
+    blocks. ``share_cross_attends`` says which of these layers share weights: ``"all"``, all but the first
+    (``"after_first"``, as in the first Perceiver) or ``"none"``. All blocks have the same weights unless
+    ``share_blocks=False``.
 
     ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
@@ -120,8 +121,8 @@ class Encoder(Block):
         if rows.shape[-1] != self.channels:
             raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
-        # Batch 1 until the first cross-attention, which then projects the queries once for all samples.
-        # raw: einops caches the types it has met, so its first Parameter would make torch.compile build another graph
+        # Batch size 1: the first cross-attention projects the latents once and broadcasts them over the batch.
+        # raw: einops.rearrange on a Parameter would make torch.compile build another graph
         latents: Tensor = self.latents[None]
         for block in range(self.blocks):
             if block < self.cross_attends:

@@ -31,14 +31,14 @@ DATA = dict(mnist="perceiver_kit.data.tasks:mnist", path="perceiver_kit.data.fol
 
 
 def classifier(
-    image: Input, *, num_labels: int, decoder_residual: bool = True, dropout: float, gelu: Gelu, **encoder: Any
+    image: Input, *, num_labels: int, decoder_residual: bool = True, dropout: float, gelu: Gelu, **encoder
 ) -> PerceiverIO:
     """Image rows → latents → one learned query → class logits."""
     inputs = Inputs(image=image)
-    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
-    queries = Queries(label=LearnedQuery(1, latents.latent_dim))
-    decoder = Decoder(queries.channels, latents.latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
-    return PerceiverIO(inputs, latents, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
+    decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
+    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
 
 
 def random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:

@@ -52,8 +52,8 @@ def masked_lm(
 ) -> PerceiverIO:
     """Masked language modelling on bytes (Perceiver IO, section 4.1).
 
-    Takes text (b, n) int64 with n ≤ ``max_length`` and returns text (b, n, vocabulary) logits: as many rows as the
-    text is long, through the input's own embedding.
+    Takes text (b, n) int64 with n ≤ ``max_length`` and returns text (b, n, vocabulary) logits: one row for
+    each byte. The output weights are those of the input embedding.
 
     >>> model = masked_lm(max_length=64, channels=32, num_latents=8, latent_dim=32, layers=1, v_channels=32)
     >>> batch = kit.ByteTokenizer()(["To be, or not to [MASK]", "that is"])
@@ -62,15 +62,15 @@ def masked_lm(
     """
     text = _text.text_tokens(vocabulary, max_length, channels, position_start)
     inputs = Inputs(text=text)
-    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
     queries = Queries(text=PositionQuery(Learned((max_length,), channels, start=position_start), follows="text"))
     decoder = Decoder(
         channels,
-        latents.latent_dim,
+        encoder.latent_dim,
         heads=decoder_heads,
         qk_channels=decoder_qk_channels,
         v_channels=channels,
         dropout=dropout,
         gelu=gelu,
     )
-    return PerceiverIO(inputs, latents, queries, decoder, Outputs(text=TiedText(text)))
+    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(text=TiedText(text)))

@@ -199,17 +199,17 @@ def multimodal_autoencoding(
         hide=dict(audio=0.0, image=0.0, label=hide_label),
         min_padding=4,
     )
-    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
     queries = Queries(
         audio=PositionQuery(Fourier(**audio, ends="half_open"), size=audio_patches),
         image=PositionQuery(Fourier(**image, ends="half_open"), size=(num_frames, height, width)),
         label=LearnedQuery(1, label_channels),
         min_padding=2,
     )
-    decoder = Decoder(queries.channels, latents.latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
+    decoder = Decoder(queries.channels, encoder.latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
     outputs = Outputs(
         audio=ToWaveform(out_channels, samples_per_patch),
         image=ToPixels(out_channels, 3),
         label=Classify(out_channels, num_labels),
     )
-    return PerceiverIO(inputs, latents, queries, decoder, outputs)
+    return PerceiverIO(inputs, encoder, queries, decoder, outputs)

@@ -103,8 +103,8 @@ def optical_flow(
     """
     size = check_image_size("optical_flow", image_size)
     inputs = Inputs(frames=Neighbourhoods(channels, positions=Fourier(bands=bands, max_resolution=size)))
-    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
     queries = Queries(flow=InputQuery("frames", channels=inputs.channels))
-    decoder = Decoder(queries.channels, latents.latent_dim, dropout=dropout, gelu=gelu)
+    decoder = Decoder(queries.channels, encoder.latent_dim, dropout=dropout, gelu=gelu)
     outputs = Outputs(flow=Flow(queries.channels, scale=flow_scale))
-    return Tiled(inputs, latents, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)
+    return Tiled(inputs, encoder, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)

@@ -53,7 +53,7 @@ def sequence_classification(
     torch.Size([2, 5])
     """
     inputs = Inputs(text=_text.text_tokens(vocabulary, max_length, channels, position_start))
-    latents = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
-    queries = Queries(label=LearnedQuery(1, latents.latent_dim))
-    decoder = Decoder(queries.channels, latents.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
-    return PerceiverIO(inputs, latents, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
+    decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
