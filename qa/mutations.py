@@ -30,7 +30,7 @@ CORE = (
     "attention attention_backends block decoding folding modalities model padding positions recipe registry spec tokens"
 )
 CORE += " encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
-COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py", "tests/test_model.py"]
+COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py"]
 SLOW = "multimodal_autoencoding"  # its cases take half the time; drawn models have the same blocks
 SAMPLE, SEED, MINUTES = 300, 0, 60
 COPIED = ["perceiver_kit", "tests", "conftest.py", "pyproject.toml"]
