@@ -30,8 +30,9 @@ CORE = (
     "attention attention_backends block decoding folding modalities model padding positions recipe registry spec tokens"
 )
 CORE += " encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
-COMMON = ["tests/test_model.py", "tests/test_mission.py", "tests/models/test_made.py", "tests/models/test_rows.py"]
-SAMPLE, SEED, MINUTES, TIMEOUT = 300, 0, 60, 120
+COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py"]
+SLOW = "multimodal_autoencoding"  # its cases take half the time; drawn models have the same blocks
+SAMPLE, SEED, MINUTES = 300, 0, 60
 COPIED = ["perceiver_kit", "tests", "conftest.py", "pyproject.toml"]
 
 
@@ -90,10 +91,22 @@ def places(file: str) -> Iterator[list[Mutant]]:
 
 def passes(copy: Path, tests: list[str], timeout: float | None) -> bool:
     """Whether the tests pass in a copy; the whole process group is killed after the timeout."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        "-k",
+        f"not {SLOW}",
+    ]
     command += ["--doctest-modules", "--import-mode=importlib", *tests]
     environment = os.environ | dict(
-        PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", HYPOTHESIS_PROFILE="first", MODELS="6"
+        PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", HYPOTHESIS_PROFILE="first", MODELS="3"
     )
     with subprocess.Popen(
         command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -110,7 +123,7 @@ def passes(copy: Path, tests: list[str], timeout: float | None) -> bool:
     return process.returncode == 0
 
 
-def survives(mutant: Mutant, copies: SimpleQueue[Path], until: float) -> bool | None:
+def survives(mutant: Mutant, copies: SimpleQueue[Path], until: float, timeout: float) -> bool | None:
     """Whether no test fails for a mutant; None when the time is over."""
     from cosmic_ray.mutating import use_mutation
     from cosmic_ray.plugins import get_operator
@@ -120,7 +133,7 @@ def survives(mutant: Mutant, copies: SimpleQueue[Path], until: float) -> bool | 
     copy = copies.get()
     try:
         with use_mutation(copy / mutant.file, get_operator(f"core/{mutant.operator}")(), mutant.occurrence):
-            survived = passes(copy, matching_tests(mutant.file), TIMEOUT)
+            survived = passes(copy, matching_tests(mutant.file), timeout)
     finally:
         copies.put(copy)
     print("survived" if survived else "killed", f"{mutant.file}:{mutant.line}", mutant.operator, flush=True)
@@ -150,9 +163,10 @@ def main() -> None:
         tests = dict.fromkeys(test for mutant in mutants for test in matching_tests(mutant.file))
         if not passes(copy, [*tests], None):
             raise SystemExit("the tests fail without a mutant")
-        print(f"without a mutant the tests pass ({time.monotonic() - start:.0f} s)", flush=True)
+        timeout = 2 * (time.monotonic() - start)  # one core for all of them; a mutant gets some of them
+        print(f"without a mutant the tests pass ({timeout / 2:.0f} s)", flush=True)
         until = start + 60 * MINUTES
-        results = [*pool.map(lambda mutant: survives(mutant, copies, until), mutants)]
+        results = [*pool.map(lambda mutant: survives(mutant, copies, until, timeout), mutants)]
     tried = [(mutant, result) for mutant, result in zip(mutants, results, strict=True) if result is not None]
     survivors = sorted(mutant for mutant, survived in tried if survived)
     minutes = (time.monotonic() - start) / 60
