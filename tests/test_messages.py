@@ -108,7 +108,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "ByteTokenizer": (lambda: kit.ByteTokenizer()(b"bytes"), ["texts", "a str or a list of str", "got a bytes"]),
     "ByteTokenizer, length": (lambda: kit.ByteTokenizer()("word", max_length=1), ["max_length", "at least 2", "got 1"]),
-    "ByteTokenizer, surrogates": (lambda: kit.ByteTokenizer()("\ud800"), ["texts[0]", "surrogate", "mend it"]),
+    "ByteTokenizer, surrogates": (lambda: kit.ByteTokenizer()("\ud800"), ["texts[0]", "surrogate", "repair it"]),
     "decode": (lambda: kit.ByteTokenizer().decode([300]), ["ids[0]", "0 to 261", "got 300"]),
     "ImageProcessor": (
         lambda: kit.ImageProcessor()(np.zeros((5, 6, 5), np.uint8)),
