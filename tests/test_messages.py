@@ -129,7 +129,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "Images": (
         lambda: images.Images(torch.zeros(0, 1, 2, 2), torch.zeros(0)),
-        ["Images needs", "0 pictures and 0 labels"],
+        ["Images needs", "0 images and 0 labels"],
     ),
     "Texts": (lambda: texts.Texts(["a"], [], length=9), ["a label for each text", "1 texts and 0 labels"]),
     "MaskedBytes": (lambda: texts.MaskedBytes(b"abc", length=9), ["9 bytes", "only 3"]),

@@ -146,21 +146,9 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         "texts[0] contains the lone surrogate '\\ud800', which UTF-8 cannot encode; repair it: "
         'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
     ),
-    (
-        ("a",),
-        {"max_length": 1},
-        "max_length must be an int of at least 2, for the special ids, got 1",
-    ),
-    (
-        ("a", "b"),
-        {"max_length": 2},
-        "max_length must be an int of at least 3, for the special ids, got 2",
-    ),
-    (
-        ("a",),
-        {"max_length": 8.0},
-        "max_length must be an int of at least 2, for the special ids, got 8.0",
-    ),
+    (("a",), {"max_length": 1}, "max_length must be an int of at least 2, for the special ids, got 1"),
+    (("a", "b"), {"max_length": 2}, "max_length must be an int of at least 3, for the special ids, got 2"),
+    (("a",), {"max_length": 8.0}, "max_length must be an int of at least 2, for the special ids, got 8.0"),
     (("a",), {"pad_to": 0}, "pad_to must be an int of at least 1, got 0"),
     (("a",), {"pad_to": True}, "pad_to must be an int of at least 1, got True"),
     (
@@ -174,11 +162,7 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         "truncation is 'longest'; did you mean 'longest_first'? There are: longest_first, only_first, "
         "only_second, or None",
     ),
-    (
-        ("a",),
-        {"truncation": "only_second"},
-        'truncation="only_second" needs pairs; give them, or use "longest_first"',
-    ),
+    (("a",), {"truncation": "only_second"}, 'truncation="only_second" needs pairs; give them, or use "longest_first"'),
     (
         (["abc", "abcdefg"],),
         {"truncation": None, "max_length": 6},
