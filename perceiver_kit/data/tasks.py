@@ -14,7 +14,7 @@ from ..registry import find, names
 from . import corpora, images, warps
 from .folders import Size, videos
 from .task import Task
-from .texts import MaskedBytes
+from .texts import MaskedBytes, Texts
 
 PATH = "path"
 """The key of a recipe's loader of user files."""
@@ -29,10 +29,9 @@ def mnist(*, seed: int = 0, shift: int = 2) -> Task:
 
 def reviews(*, max_length: int = 2048, seed: int = 0) -> Task:
     """Positive and negative movie reviews, truncated to ``max_length`` ids."""
-    train, held_out = corpora.reviews(length=max_length, seed=seed)
+    train, held_out = (Texts(*part, length=max_length, seed=seed) for part in corpora.review_texts())
     overrides = dict(num_labels=2, max_length=max_length)
-    classes = ("negative", "positive")
-    return Task("reviews", train, held_out, overrides, corpora.REVIEWS_SOURCE, classes)
+    return Task("reviews", train, held_out, overrides, corpora.REVIEWS_SOURCE, ("negative", "positive"))
 
 
 def bible(*, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_target_prob: float = 1.0) -> Task:

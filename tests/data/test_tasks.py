@@ -48,6 +48,14 @@ def pictures(root: Path, *names: str, each: int = 4) -> Path:
     return root
 
 
+def touch(root: Path, *names: str) -> list[Path]:
+    paths = [root / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
 def texts(root: Path, *names: str, each: int = 3) -> Path:
     for name in names:
         (root / name).mkdir(parents=True)
@@ -306,9 +314,7 @@ class TestBadPaths:
         self.refused(tmp_path, "has no files ending in .*, only notes.txt")
         self.refused(tmp_path / "notes.txt", "is not a folder")
         self.refused(tmp_path, "has 1 readable files, expected at least two", "masked_lm")
-        empty = tmp_path / "empty.txt"
-        empty.touch()
-        self.refused(empty, "must be a non-empty text file", "masked_lm")
+        self.refused(*touch(tmp_path, "empty.txt"), "must be a non-empty text file", "masked_lm")
 
     def test_bad_class_folders(self, tmp_path: Path) -> None:
         pictures(tmp_path, "cats", each=3)
@@ -365,24 +371,20 @@ class TestBadPaths:
 
 
 def test_a_growing_folder_keeps_its_split(tmp_path: Path) -> None:
-    for number in range(300):
-        (tmp_path / f"{number}.txt").touch()
+    touch(tmp_path, *(f"{number}.txt" for number in range(300)))
     before = split_files(tmp_path, (".txt",), lambda path: None)
     assert 15 <= len(before.held_out) <= 45
     assert {*before.train} | {*before.held_out} == {*tmp_path.iterdir()}
-    for number in range(300, 400):
-        (tmp_path / f"{number}.txt").touch()
+    touch(tmp_path, *(f"{number}.txt" for number in range(300, 400)))
     after = split_files(tmp_path, (".txt",), lambda path: None)
     assert {*before.held_out} <= {*after.held_out} and {*before.train} <= {*after.train}
-    (tmp_path / "moved").mkdir()
-    moved = [path.rename(tmp_path / "moved" / path.name) for path in [*tmp_path.glob("*.txt")]]
-    same = split_files(tmp_path / "moved", (".txt",), lambda path: None)
-    assert [path.name for path in same.held_out] == [path.name for path in after.held_out] and len(moved) == 400
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    same = split_files(moved, (".txt",), lambda path: None)
+    assert [path.name for path in same.held_out] == [path.name for path in after.held_out]
 
 
 def test_one_file_is_always_left_for_training(tmp_path: Path) -> None:
-    for number in range(300):
-        (tmp_path / f"{number}.txt").touch()
+    touch(tmp_path, *(f"{number}.txt" for number in range(300)))
     chosen = split_files(tmp_path, (".txt",), lambda path: None).held_out[:5]
     assert len(chosen) == 5
     for path in {*tmp_path.iterdir()} - {*chosen}:
@@ -392,27 +394,21 @@ def test_one_file_is_always_left_for_training(tmp_path: Path) -> None:
 
 
 def test_suffixes_are_case_insensitive(tmp_path: Path) -> None:
-    for name in ("a/0.PNG", "a/1.Jpg", "b/2.png", "3.PNG"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    touch(tmp_path, "a/0.PNG", "a/1.Jpg", "b/2.png", "3.PNG")
     names = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, (".png", ".jpg"))]
     assert names == ["3.PNG", "a/0.PNG", "a/1.Jpg", "b/2.png"]
     assert top_level_files(tmp_path, (".png", ".jpg")) == [tmp_path / "3.PNG"]
 
 
 def test_hidden_files_are_skipped_without_a_warning(tmp_path: Path) -> None:
-    for name in ("a/0.png", "a/.0.png", "a/._0.png", ".trash/1.png", "a/.b/2.png", ".index"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+    touch(tmp_path, "a/0.png", "a/.0.png", "a/._0.png", ".trash/1.png", "a/.b/2.png", ".index")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert find_files(tmp_path, (".png",)) == [tmp_path / "a" / "0.png"]
 
 
 def test_every_class_has_held_out_files(tmp_path: Path) -> None:
-    for name in "abc":
-        for number in range(2):
-            picture(tmp_path / name / f"{number}.png")
+    touch(tmp_path, *(f"{name}/{number}.png" for name in "abc" for number in range(2)))
     parts = split_by_class(tmp_path, (".png",), lambda path: None)
     assert parts.train_labels == parts.held_out_labels == [0, 1, 2] and parts.classes == ("a", "b", "c")
     assert [path.parent.name for path in parts.held_out] == ["a", "b", "c"]

@@ -74,6 +74,17 @@ def write(
     return path
 
 
+def encode(path: Path, pictures: list[np.ndarray]) -> Path:
+    """A video of these pictures (h, w, 3), without sound."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        (video.height, video.width), video.pix_fmt, video.bit_rate = pictures[0].shape[:2], "yuv420p", 4_000_000
+        for picture in pictures:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(video.encode())
+    return path
+
+
 def brightness(clip: Clip) -> np.ndarray:
     """The frame number that each frame shows."""
     return ((clip.frames.mean((1, 2, 3)) + 1) * 127.5 / 5).numpy()
@@ -166,13 +177,7 @@ def test_frames_are_resized_and_centre_cropped(folder: Path, landscape: bool) ->
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:24, 24:72] = picture[:, :24] = 255  # the centre: white above black; left of it white, right black
     picture = picture if landscape else picture.swapaxes(0, 1)
-    path = folder / f"halves{landscape}.mkv"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        (video.height, video.width), video.pix_fmt, video.bit_rate = picture.shape[:2], "yuv420p", 4_000_000
-        for _ in range(3):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(video.encode())
+    path = encode(folder / f"halves{landscape}.mkv", [picture] * 3)
 
     def shown(*size: int) -> torch.Tensor:
         frames = load_clip(path, size=size if landscape else size[::-1]).frames
@@ -189,15 +194,9 @@ def test_frames_are_resized_and_centre_cropped(folder: Path, landscape: bool) ->
 
 
 def test_rotated_recordings_are_upright(folder: Path) -> None:
-    path = folder / "turned.mp4"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        video.height = video.width = 48
-        video.pix_fmt, video.bit_rate = "yuv420p", 4_000_000
-        picture = np.zeros((48, 48, 3), np.uint8)
-        picture[:, :24] = 255  # stored: white on the left
-        container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode())
+    picture = np.zeros((48, 48, 3), np.uint8)
+    picture[:, :24] = 255  # stored: white on the left
+    path = encode(folder / "turned.mp4", [picture])
     # A phone held upright stores landscape frames and a matrix for a rotation by 90° clockwise.
     stored = path.read_bytes()
     upright, clockwise = (
