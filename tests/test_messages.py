@@ -122,7 +122,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "load_clip": (lambda: video.load_clip("nowhere.mp4"), ["no such file", "nowhere.mp4"]),
     "load_clip, fps": (lambda: video.load_clip(fps=0), ["fps", "above 0", "fps=0"]),
-    "open_task": (lambda: open_task("minst", recipe="optical_flow"), ["'minst'", "did you mean 'mnist'"]),
+    "open_task": (lambda: open_task("minst", recipe="image_classification_conv"), ["'minst'", "did you mean 'mnist'"]),
     "open_task, recipe": (
         lambda: open_task("bible", recipe="optical_flow"),
         ["'bible'", "masked_lm", "not for optical_flow"],
