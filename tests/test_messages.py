@@ -108,7 +108,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "ByteTokenizer": (lambda: kit.ByteTokenizer()(b"bytes"), ["texts", "a str or a list of str", "got a bytes"]),
     "ByteTokenizer, length": (lambda: kit.ByteTokenizer()("word", max_length=1), ["max_length", "at least 2", "got 1"]),
-    "ByteTokenizer, surrogates": (lambda: kit.ByteTokenizer()("\ud800"), ["texts[0]", "surrogate", "mend it"]),
+    "ByteTokenizer, surrogates": (lambda: kit.ByteTokenizer()("\ud800"), ["texts[0]", "surrogate", "repair it"]),
     "decode": (lambda: kit.ByteTokenizer().decode([300]), ["ids[0]", "0 to 261", "got 300"]),
     "ImageProcessor": (
         lambda: kit.ImageProcessor()(np.zeros((5, 6, 5), np.uint8)),
@@ -122,14 +122,14 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "load_clip": (lambda: video.load_clip("nowhere.mp4"), ["no such file", "nowhere.mp4"]),
     "load_clip, fps": (lambda: video.load_clip(fps=0), ["fps", "above 0", "fps=0"]),
-    "open_task": (lambda: open_task("minst", recipe="optical_flow"), ["'minst'", "did you mean 'mnist'"]),
+    "open_task": (lambda: open_task("minst", recipe="image_classification_conv"), ["'minst'", "did you mean 'mnist'"]),
     "open_task, recipe": (
         lambda: open_task("bible", recipe="optical_flow"),
         ["'bible'", "masked_lm", "not for optical_flow"],
     ),
     "Images": (
         lambda: images.Images(torch.zeros(0, 1, 2, 2), torch.zeros(0)),
-        ["Images needs", "0 pictures and 0 labels"],
+        ["Images needs", "0 images and 0 labels"],
     ),
     "Texts": (lambda: texts.Texts(["a"], [], length=9), ["a label for each text", "1 texts and 0 labels"]),
     "MaskedBytes": (lambda: texts.MaskedBytes(b"abc", length=9), ["9 bytes", "only 3"]),

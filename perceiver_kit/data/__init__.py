@@ -1,4 +1,4 @@
-"""Raw data → what a model reads: text, images, video with sound."""
+"""Preprocessing and data sets: text, images, video with sound."""
 
 from .bytes import ByteTokenizer, TextBatch
 from .image_processor import ImageProcessor

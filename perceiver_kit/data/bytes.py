@@ -1,4 +1,4 @@
-"""Text as bytes: no vocabulary to learn, every script alike, 262 ids in all.
+"""UTF-8 byte tokenizer: 262 ids, no learned vocabulary.
 
 ======== ====================================================================
 id       meaning
@@ -7,8 +7,8 @@ id       meaning
 6 to 261 the byte ``id - 6`` of the text in UTF-8
 ======== ====================================================================
 
-A text becomes ``[CLS] A [SEP]``, a pair of texts ``[CLS] A [SEP] B [SEP]``. The published language Perceivers
-read this; ``[BOS]`` and ``[EOS]`` have ids and are not used.
+A text becomes ``[CLS] A [SEP]``, a pair of texts ``[CLS] A [SEP] B [SEP]``, as in the published language
+Perceivers. ``[BOS]`` and ``[EOS]`` have ids but are not used.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
@@ -29,16 +30,16 @@ from perceiver_kit.errors import InputError, nearest
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
 TRUNCATIONS = ("longest_first", "only_first", "only_second")
-SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[MASK]", "[CLS]", "[SEP]")  # the id of each is its place
+SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[MASK]", "[CLS]", "[SEP]")  # index = id
 BYTE_OFFSET = len(SPECIAL)
 _SPECIAL_IN_TEXT = re.compile("(" + "|".join(map(re.escape, SPECIAL)) + ")")
 
 
 class TextBatch(NamedTuple):
-    """Texts as a model reads them: ``model(batch.ids, mask=batch.keep)``."""
+    """A padded batch: ``model(batch.ids, mask=batch.keep)``."""
 
-    ids: Int64[Tensor, "b n"]  # 0 to 261; 0 behind the end of a text
-    keep: Bool[Tensor, "b n"]  # True for the ids of a text, False behind its end
+    ids: Int64[Tensor, "b n"]  # 0 to 261; padding is 0
+    keep: Bool[Tensor, "b n"]  # False for padding
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class ByteTokenizer:
     """Texts ⇄ ids.
 
     Args:
-        max_length: the most ids a row may have, special ones included; longer texts are cut. None: no limit.
-        parse_special: a special string in a text, such as ``[MASK]``, becomes its one id, as in the published
-            models. False takes it for the bytes it is written with: right for text that others wrote.
+        max_length: maximum ids per row, special ids included; longer texts are truncated. None: no limit.
+        parse_special: encode a special string in a text, such as ``[MASK]``, as its single id, as the published
+            models do. False encodes it as bytes: use this for untrusted text.
 
     >>> tok = ByteTokenizer()
     >>> batch = tok(["Hé!", "[MASK]"])
@@ -87,19 +88,19 @@ class ByteTokenizer:
         truncation: Truncation | None = "longest_first",
         pad_to: int | None = None,
     ) -> TextBatch:
-        """A batch of texts, or of pairs of texts: ids (b, n), and which of them may be read, keep (b, n).
+        """Encode a batch of texts or of pairs: ids (b, n) and keep (b, n), the padding mask.
 
         Args:
-            texts: a list of texts; one text is a batch of one. ``""`` is a text.
-            pairs: as many second texts.
-            max_length: in place of the tokenizer's.
-            truncation: what a row too long loses: ``"longest_first"`` the end of the longer text, then both
-                ends; ``"only_first"`` or ``"only_second"`` the end of that one. None: refuse such a row.
-            pad_to: n. None: as long as the longest row.
+            texts: a list of texts; one text is a batch of one. Empty texts are allowed.
+            pairs: the second texts, one for each of ``texts``.
+            max_length: overrides the tokenizer's.
+            truncation: which end to cut in a row that is too long. ``"longest_first"``: the longer text's, then
+                both; ``"only_first"`` or ``"only_second"``: that text's. None: raise an error.
+            pad_to: n. None: the length of the longest row.
 
         Raises:
-            InputError: no texts, something that is not text, not as many pairs as texts, a row that cannot be
-                brought to max_length or is longer than pad_to.
+            InputError: no texts, a value that is not a str, unequal numbers of texts and pairs, a row that cannot
+                be truncated to max_length or is longer than pad_to.
         """
         firsts = _texts(texts, "texts")
         seconds = [None] * len(firsts) if pairs is None else _texts(pairs, "pairs")
@@ -111,12 +112,12 @@ class ByteTokenizer:
         ]
         lengths = [len(row) for row in rows]
         longest = max(lengths)
-        n = longest if pad_to is None else _whole(pad_to, "pad_to", least=1)
+        n = longest if pad_to is None else _check_int(pad_to, "pad_to", least=1)
         if longest > n:
             which = f"texts[{lengths.index(longest)}] takes {longest} ids"
-            raise InputError(f"pad_to is {n} but {which}; raise pad_to, or cut with max_length={n}")
+            raise InputError(f"pad_to is {n} but {which}; raise pad_to, or truncate with max_length={n}")
         ids = torch.tensor([row + [self.pad_id] * (n - len(row)) for row in rows])
-        return TextBatch(ids, torch.arange(n) < torch.tensor(lengths)[:, None])
+        return TextBatch(ids, torch.arange(n) < rearrange(torch.tensor(lengths), "b -> b 1"))
 
     def encode(
         self,
@@ -126,7 +127,7 @@ class ByteTokenizer:
         max_length: int | None = None,
         truncation: Truncation | None = "longest_first",
     ) -> list[int]:
-        """One text, or pair of texts, as a list of ids: a row of the batch before padding.
+        """Encode one text or pair as a list of ids, without padding.
 
         >>> ByteTokenizer().encode("abc", "d")
         [4, 103, 104, 105, 5, 106, 5]
@@ -134,12 +135,12 @@ class ByteTokenizer:
         return self._row(text, pair, max_length, truncation, names=("text", "pair"))
 
     def decode(self, ids: Iterable[int] | Tensor | np.ndarray, *, skip_special: bool = False) -> str:
-        """The text that ids (n,) stand for, with special ids as ``[CLS]`` and so on, or without them.
+        """Decode ids (n,) to text. Special ids become ``[CLS]`` and so on, or are skipped.
 
-        Bytes that are not UTF-8 become U+FFFD: a model may write any, and a cut may halve a character.
+        Invalid UTF-8 becomes U+FFFD: a model may generate it, and truncation may split a character.
 
         Raises:
-            InputError: not one row of whole numbers from 0 to 261.
+            InputError: ids are not one row of ints from 0 to 261.
 
         >>> ByteTokenizer().decode([4, 3, 103, 201, 5])
         '[CLS][MASK]a�[SEP]'
@@ -155,7 +156,7 @@ class ByteTokenizer:
             number = _index(value)
             if number is None or not 0 <= number < self.vocab_size:
                 last = self.vocab_size - 1
-                raise InputError(f"ids[{i}] must be a whole number from 0 to {last}, got {value!r}")
+                raise InputError(f"ids[{i}] must be an int from 0 to {last}, got {value!r}")
             if number >= BYTE_OFFSET:
                 text.append(number - BYTE_OFFSET)
             elif not skip_special:
@@ -174,41 +175,41 @@ class ByteTokenizer:
         limit = self.max_length if limit is None else limit
         if limit is not None:
             special = 2 if second is None else 3
-            room = _whole(limit, "max_length", least=special, why=", to hold the special ids") - special
-            first, second = _cut(first, second, room, truncation, names)
+            room = _check_int(limit, "max_length", least=special, why=", for the special ids") - special
+            first, second = _truncate(first, second, room, truncation, names)
         row = [self.cls_id, *first, self.sep_id]
         return row if second is None else [*row, *second, self.sep_id]
 
     def _ids(self, text: str, name: str) -> list[int]:
         if not isinstance(text, str):
-            hint = "; second texts go into pairs=" if isinstance(text, list | tuple) else ""
+            hint = "; pass second texts as pairs=" if isinstance(text, list | tuple) else ""
             raise InputError(f"{name} must be a str, got a {type(text).__name__}{hint}")
         ids: list[int] = []
         for i, piece in enumerate(_SPECIAL_IN_TEXT.split(text) if self.parse_special else [text]):
-            if i % 2:  # what the pattern caught stands between what it did not
+            if i % 2:  # re.split puts the matches at odd indices
                 ids.append(SPECIAL.index(piece))
                 continue
             try:
                 ids.extend(byte + BYTE_OFFSET for byte in piece.encode("utf-8"))
             except UnicodeEncodeError as error:
-                half = f"{piece[error.start]!r}, half of a surrogate pair, which UTF-8 cannot write"
-                mend = 'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
-                raise InputError(f"{name} holds {half}; mend it: {mend}") from None
+                lone = f"the lone surrogate {piece[error.start]!r}, which UTF-8 cannot encode"
+                repair = 'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+                raise InputError(f"{name} contains {lone}; repair it: {repair}") from None
         return ids
 
 
-def _cut(
+def _truncate(
     first: list[int], second: list[int] | None, room: int, truncation: str | None, names: tuple[str, str]
 ) -> tuple[list[int], list[int] | None]:
-    """Both texts, shortened at their ends until they have at most ``room`` ids together."""
+    """Truncate both texts at their ends to at most ``room`` ids in total."""
     a, b = len(first), len(second or [])
     if a + b <= room:
         return first, second
     if truncation is None:
         took = f"{names[0]} takes {a + b} ids" + (f" with {names[1]}" if second else "")
         hint = 'shorten it, raise max_length, or pass truncation="longest_first"'
-        raise InputError(f"{took}, but max_length leaves room for {room} beside the special ones; {hint}")
-    if truncation == "longest_first":  # half of the room for each, and what the other leaves of its half
+        raise InputError(f"{took}, but max_length leaves {room} for text; {hint}")
+    if truncation == "longest_first":  # half of the room each; a shorter text passes on what it leaves
         a = min(a, max(room - b, room - room // 2))
         b = room - a
     elif truncation == "only_first":
@@ -216,9 +217,9 @@ def _cut(
     else:
         b = room - a
     if min(a, b) < 0:
-        uncut = f"{names[1 if a < 0 else 0]} alone has more than {room} ids"
+        other = f"{names[1 if a < 0 else 0]} alone has more than {room} ids"
         hint = 'raise max_length, or use "longest_first"'
-        raise InputError(f'truncation="{truncation}" is not enough: {uncut}; {hint}')
+        raise InputError(f'truncation="{truncation}" is not enough: {other}; {hint}')
     return first[:a], None if second is None else second[:b]
 
 
@@ -228,20 +229,20 @@ def _texts(texts: object, name: str) -> list[str]:
     if not isinstance(texts, Sequence) or isinstance(texts, bytes):
         raise InputError(f"{name} must be a str or a list of str, got a {type(texts).__name__}")
     if not texts:
-        raise InputError(f'{name} is empty; give at least one text ("" is one)')
+        raise InputError(f'{name} is empty; give at least one text (it may be "")')
     return list(texts)
 
 
 def _index(value: object) -> int | None:
-    """A Python, numpy or torch integer as an int; None for anything else, True and False included."""
+    """A Python, numpy or torch integer as an int; None for anything else, bools included."""
     try:
         return None if isinstance(value, bool) else operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError:
         return None
 
 
-def _whole(value: object, name: str, *, least: int, why: str = "") -> int:
+def _check_int(value: object, name: str, *, least: int, why: str = "") -> int:
     number = _index(value)
     if number is None or number < least:
-        raise InputError(f"{name} must be a whole number of at least {least}{why}, got {value!r}")
+        raise InputError(f"{name} must be an int of at least {least}{why}, got {value!r}")
     return number

@@ -1,4 +1,4 @@
-"""A user's own data at a path: pictures, texts and videos. A recipe names its loader under ``data["path"]``."""
+"""Loaders of a user's own pictures, texts and videos. A recipe names its loader under ``data["path"]``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 from ..checks import check_image_size, check_probability
 from ..errors import InputError
 from . import clips, images, warps
-from .files import PICTURES, TEXTS, Pictures, divided, divided_by_class, read_picture
+from .files import PICTURES, TEXTS, Pictures, read_picture, split_by_class, split_files
 from .task import Task
 from .texts import MaskedBytes, Texts
 from .video import load_clip
 
 FPS = 25.0
-"""Frames a second of what the multimodal recipe reads: 1,920 samples a frame are 48 kHz."""
+"""Frames per second of the multimodal recipe: 1,920 samples per frame are 48 kHz."""
 
 Size = int | tuple[int, int]
 
 
 def image_folder(path: Path, *, image_size: Size = 224, seed: int = 0, shift: int = 2, flip: bool = False) -> Task:
-    """Pictures, one sub-folder a class; in training moved by up to ``shift`` pixels and mirrored if ``flip``."""
+    """Pictures, one subfolder per class; training shifts by up to ``shift`` pixels and mirrors if ``flip``."""
     size = check_image_size("image_folder", image_size)
-    files = divided_by_class(path, PICTURES, lambda file: read_picture(file, size))
+    files = split_by_class(path, PICTURES, lambda file: read_picture(file, size))
     train, held_out = Pictures(files.train, size), Pictures(files.held_out, size)
     overrides = dict(num_labels=len(files.classes), image_size=size)
     return Task(
@@ -42,9 +42,9 @@ def image_folder(path: Path, *, image_size: Size = 224, seed: int = 0, shift: in
 def photo_folder(
     path: Path, *, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15
 ) -> Task:
-    """Pictures at any depth, moved by flows as in ``flow``."""
+    """Pictures at any depth, warped as in ``warps.Warps``."""
     size = check_image_size("photo_folder", image_size)
-    files = divided(path, PICTURES, lambda file: read_picture(file, size))
+    files = split_files(path, PICTURES, lambda file: read_picture(file, size))
     train, held_out = (Pictures(part, size, cover=warps.COVER) for part in (files.train, files.held_out))
     return Task(
         path.name,
@@ -56,8 +56,8 @@ def photo_folder(
 
 
 def labelled_texts(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task:
-    """Texts in UTF-8, one sub-folder a class, cut to ``max_length`` bytes."""
-    files = divided_by_class(path, TEXTS, _text)
+    """UTF-8 texts, one subfolder per class, truncated to ``max_length`` ids."""
+    files = split_by_class(path, TEXTS, _text)
     train = Texts([_text(file) for file in files.train], files.train_labels, length=max_length, seed=seed)
     held_out = Texts([_text(file) for file in files.held_out], files.held_out_labels, length=max_length, seed=seed)
     overrides = dict(num_labels=len(files.classes), max_length=max_length)
@@ -67,29 +67,29 @@ def labelled_texts(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task
 def masked_texts(
     path: Path, *, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_target_prob: float = 1.0
 ) -> Task:
-    """Texts at any depth, end to end; or one file of any size, read from disk, with its last tenth held out.
+    """Concatenated texts at any depth, or one memory-mapped file with its last tenth held out.
 
-    What is asked for is as in ``tasks.bible``.
+    ``texts.MaskedBytes`` explains ``rate`` and ``visible_target_prob``.
     """
     check_probability("masked_texts", rate=rate, visible_target_prob=visible_target_prob)
     if path.is_file():
         if path.suffix.lower() not in TEXTS or not path.stat().st_size:
-            raise InputError(f"{path} must be a text that is not empty, with a name that ends in {', '.join(TEXTS)}")
+            raise InputError(f"{path} must be a non-empty text file ending in {', '.join(TEXTS)}")
         whole = np.memmap(path, np.uint8, mode="r")
         parts = [whole[: len(whole) * 9 // 10], whole[len(whole) * 9 // 10 :]]
     else:
-        files = divided(path, TEXTS, _text)
+        files = split_files(path, TEXTS, _text)
         texts = ("\n".join(_text(file) for file in part).encode() for part in (files.train, files.held_out))
         parts = [np.frombuffer(text, np.uint8) for text in texts]
-    for what, part in zip(("train on", "hold out"), parts, strict=True):
+    for use, part in zip(("training", "held-out"), parts, strict=True):
         if len(part) < max_length:
-            raise InputError(f"{path} has {len(part)} bytes to {what}; lower max_length, which is {max_length}")
+            raise InputError(f"{path} has {len(part)} {use} bytes; lower max_length, which is {max_length}")
     sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
     train, held_out = (MaskedBytes(part, **sizes) for part in parts)
     return Task(path.name, train, held_out, dict(max_length=max_length), str(path))
 
 
-def one_video(
+def videos(
     path: Path | None = None,
     *,
     num_frames: int = 16,
@@ -99,58 +99,36 @@ def one_video(
     seconds: float = math.inf,
     seed: int = 0,
 ) -> Task:
-    """Windows of one video with sound, by default the sample clip; a class is a part of it, one of ``parts``."""
-    size, rate = check_image_size("one_video", image_size), _rate(num_frames, audio_samples)
-    video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds)
-    train, held_out = clips.one_clip(video, num_frames=num_frames, parts=parts, seed=seed)
-    classes = tuple(f"part {number + 1}" for number in range(train.classes))
-    return _video_task(path.name if path else "clip", train, held_out, classes, size, str(path or clips.CLIP_SOURCE))
+    """Windows of the first ``seconds`` of a video, by default the sample clip, or of a folder of videos.
 
-
-def videos(
-    path: Path,
-    *,
-    num_frames: int = 16,
-    image_size: Size = 224,
-    audio_samples: int | None = None,
-    parts: int | None = None,
-    seconds: float = math.inf,
-    seed: int = 0,
-) -> Task:
-    """One video in ``parts``; or a folder of videos, the first ``seconds`` of each: classes are its sub-folders."""
-    sizes: dict[str, Any] = dict(num_frames=num_frames, seconds=seconds, seed=seed)
-    if path.is_file():
-        return one_video(path, image_size=image_size, audio_samples=audio_samples, parts=parts, **sizes)
-    if parts is not None:
+    The class is one of ``parts`` of a single video, otherwise a subfolder.
+    """
+    size, rate = check_image_size("videos", image_size), _sample_rate(num_frames, audio_samples)
+    if path is None or path.is_file():
+        video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds)
+        train, held_out = clips.one_clip(video, num_frames=num_frames, parts=parts, seed=seed)
+        classes = tuple(f"part {number + 1}" for number in range(train.classes))
+    elif parts is not None:
         raise InputError(f"parts is for one video, but {path} is a folder")
-    size, rate = check_image_size("videos", image_size), _rate(num_frames, audio_samples)
-    train, held_out, classes = clips.video_folder(path, image_size=size, rate=rate, fps=FPS, **sizes)
-    return _video_task(path.name, train, held_out, classes, size, str(path))
+    else:
+        train, held_out, classes = clips.video_folder(
+            path, num_frames=num_frames, image_size=size, rate=rate, fps=FPS, seconds=seconds, seed=seed
+        )
+    samples = train[0]["inputs"]["audio"].shape[0]
+    overrides = dict(num_frames=num_frames, image_size=size, num_labels=train.classes, audio_samples=samples)
+    return Task(path.name if path else "clip", train, held_out, overrides, str(path or clips.CLIP_SOURCE), classes)
 
 
-def _rate(num_frames: int, audio_samples: int | None) -> int:
-    """Samples a second such that a window of ``num_frames`` has ``audio_samples``, by default 1,920 a frame."""
+def _sample_rate(num_frames: int, audio_samples: int | None) -> int:
+    """Samples per second for ``audio_samples`` in ``num_frames`` frames, by default 1,920 per frame."""
     samples = num_frames * 1920 if audio_samples is None else audio_samples
     if samples % num_frames or samples < num_frames:
-        raise InputError(f"audio_samples {samples} must be a whole number for each of {num_frames} frames")
+        raise InputError(f"audio_samples must be a multiple of num_frames, got {samples} and {num_frames}")
     return round(samples // num_frames * FPS)
 
 
-def _video_task(
-    name: str,
-    train: clips.Windows,
-    held_out: clips.Windows,
-    classes: tuple[str, ...],
-    size: tuple[int, int],
-    source: str,
-) -> Task:
-    samples = train[0]["inputs"]["audio"].shape[0]
-    overrides = dict(num_frames=train.num_frames, image_size=size, num_labels=train.classes, audio_samples=samples)
-    return Task(name, train, held_out, overrides, source, classes)
-
-
 def _text(path: Path) -> str:
-    """A text file in UTF-8; InputError, naming it, where it is missing, something else, or empty."""
+    """A UTF-8 text file; InputError, naming it, if it is missing, empty or not UTF-8."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

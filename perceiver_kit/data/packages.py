@@ -1,4 +1,4 @@
-"""Files that ship inside installed packages: found, never imported, never downloaded or copied."""
+"""Locate files inside installed packages, without importing the packages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..errors import MissingPackage
 
 
 def packaged(distribution: str, module: str, *parts: str, purpose: str) -> Path:
-    """The path of a file of an installed package; MissingPackage with the line that installs it."""
-    found = importlib.util.find_spec(module)
-    for folder in (found.submodule_search_locations or []) if found else []:
+    """The path of a file in an installed package, else MissingPackage with the command that installs it."""
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder).joinpath(*parts)
         if path.is_file():
             return path

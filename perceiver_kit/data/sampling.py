@@ -1,6 +1,6 @@
-"""Which item at which step, and the random numbers of each: functions of a seed, never of what ran before.
+"""Deterministic sampling: the items of each step and their random numbers depend on the seed and the step alone.
 
-So a run that is interrupted and resumed, has more workers, or more processes, reads the same data.
+A resumed run, or one with other numbers of workers or processes, therefore reads the same data.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from ..checks import check_positive
 from ..errors import AssemblyError, InputError
 
 EVALUATION = -1
-"""The step that items have outside training: their random numbers then depend on seed and index alone."""
+"""The step of evaluation items: their random numbers depend on seed and index alone."""
 
 Key = int | tuple[int, int]
 Sample = dict[str, Any]
 
 
 def generator(*numbers: int) -> Generator:
-    """A CPU generator whose stream depends on the numbers, their order and how many they are.
+    """A CPU generator seeded by a sequence of signed 64-bit ints, through NumPy's ``SeedSequence``.
 
-    The numbers, each of 64 bits with a sign, go through NumPy's ``SeedSequence``. Its result is cut to the 32 bits
-    that PyTorch seeds from: among 65,000 draws two are expected to coincide.
+    PyTorch uses 32 bits of the seed: expect one collision among 65,000 sequences.
 
-    Raises InputError for no numbers, or one that is not a whole number of 64 bits.
+    Raises InputError for no numbers, or one that is not a signed 64-bit int.
 
     >>> torch.rand(2, generator=generator(0, 1)).equal(torch.rand(2, generator=generator(0, 1)))
     True
@@ -39,7 +38,7 @@ def generator(*numbers: int) -> Generator:
     """
     if not numbers:
         raise InputError("generator: give at least one number")
-    words = [len(numbers)]  # SeedSequence cannot tell (1,) from (1, 0), nor (2**32, 0) from (0, 1), by itself
+    words = [len(numbers)]  # SeedSequence alone equates (1,) and (1, 0), (2**32, 0) and (0, 1)
     for number in numbers:
         if not isinstance(number, int) or isinstance(number, bool) or not -(2**63) <= number < 2**63:
             raise InputError(f"generator: numbers must be ints from -2**63 to 2**63 - 1, got {number!r}")
@@ -48,20 +47,21 @@ def generator(*numbers: int) -> Generator:
 
 
 class Steps(Sampler[list[tuple[int, int]]]):
-    """A batch sampler that counts steps: for each a list of keys ``(index, step)``.
+    """A batch sampler that yields a list of keys ``(index, step)`` for each step.
 
-    The stream of indices is a seeded permutation of ``range(length)``, then another, without end. Step s of
-    ``batch`` takes positions s · batch to (s + 1) · batch of it, and rank r of ``world`` the r-th stretch of those,
-    so that all ranks in order give what one process alone would have had. Across the seam between two permutations
-    an index can come twice in a batch; with one step, both have the same random numbers.
+    The stream of indices is a sequence of seeded permutations of ``range(length)``. Step s takes its positions
+    s · batch to (s + 1) · batch; rank r of ``world`` takes the r-th contiguous share of these, so that the ranks
+    together read the batches of a single process. A batch across two permutations may repeat an index; both
+    items then have the same random numbers.
 
     Args:
-        length: how many items there are.
-        batch: keys of one step over all ranks: divisible by ``world``.
-        steps: where the run ends; ``len()``, wherever it starts.
-        start: the first step to give. Read when iteration begins, so it may be set until then.
+        length: number of items.
+        batch: keys per step over all ranks, divisible by ``world``.
+        steps: the step at which the run ends; also ``len()``, whatever ``start`` is.
+        start: the first step. Read when iteration begins, so it can be set until then.
 
-    Raises AssemblyError for sizes that are not positive, do not divide, or a rank that does not exist.
+    Raises AssemblyError for sizes that are not positive, a batch that ``world`` does not divide, or a rank that is
+    not below ``world``.
 
     >>> [*Steps(3, 2, steps=3)]
     [[(1, 0), (0, 0)], [(2, 1), (0, 1)], [(2, 2), (1, 2)]]
@@ -77,7 +77,7 @@ class Steps(Sampler[list[tuple[int, int]]]):
         if rank >= world:
             raise AssemblyError(f"Steps: rank must be below world, got rank {rank} of {world}")
         if batch % world:
-            raise AssemblyError(f"Steps: batch is that of all ranks: {batch} must be divisible by world {world}")
+            raise AssemblyError(f"Steps: batch {batch}, over all ranks, must be divisible by world {world}")
         self.length, self.batch, self.steps, self.seed = length, batch, steps, seed
         self.rank, self.world, self.start = rank, world, start
 
@@ -99,11 +99,11 @@ class Steps(Sampler[list[tuple[int, int]]]):
 
 
 class Samples(Dataset[Sample], ABC):
-    """Items by index, or by ``(index, step)`` in training: the base of the data sets here.
+    """Base of the kit's data sets: items by index in evaluation, by ``(index, step)`` in training.
 
-    ``data[i]`` is always the same; ``data[i, step]`` has the random numbers of seed, step and index. Each is a dict
-    of ``inputs``, ``targets``, where needed ``mask`` (True = may be read), and ``draw``: int64 (2,), the step (−1 in
-    evaluation) and the index. Sizes are fixed, so that PyTorch's default collation makes batches.
+    ``data[i]`` is deterministic; the random numbers of ``data[i, step]`` depend on seed, step and index. An item is
+    a dict of ``inputs``, ``targets``, optionally ``mask`` (True = may be read), and ``draw``: int64 (2,), the step
+    (−1 in evaluation) and the index. Sizes are fixed, so that PyTorch's default collation works.
 
     Raises IndexError outside ``range(len(data))``.
     """
@@ -115,7 +115,7 @@ class Samples(Dataset[Sample], ABC):
 
     @abstractmethod
     def sample(self, index: int, random: Generator, training: bool) -> Sample:
-        """The item without its draw; ``random`` is made for it alone."""
+        """The item without ``draw``; ``random`` is its own generator."""
 
     def __getitem__(self, key: Key) -> Sample:
         index, step = key if isinstance(key, tuple) else (key, EVALUATION)

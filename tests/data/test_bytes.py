@@ -1,4 +1,4 @@
-"""Texts ⇄ ids: properties of our own, then equality with the tokenizer of the published language models."""
+"""ByteTokenizer: round trips, padding, truncation and errors, then parity with the published tokenizer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from perceiver_kit.data.bytes import BYTE_OFFSET, SPECIAL, TRUNCATIONS, ByteToke
 from perceiver_kit.errors import AssemblyError, InputError
 
 TOK = ByteTokenizer()
-PLAIN = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)  # every script; no half surrogate pairs
-# Special strings, pieces of them, and the spaces around them that a tokenizer may be tempted to strip.
+PLAIN = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)  # every script; no surrogates
+# Special strings, parts of them, and white space that a tokenizer might strip.
 PIECES = st.sampled_from([*SPECIAL, "[MASK", "MASK]", "[", "]", "[mask]", "[UNK]", " ", "\n", "\t", "  ", "é", "😀"])
 TEXTS = PLAIN | st.lists(PIECES | PLAIN, max_size=8).map("".join)
 IDS = st.lists(st.integers(0, 261), max_size=40)
@@ -28,14 +28,14 @@ SCRIPTS += ["", " ", " two  words ", "e\u0301", "\x00\x7f\r\n\t", "\ufeffmark", 
 patient = settings(deadline=None, max_examples=max(100, settings().max_examples))
 
 
-def test_the_ids_have_names() -> None:
+def test_special_ids() -> None:
     names = [TOK.pad_id, TOK.bos_id, TOK.eos_id, TOK.mask_id, TOK.cls_id, TOK.sep_id]
     assert names == [0, 1, 2, 3, 4, 5]
     assert [TOK.decode([i]) for i in names] == ["[PAD]", "[BOS]", "[EOS]", "[MASK]", "[CLS]", "[SEP]"]
     assert TOK.vocab_size == 262
 
 
-def test_a_text_is_its_bytes_between_cls_and_sep() -> None:
+def test_encode_adds_cls_and_sep() -> None:
     assert TOK.encode("aé") == [4, 97 + 6, 0xC3 + 6, 0xA9 + 6, 5]
     assert TOK.encode("a", "b") == [4, 103, 5, 104, 5]
     assert TOK.encode("") == [4, 5]
@@ -43,7 +43,7 @@ def test_a_text_is_its_bytes_between_cls_and_sep() -> None:
     assert TOK.encode(" a [MASK] b ") == [4, 38, 103, 38, 3, 38, 104, 38, 5]
 
 
-def test_special_strings_may_be_taken_for_bytes() -> None:
+def test_special_strings_encode_as_bytes_without_parse_special() -> None:
     tok = ByteTokenizer(parse_special=False)
     assert tok.encode("[MASK]") == [4, *(byte + 6 for byte in b"[MASK]"), 5]
     assert tok.decode(tok.encode("[MASK]"), skip_special=True) == "[MASK]"
@@ -69,7 +69,7 @@ def test_decode_takes_lists_arrays_and_tensors(ids: list[int]) -> None:
 
 @patient
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.data(), st.integers(3, 40), st.integers(0, 8))
-def test_a_batch_is_its_rows_padded(texts: list[str], data: st.DataObject, most: int, more: int) -> None:
+def test_batches_are_padded_rows(texts: list[str], data: st.DataObject, most: int, more: int) -> None:
     pairs = data.draw(st.none() | st.lists(TEXTS, min_size=len(texts), max_size=len(texts)))
     rows = [
         TOK.encode(text, pair, max_length=most) for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)
@@ -93,13 +93,13 @@ def test_one_text_is_a_batch_of_one() -> None:
     assert torch.equal(TOK("abc", "d").ids, TOK(("abc",), ["d"]).ids)
 
 
-def test_pad_written_in_a_text_is_read() -> None:
+def test_pad_in_a_text_is_kept() -> None:
     batch = TOK(["[PAD]", ""])
     assert batch.ids.tolist() == [[4, 0, 5], [4, 5, 0]]
     assert batch.keep.tolist() == [[True, True, True], [True, True, False]]
 
 
-def test_the_tokenizers_own_limit_holds_unless_a_call_gives_another() -> None:
+def test_max_length_of_the_call_overrides_the_default() -> None:
     tok = ByteTokenizer(max_length=5)
     assert len(tok.encode("x" * 9)) == 5
     assert len(tok.encode("x" * 9, max_length=7)) == 7
@@ -111,62 +111,50 @@ def test_the_tokenizers_own_limit_holds_unless_a_call_gives_another() -> None:
 
 @patient
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(3, 30))
-def test_longest_first_takes_no_more_than_it_must(a: int, b: int, most: int) -> None:
+def test_longest_first_cuts_no_more_than_needed(a: int, b: int, most: int) -> None:
     row = TOK.encode("a" * a, "b" * b, max_length=most)
     left_a, left_b = row.count(ord("a") + 6), row.count(ord("b") + 6)
     assert len(row) == min(a + b + 3, most)
     if left_a < a:
-        assert left_a >= left_b  # the first was cut: it is still as long as the second, or the odd one longer
+        assert left_a >= left_b  # the first was cut: it has the odd id
     if left_b < b:
         assert left_b >= left_a - 1
 
 
-def test_it_can_be_compared_copied_and_printed() -> None:
+def test_tokenizers_compare_pickle_and_print() -> None:
     tok = ByteTokenizer(max_length=9)
     assert pickle.loads(pickle.dumps(tok)) == tok != TOK
     assert repr(tok) == "ByteTokenizer(max_length=9, parse_special=True)"
 
 
-# What it refuses
+# Errors
 
 CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     ((7,), {}, "texts must be a str or a list of str, got a int"),
     ((b"abc",), {}, "texts must be a str or a list of str, got a bytes"),
     (({"a": "b"},), {}, "texts must be a str or a list of str, got a dict"),
-    (([],), {}, 'texts is empty; give at least one text ("" is one)'),
-    (("a", []), {}, 'pairs is empty; give at least one text ("" is one)'),
+    (([],), {}, 'texts is empty; give at least one text (it may be "")'),
+    (("a", []), {}, 'pairs is empty; give at least one text (it may be "")'),
     ((["a", b"b"],), {}, "texts[1] must be a str, got a bytes"),
     ((["a", None],), {}, "texts[1] must be a str, got a NoneType"),
-    (([("a", "b")],), {}, "texts[0] must be a str, got a tuple; second texts go into pairs="),
+    (([("a", "b")],), {}, "texts[0] must be a str, got a tuple; pass second texts as pairs="),
     ((["a"], [3]), {}, "pairs[0] must be a str, got a int"),
     ((["a", "b"], ["c"]), {}, "pairs has 1 texts but texts has 2; give one for each"),
     (
         ("a\ud800",),
         {},
-        "texts[0] holds '\\ud800', half of a surrogate pair, which UTF-8 cannot write; mend it: "
+        "texts[0] contains the lone surrogate '\\ud800', which UTF-8 cannot encode; repair it: "
         'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
     ),
-    (
-        ("a",),
-        {"max_length": 1},
-        "max_length must be a whole number of at least 2, to hold the special ids, got 1",
-    ),
-    (
-        ("a", "b"),
-        {"max_length": 2},
-        "max_length must be a whole number of at least 3, to hold the special ids, got 2",
-    ),
-    (
-        ("a",),
-        {"max_length": 8.0},
-        "max_length must be a whole number of at least 2, to hold the special ids, got 8.0",
-    ),
-    (("a",), {"pad_to": 0}, "pad_to must be a whole number of at least 1, got 0"),
-    (("a",), {"pad_to": True}, "pad_to must be a whole number of at least 1, got True"),
+    (("a",), {"max_length": 1}, "max_length must be an int of at least 2, for the special ids, got 1"),
+    (("a", "b"), {"max_length": 2}, "max_length must be an int of at least 3, for the special ids, got 2"),
+    (("a",), {"max_length": 8.0}, "max_length must be an int of at least 2, for the special ids, got 8.0"),
+    (("a",), {"pad_to": 0}, "pad_to must be an int of at least 1, got 0"),
+    (("a",), {"pad_to": True}, "pad_to must be an int of at least 1, got True"),
     (
         (["a", "abcd"],),
         {"pad_to": 5},
-        "pad_to is 5 but texts[1] takes 6 ids; raise pad_to, or cut with max_length=5",
+        "pad_to is 5 but texts[1] takes 6 ids; raise pad_to, or truncate with max_length=5",
     ),
     (
         ("a",),
@@ -174,21 +162,17 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         "truncation is 'longest'; did you mean 'longest_first'? There are: longest_first, only_first, "
         "only_second, or None",
     ),
-    (
-        ("a",),
-        {"truncation": "only_second"},
-        'truncation="only_second" needs pairs; give them, or use "longest_first"',
-    ),
+    (("a",), {"truncation": "only_second"}, 'truncation="only_second" needs pairs; give them, or use "longest_first"'),
     (
         (["abc", "abcdefg"],),
         {"truncation": None, "max_length": 6},
-        "texts[1] takes 7 ids, but max_length leaves room for 4 beside the special ones; shorten it, raise "
+        "texts[1] takes 7 ids, but max_length leaves 4 for text; shorten it, raise "
         'max_length, or pass truncation="longest_first"',
     ),
     (
         ("abc", "de"),
         {"truncation": None, "max_length": 7},
-        "texts[0] takes 5 ids with pairs[0], but max_length leaves room for 4 beside the special ones; "
+        "texts[0] takes 5 ids with pairs[0], but max_length leaves 4 for text; "
         'shorten it, raise max_length, or pass truncation="longest_first"',
     ),
     (
@@ -208,17 +192,17 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("args", "keywords", "message"), CALLS)
-def test_a_bad_call_is_refused(args: tuple[Any, ...], keywords: dict[str, Any], message: str) -> None:
+def test_bad_calls_are_refused(args: tuple[Any, ...], keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refusal:
         TOK(*args, **keywords)
     assert str(refusal.value) == message
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_encode_names_its_own_arguments() -> None:
+def test_encode_errors_name_its_arguments() -> None:
     for args, message in (
         ((3,), "text must be a str, got a int"),
-        ((["a"],), "text must be a str, got a list; second texts go into pairs="),
+        ((["a"],), "text must be a str, got a list; pass second texts as pairs="),
         (("a", 3), "pair must be a str, got a int"),
     ):
         with pytest.raises(InputError) as refusal:
@@ -230,18 +214,18 @@ def test_encode_names_its_own_arguments() -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([4, 262], "ids[1] must be a whole number from 0 to 261, got 262"),
-        ([-1], "ids[0] must be a whole number from 0 to 261, got -1"),
-        ([4.0], "ids[0] must be a whole number from 0 to 261, got 4.0"),
-        (torch.tensor([4.0]), "ids[0] must be a whole number from 0 to 261, got 4.0"),
-        (torch.tensor([True]), "ids[0] must be a whole number from 0 to 261, got True"),
-        ("abc", "ids[0] must be a whole number from 0 to 261, got 'a'"),
+        ([4, 262], "ids[1] must be an int from 0 to 261, got 262"),
+        ([-1], "ids[0] must be an int from 0 to 261, got -1"),
+        ([4.0], "ids[0] must be an int from 0 to 261, got 4.0"),
+        (torch.tensor([4.0]), "ids[0] must be an int from 0 to 261, got 4.0"),
+        (torch.tensor([True]), "ids[0] must be an int from 0 to 261, got True"),
+        ("abc", "ids[0] must be an int from 0 to 261, got 'a'"),
         (7, "ids must be one row of ids, got 7; put a single id in a list"),
         (torch.tensor(7), "ids must be one row of ids, got tensor(7); put a single id in a list"),
         (torch.zeros(2, 3).long(), "ids must be one row of ids, but ids[0] is a list; decode row by row"),
     ],
 )
-def test_decode_refuses_what_is_not_a_row_of_ids(ids: Any, message: str) -> None:
+def test_decode_refuses_bad_ids(ids: Any, message: str) -> None:
     with pytest.raises(InputError) as refusal:
         TOK.decode(ids)
     assert str(refusal.value) == message
@@ -249,12 +233,12 @@ def test_decode_refuses_what_is_not_a_row_of_ids(ids: Any, message: str) -> None
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("most", [1, 0, -3, 2.5, True, "9"])
-def test_a_limit_too_small_for_any_text_is_refused(most: Any) -> None:
+def test_bad_max_length_is_refused(most: Any) -> None:
     with pytest.raises(AssemblyError, match=r"ByteTokenizer: max_length must be an int of at least 2, got"):
         ByteTokenizer(max_length=most)
 
 
-# Equality with the reference
+# Parity with the reference
 
 
 @pytest.fixture(scope="module")
@@ -281,8 +265,8 @@ def test_every_script_equals_the_reference(reference: Any, text: str) -> None:
 
 @patient
 @given(IDS, st.booleans())
-@example([4, 0xE4 + 6, 0xB8 + 6, 5, 0xAD + 6], False)  # a character halved by a special id
-@example([0xE4 + 6, 0xB8 + 6, 3, 0xAD + 6], True)  # and mended where that id is skipped
+@example([4, 0xE4 + 6, 0xB8 + 6, 5, 0xAD + 6], False)  # a special id inside a character
+@example([0xE4 + 6, 0xB8 + 6, 3, 0xAD + 6], True)  # which is whole when that id is skipped
 @example([0xFF + 6, 0xC0 + 6, 0xED + 6, 0xA0 + 6, 0x80 + 6], False)
 def test_decode_equals_the_reference(reference: Any, ids: list[int], skip: bool) -> None:
     assert TOK.decode(ids, skip_special=skip) == reference.decode(ids, skip_special_tokens=skip)
@@ -295,7 +279,7 @@ def test_truncation_equals_the_reference(
 ) -> None:
     try:
         ids = TOK.encode(text, pair, max_length=most, truncation=truncation)
-    except InputError:  # where the reference hands back a row that is too long, or ignores "only_second"
+    except InputError:  # the reference returns a row that is too long, or ignores "only_second"
         special = 2 if pair is None else 3
         kept = text if truncation == "only_second" else pair
         assert (truncation == "only_second" and pair is None) or len(TOK.encode(kept)) - 2 > most - special

@@ -1,4 +1,4 @@
-"""Folders are walked once, whatever links are in them, and what is no picture file is refused before it is opened."""
+"""Links in folders, and paths that are not picture files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perceiver_kit.data.files import found, read_picture
+from perceiver_kit.data.files import find_files, read_picture
 from perceiver_kit.errors import InputError
 
 Image = pytest.importorskip("PIL.Image")
@@ -21,30 +21,30 @@ def touched(path: Path) -> Path:
     return path
 
 
-def test_links_are_followed_each_folder_once(tmp_path: Path) -> None:
+def test_links_are_followed_once(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     here, there = touched(root / "deep" / "a.png"), touched(elsewhere / "b.png")
     (root / "one").symlink_to(elsewhere, target_is_directory=True)
     (root / "two").symlink_to(elsewhere, target_is_directory=True)
-    assert sorted(path.resolve() for path in found(root, (".png",))) == sorted([here.resolve(), there.resolve()])
+    assert sorted(path.resolve() for path in find_files(root, (".png",))) == sorted([here.resolve(), there.resolve()])
 
 
-def test_links_that_lead_round_in_a_circle_end_and_files_keep_their_shortest_names(tmp_path: Path) -> None:
+def test_cyclic_links_terminate(tmp_path: Path) -> None:
     paths = [touched(tmp_path / "deep" / "a.png"), touched(tmp_path / "other" / "b.png")]
     (tmp_path / "deep" / "up").symlink_to(tmp_path, target_is_directory=True)
-    assert found(tmp_path, (".png",)) == paths
+    assert find_files(tmp_path, (".png",)) == paths
 
 
-def test_a_picture_that_is_not_there_and_a_folder_are_no_such_file(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.png", tmp_path):
         with pytest.raises(InputError, match=f"^no such file: {path}$"):
             read_picture(path, (8, 8))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_are_refused_without_blocking(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    writing = threading.Timer(5, os.close, [os.open(pipe, os.O_RDWR)])  # whoever reads it after all sees its end then
+    writing = threading.Timer(5, os.close, [os.open(pipe, os.O_RDWR)])  # ends a blocked read
     writing.start()
     with pytest.raises(InputError, match=f"^no such file: {pipe}$"):
         read_picture(pipe, (8, 8))
@@ -54,11 +54,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cover", [1.0, 2.5])
-def test_a_picture_too_narrow_to_cover_the_size_is_refused(cover: float, tmp_path: Path) -> None:
-    """A line of 20,000 pixels made 64 high would be more than a million wide, all of which would be kept."""
+def test_pictures_too_narrow_to_cover_the_size_are_refused(cover: float, tmp_path: Path) -> None:
+    """A row of 20,000 pixels resized to height 64 would be more than a million wide."""
     path = tmp_path / "line.png"
     Image.fromarray(np.zeros((1, 20_000, 3), np.uint8)).save(path)
     high = round(64 * cover)
-    with pytest.raises(InputError, match=rf"line\.png has 20000 × 1 pixels: too narrow to be made {high} high"):
+    with pytest.raises(InputError, match=rf"line\.png has 20000 × 1 pixels: too narrow to be resized to height {high}"):
         read_picture(path, (64, 64), cover=cover)
-    assert read_picture(path, (64, 64)).shape == (3, 64, 64)  # of its centre alone
+    assert read_picture(path, (64, 64)).shape == (3, 64, 64)  # the centre crop

@@ -1,4 +1,4 @@
-"""Pictures → tensors: against the reference where it works, against Pillow step by step where it does not."""
+"""ImageProcessor: parity with the published processor, or with Pillow where that one fails; errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def noise(*shape: int, seed: int = 0, dtype: Any = np.uint8) -> np.ndarray:
 
 
 def step_by_step(rgb: Any, size: tuple[int, int], box: tuple[int, int, int, int] | None) -> Tensor:
-    """What a processor with the default mean and std must give for an RGB image of which ``box`` is kept."""
+    """The expected result for an RGB image cropped to ``box``, with the default mean and std."""
     image = rgb.crop(box) if box else rgb
     pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC)).astype(np.float64) / 255
     return torch.from_numpy((pixels - IMAGENET_MEAN) / IMAGENET_STD).permute(2, 0, 1).float()[None]
@@ -49,7 +49,7 @@ def reference() -> Any:
     return lambda images, **options: processor(images, return_tensors="pt", **options).pixel_values
 
 
-# Equality with the reference
+# Parity with the reference
 
 
 @pytest.mark.parametrize("height_width", [(2, 2), (3, 9), (31, 33), (224, 224), (480, 641), (700, 40)])
@@ -67,12 +67,10 @@ def test_any_size_and_crop_equal_the_reference(
     reference: Any, height: int, width: int, seed: int, size: int, more: int
 ) -> None:
     if int(size / (size + more) * min(height, width)) == 0:
-        more = 0  # the reference crops to nothing: see test_a_thin_picture_is_not_cropped_to_nothing
+        more = 0  # the reference crops to nothing: see test_thin_images_keep_at_least_one_pixel
     image = Image.fromarray(noise(height, width, 3, seed=seed))
     theirs = reference(
-        image,
-        size={"height": size, "width": size},
-        crop_size={"height": size + more, "width": size + more},
+        image, size={"height": size, "width": size}, crop_size={"height": size + more, "width": size + more}
     )
     assert torch.equal(ImageProcessor(size, crop=size / (size + more))(image), theirs)
 
@@ -121,14 +119,14 @@ def in_mode(mode: str) -> Any:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_equals_the_reference_when_that_converts(reference: Any, mode: str) -> None:
+def test_every_mode_equals_the_reference(reference: Any, mode: str) -> None:
     image = in_mode(mode)
     assert image.mode == mode
     assert torch.equal(ImageProcessor()(image), reference(image, do_convert_rgb=True))
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_rgba_arrays_equal_the_reference_when_that_converts(reference: Any, channels: int) -> None:
+def test_grey_and_rgba_arrays_equal_the_reference(reference: Any, channels: int) -> None:
     image = noise(20, 30, channels)
     theirs = reference(image, do_convert_rgb=True)
     # Pillow blends alpha in integers, the reference's arrays in floats: up to one step of 255 apart.
@@ -136,18 +134,18 @@ def test_grey_and_rgba_arrays_equal_the_reference_when_that_converts(reference: 
     assert torch.allclose(ImageProcessor()(image), theirs, rtol=0, atol=2 * one_step if channels == 4 else 0)
 
 
-def test_floats_are_rounded_where_the_reference_cuts(reference: Any) -> None:
+def test_floats_are_rounded_where_the_reference_truncates(reference: Any) -> None:
     image = np.random.default_rng(0).random((3, 30, 20), dtype=np.float32)
     assert torch.equal(ImageProcessor()(image), ImageProcessor()(np.rint(image * 255).astype(np.uint8)))
     theirs = reference(image, do_rescale=False)  # without this it divides by 255 twice
     assert same(ImageProcessor()((image * 255).astype(np.uint8)), theirs)
 
 
-# What the reference does not do, or not so
+# Where the reference fails or differs
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 1)])
-def test_a_thin_picture_is_not_cropped_to_nothing(reference: Any, shape: tuple[int, int]) -> None:
+def test_thin_images_keep_at_least_one_pixel(reference: Any, shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), (200, 100, 50), np.uint8)
     box = step_by_step(Image.fromarray(image), (224, 224), None)
     assert same(ImageProcessor()(Image.fromarray(image)), box)
@@ -186,7 +184,7 @@ def test_modes_step_by_step(mode: str) -> None:
     assert torch.allclose(SMALL(image), expected, rtol=0, atol=2 / 255 / min(IMAGENET_STD))
 
 
-def test_transparency_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     white = SMALL(np.full((9, 9, 3), 255, np.uint8))
     rgba = noise(9, 9, 4)
     rgba[..., 3] = 0
@@ -211,8 +209,8 @@ def test_transparency_is_white() -> None:
 def test_sixteen_bits_are_rounded_to_eight(mode: str) -> None:
     eight = noise(12, 15)
     sixteen = eight.astype(np.uint16) * 257
-    sixteen[:, 1:][eight[:, 1:] < 255] += 128  # rounds down to the same
-    sixteen[:, :1][eight[:, :1] > 0] -= 128  # and this up
+    sixteen[:, 1:][eight[:, 1:] < 255] += 128  # rounds down to the same byte
+    sixteen[:, :1][eight[:, :1] > 0] -= 128  # rounds up to it
     data = sixteen.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
     image = Image.frombytes(mode, (15, 12), data)
     assert torch.equal(SMALL(image), SMALL(eight))
@@ -232,7 +230,7 @@ def test_grey_is_rgb_with_equal_channels(height: int, width: int, seed: int) -> 
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floats_are_the_bytes_they_came_from(dtype: Any) -> None:
+def test_floats_equal_bytes(dtype: Any) -> None:
     image = noise(20, 30, 3)
     image[0, :2, 0] = 0, 255
     floats = (image / 255).astype(dtype)
@@ -240,13 +238,13 @@ def test_floats_are_the_bytes_they_came_from(dtype: Any) -> None:
     assert torch.equal(SMALL(torch.from_numpy(floats).permute(2, 0, 1)), SMALL(image))
 
 
-def test_tensors_of_any_float_kind_and_graph() -> None:
+def test_tensors_of_any_float_dtype_and_with_gradients() -> None:
     image = torch.ones(3, 9, 9)
     for tensor in (image.bfloat16(), image.double(), image.clone().requires_grad_()):
         assert torch.equal(SMALL(tensor), SMALL(image))
 
 
-def test_views_are_read_and_nothing_is_written() -> None:
+def test_views_are_read_and_inputs_unchanged() -> None:
     image = noise(20, 30, 3)
     before = image.copy()
     flipped = image[::-1, ::-1]
@@ -257,7 +255,7 @@ def test_views_are_read_and_nothing_is_written() -> None:
 
 @patient
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=4), SEEDS)
-def test_a_list_is_its_pictures_one_by_one(sizes: list[tuple[int, int]], seed: int) -> None:
+def test_a_batch_equals_single_images(sizes: list[tuple[int, int]], seed: int) -> None:
     images = [Image.fromarray(noise(*size, 3, seed=seed)) for size in sizes]
     batch = SMALL(images)
     assert batch.shape == (len(images), 3, 24, 24)
@@ -267,7 +265,7 @@ def test_a_list_is_its_pictures_one_by_one(sizes: list[tuple[int, int]], seed: i
         assert torch.equal(row[None], SMALL(image))
 
 
-def test_an_ambiguous_shape_is_read_as_told() -> None:
+def test_channels_resolves_an_ambiguous_shape() -> None:
     image = noise(3, 20, 3)
     assert torch.equal(SMALL(image, channels="last"), SMALL(Image.fromarray(image)))
     first = Image.fromarray(np.moveaxis(image, 0, -1).copy())
@@ -275,62 +273,44 @@ def test_an_ambiguous_shape_is_read_as_told() -> None:
     assert torch.equal(SMALL(torch.from_numpy(image)[None], channels="first"), SMALL(first))
 
 
-def test_it_is_printed_as_it_was_made() -> None:
+def test_repr() -> None:
     made = "ImageProcessor(size=(24, 24), crop=0.875, mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3))"
     assert repr(ImageProcessor(24, mean=0.5, std=(0.1, 0.2, 0.3))) == made
 
 
-# What it refuses
+# Errors
 
 KINDS = "a PIL image (PIL.Image.open reads a file), a numpy array, a torch tensor or a list of them"
-WHITE = "convert it, for only you know which value is white"
+WHITE = "its white level is unknown: convert it"
 HINT = "pass a float array in [0, 1], such as np.asarray(image) / 65535 for 16 bits"
-MODE = f"which does not say what is white; {HINT}"
+MODE = f"whose white level is unknown; {HINT}"
 BAD: list[tuple[Any, str]] = [
-    ([], "images is empty; give at least one picture"),
-    (np.zeros((0, 3, 8, 8), np.uint8), "images is empty; give at least one picture"),
+    ([], "images is empty; give at least one image"),
+    (np.zeros((0, 3, 8, 8), np.uint8), "images is empty; give at least one image"),
     ("cat.png", f"images must be {KINDS}, got a str"),
     (None, f"images must be {KINDS}, got a NoneType"),
     ([[0.0, 1.0]], f"images[0] must be {KINDS}, got a list"),
     ([noise(8, 8), "cat.png"], f"images[1] must be {KINDS}, got a str"),
-    (
-        [noise(8, 8), torch.zeros(8, 8)],
-        "images[1] is a torch tensor but images[0] is a numpy array; give one kind",
-    ),
-    (
-        [Image.new("L", (8, 8)), noise(8, 8)],
-        "images[1] is a numpy array but images[0] is a PIL image; give one kind",
-    ),
+    ([noise(8, 8), torch.zeros(8, 8)], "images[1] is a torch tensor but images[0] is a numpy array; give one type"),
+    ([Image.new("L", (8, 8)), noise(8, 8)], "images[1] is a numpy array but images[0] is a PIL image; give one type"),
     (noise(8), "images must be (h, w), (h, w, c) or (c, h, w), got uint8 (8,)"),
-    (
-        torch.zeros(1, 1, 3, 8, 8),
-        "images must be (h, w), (h, w, c) or (c, h, w), got float32 (1, 1, 3, 8, 8)",
-    ),
+    (torch.zeros(1, 1, 3, 8, 8), "images must be (h, w), (h, w, c) or (c, h, w), got float32 (1, 1, 3, 8, 8)"),
     ([noise(1, 8, 8, 3)], "images[0] must be (h, w), (h, w, c) or (c, h, w), got uint8 (1, 8, 8, 3)"),
-    (noise(0, 8, 3), "images is uint8 (0, 8, 3); give one with pixels"),
-    (Image.new("RGB", (0, 5)), "images is 0 by 5 pixels; give one with pixels"),
+    (noise(0, 8, 3), "images is uint8 (0, 8, 3); give a non-empty image"),
+    (Image.new("RGB", (0, 5)), "images is 0 by 5 pixels; give a non-empty image"),
     (noise(8, 8, 2), "images must have 1, 3 or 4 channels on its first or last axis, got uint8 (8, 8, 2)"),
-    (
-        noise(2, 5, 8, 8),
-        "images[0] must have 1, 3 or 4 channels on its first or last axis, got uint8 (5, 8, 8)",
-    ),
-    (noise(3, 8, 3), 'images is uint8 (3, 8, 3): say which axis holds channels, channels="first" or "last"'),
-    (noise(1, 8, 4), 'images is uint8 (1, 8, 4): say which axis holds channels, channels="first" or "last"'),
+    (noise(2, 5, 8, 8), "images[0] must have 1, 3 or 4 channels on its first or last axis, got uint8 (5, 8, 8)"),
+    (noise(3, 8, 3), 'images is uint8 (3, 8, 3): either axis may hold channels; pass channels="first" or "last"'),
+    (noise(1, 8, 4), 'images is uint8 (1, 8, 4): either axis may hold channels; pass channels="first" or "last"'),
     (noise(8, 8, dtype=np.uint16), f"images must be uint8, or float in [0, 1], got uint16 (8, 8); {WHITE}"),
     (torch.zeros(3, 8, 8).long(), f"images must be uint8, or float in [0, 1], got int64 (3, 8, 8); {WHITE}"),
     (np.zeros((8, 8), bool), f"images must be uint8, or float in [0, 1], got bool (8, 8); {WHITE}"),
     (
         [np.zeros((8, 8)), np.full((8, 8), np.nan)],
-        "images[1] holds NaN or infinite values; replace them, e.g. by np.nan_to_num",
+        "images[1] contains NaN or infinite values; replace them, e.g. by np.nan_to_num",
     ),
-    (
-        torch.full((8, 8), torch.inf),
-        "images holds NaN or infinite values; replace them, e.g. by np.nan_to_num",
-    ),
-    (
-        np.linspace(-1, 1, 64).reshape(8, 8),
-        "images is float and must lie in [0, 1], got -1 to 1; rescale or clip it",
-    ),
+    (torch.full((8, 8), torch.inf), "images contains NaN or infinite values; replace them, e.g. by np.nan_to_num"),
+    (np.linspace(-1, 1, 64).reshape(8, 8), "images is float and must lie in [0, 1], got -1 to 1; rescale or clip it"),
     (torch.full((8, 8), 255.0), "images is float and must lie in [0, 1], got 255 to 255; rescale or clip it"),
     (Image.new("I", (8, 8)), f'images has mode "I", {MODE}'),
     (Image.new("F", (8, 8)), f'images has mode "F", {MODE}'),
@@ -339,7 +319,7 @@ BAD: list[tuple[Any, str]] = [
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("images", "message"), BAD)
-def test_bad_pictures_are_refused(images: Any, message: str) -> None:
+def test_bad_images_are_refused(images: Any, message: str) -> None:
     with pytest.raises(InputError) as refusal:
         SMALL(images)
     assert str(refusal.value) == message
@@ -354,7 +334,7 @@ def test_bad_pictures_are_refused(images: Any, message: str) -> None:
         ((3, 8, 8), "last", "images must have 1, 3 or 4 channels on its last axis, got uint8 (3, 8, 8)"),
     ],
 )
-def test_channels_that_are_not_there_are_refused(shape: Any, channels: Any, message: str) -> None:
+def test_bad_channels_are_refused(shape: Any, channels: Any, message: str) -> None:
     with pytest.raises(InputError) as refusal:
         SMALL(noise(*shape), channels=channels)
     assert str(refusal.value) == message
@@ -376,13 +356,13 @@ def test_channels_that_are_not_there_are_refused(shape: Any, channels: Any, mess
         ({"std": (0.5, 0.0, 0.5)}, "std must be above 0, got (0.5, 0.0, 0.5)"),
     ],
 )
-def test_a_bad_processor_is_refused(keywords: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(AssemblyError) as refusal:
         ImageProcessor(**keywords)
     assert str(refusal.value) == f"ImageProcessor: {message}"
 
 
-def test_without_pillow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingPackage) as refusal:
         SMALL(Image.new("L", (8, 8)))

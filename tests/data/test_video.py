@@ -1,4 +1,4 @@
-"""Video files → clips and windows: on files made here, where every frame and sample says which it is."""
+"""Clips and windows, on generated videos whose brightness and loudness give the frame number."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from einops import rearrange, repeat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,14 +24,14 @@ FRAMES, RATE = 40, 8000
 
 
 def numbered(frames: int, per_frame: int = 3) -> Clip:
-    """A clip in which every pixel and sample holds the number of its frame."""
+    """A clip whose pixels and samples equal their frame number."""
     number = torch.arange(frames).float()
-    pictures = number[:, None, None, None].expand(frames, 3, 2, 2).clone()
+    pictures = repeat(number, "t -> t 3 2 2")
     return Clip(pictures, number.repeat_interleave(per_frame), fps=25.0, rate=25 * per_frame, source="numbered")
 
 
 def level(index: np.ndarray | torch.Tensor) -> np.ndarray:
-    """The loudness of frame i: it changes with every frame, and 7 neighbours have 7 levels."""
+    """The loudness of frame i: seven consecutive frames have seven levels."""
     return 0.1 + 0.1 * (np.asarray(index) * 3 % 7)
 
 
@@ -73,14 +74,25 @@ def write(
     return path
 
 
+def encode(path: Path, pictures: list[np.ndarray]) -> Path:
+    """A video of these pictures (h, w, 3), without sound."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        (video.height, video.width), video.pix_fmt, video.bit_rate = pictures[0].shape[:2], "yuv420p", 4_000_000
+        for picture in pictures:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(video.encode())
+    return path
+
+
 def brightness(clip: Clip) -> np.ndarray:
-    """Which frame of the file each frame of the clip shows."""
+    """The frame number that each frame shows."""
     return ((clip.frames.mean((1, 2, 3)) + 1) * 127.5 / 5).numpy()
 
 
 def loudness(clip: Clip) -> np.ndarray:
-    """The sound of each frame: the median over its samples, so that resampling's ringing at the edges is no matter."""
-    return clip.audio.unflatten(0, (len(clip.frames), -1)).median(1).values.numpy()
+    """The median loudness of each frame, which ignores ringing at the edges."""
+    return rearrange(clip.audio, "(t s) -> t s", t=len(clip.frames)).median(1).values.numpy()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +105,7 @@ def plain(folder: Path) -> Path:
     return write(folder / "plain.mkv")
 
 
-def test_frames_and_sound_belong_together(plain: Path) -> None:
+def test_frames_and_sound_are_aligned(plain: Path) -> None:
     clip = load_clip(plain, size=8, rate=48_000)
     assert clip.frames.shape == (FRAMES, 3, 8, 8)
     assert clip.frames.dtype == clip.audio.dtype == torch.float32
@@ -102,25 +114,25 @@ def test_frames_and_sound_belong_together(plain: Path) -> None:
     np.testing.assert_allclose(loudness(clip), level(np.arange(FRAMES)), atol=5e-3)
 
 
-def test_the_range_of_pixels_is_minus_one_to_one(plain: Path) -> None:
+def test_pixels_are_in_minus_one_to_one(plain: Path) -> None:
     frames = load_clip(plain, size=8).frames
     assert -1 <= frames.min() < -0.98
     assert 0.5 < frames.max() <= 1
 
 
 @pytest.mark.parametrize(("fps", "shown"), [(50.0, np.arange(80) // 2), (12.5, np.arange(20) * 2 + 1)])
-def test_another_rate_of_frames_keeps_time(plain: Path, fps: float, shown: np.ndarray) -> None:
+def test_resampling_frames_keeps_time(plain: Path, fps: float, shown: np.ndarray) -> None:
     clip = load_clip(plain, size=8, fps=fps, rate=8000)
     np.testing.assert_allclose(brightness(clip), shown, atol=0.4)
     assert clip.samples_per_frame == 8000 / fps
 
 
-def test_a_varying_rate_becomes_a_constant_one(folder: Path) -> None:
+def test_variable_frame_rates_become_constant(folder: Path) -> None:
     path = write(folder / "varying.mkv", frames=6, times=[0, 1, 2, 10, 11, 12], channels=None)
     np.testing.assert_allclose(brightness(load_clip(path, size=8, fps=25)), [0, 1, *[2] * 8, 3, 4, 5], atol=0.4)
 
 
-def test_a_rate_without_whole_samples_a_frame_gives_way(folder: Path) -> None:
+def test_rate_is_rounded_to_whole_samples_per_frame(folder: Path) -> None:
     clip = load_clip(write(folder / "ntsc.mkv", fps=Fraction(30000, 1001)), size=8, rate=48_000)
     assert clip.samples_per_frame == 1602
     assert clip.rate == round(1602 * clip.fps) == 48_012
@@ -154,29 +166,23 @@ def test_a_video_without_sound_gives_zeros(folder: Path) -> None:
     assert not clip.audio.any()
 
 
-def test_seconds_bound_what_is_read(plain: Path) -> None:
+def test_seconds_limits_the_clip(plain: Path) -> None:
     clip = load_clip(plain, size=8, seconds=0.6)
     np.testing.assert_allclose(brightness(clip), np.arange(15), atol=0.4)
     assert clip.audio.shape == (15 * 1920,)
 
 
-@pytest.mark.parametrize("lying", [True, False])
-def test_the_centre_is_cut_out_and_scaled(folder: Path, lying: bool) -> None:
+@pytest.mark.parametrize("landscape", [True, False])
+def test_frames_are_resized_and_centre_cropped(folder: Path, landscape: bool) -> None:
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:24, 24:72] = picture[:, :24] = 255  # the centre: white above black; left of it white, right black
-    picture = picture if lying else picture.swapaxes(0, 1)
-    path = folder / f"halves{lying}.mkv"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        (video.height, video.width), video.pix_fmt, video.bit_rate = picture.shape[:2], "yuv420p", 4_000_000
-        for _ in range(3):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(video.encode())
+    picture = picture if landscape else picture.swapaxes(0, 1)
+    path = encode(folder / f"halves{landscape}.mkv", [picture] * 3)
 
     def shown(*size: int) -> torch.Tensor:
-        frames = load_clip(path, size=size if lying else size[::-1]).frames
-        assert frames.shape == (3, 3, *(size if lying else size[::-1]))
-        return frames if lying else frames.mT
+        frames = load_clip(path, size=size if landscape else size[::-1]).frames
+        assert frames.shape == (3, 3, *(size if landscape else size[::-1]))
+        return frames if landscape else frames.mT
 
     for side in (8, 48, 64):  # smaller, as it is, larger
         frames = shown(side, side)
@@ -187,17 +193,11 @@ def test_the_centre_is_cut_out_and_scaled(folder: Path, lying: bool) -> None:
     assert (wide[..., 38:] < -0.8).all()
 
 
-def test_a_turned_recording_is_shown_upright(folder: Path) -> None:
-    path = folder / "turned.mp4"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        video.height = video.width = 48
-        video.pix_fmt, video.bit_rate = "yuv420p", 4_000_000
-        picture = np.zeros((48, 48, 3), np.uint8)
-        picture[:, :24] = 255  # stored: white on the left
-        container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode())
-    # A telephone held upright stores lying pictures and a matrix that says: turn by 90° clockwise.
+def test_rotated_recordings_are_upright(folder: Path) -> None:
+    picture = np.zeros((48, 48, 3), np.uint8)
+    picture[:, :24] = 255  # stored: white on the left
+    path = encode(folder / "turned.mp4", [picture])
+    # A phone held upright stores landscape frames and a matrix for a rotation by 90° clockwise.
     stored = path.read_bytes()
     upright, clockwise = (
         struct.pack(">9i", *m)
@@ -206,11 +206,11 @@ def test_a_turned_recording_is_shown_upright(folder: Path) -> None:
     head, track = stored.split(b"tkhd")
     path.write_bytes(head + b"tkhd" + track.replace(upright, clockwise, 1))
     frame = load_clip(path, size=8).frames[0]
-    assert (frame[:, :3] > 0.8).all()  # left, turned clockwise, is above
+    assert (frame[:, :3] > 0.8).all()  # the left side, rotated clockwise, is at the top
     assert (frame[:, 5:] < -0.8).all()
 
 
-def test_files_that_are_no_whole_video_are_named(plain: Path, folder: Path) -> None:
+def test_bad_files_are_refused(plain: Path, folder: Path) -> None:
     with pytest.raises(InputError, match=r"no such file: .*nowhere\.mp4"):
         load_clip(folder / "nowhere.mp4")
     text = folder / "text.mp4"
@@ -218,7 +218,7 @@ def test_files_that_are_no_whole_video_are_named(plain: Path, folder: Path) -> N
     with pytest.raises(InputError, match=r"text\.mp4 cannot be read as video"):
         load_clip(text)
     whole = write(folder / "whole.mp4", size=(96, 128), channels=None, options={"movflags": "faststart"}).read_bytes()
-    for keep, message in ((0.0, "cannot be read"), (0.3, "cannot be read|is cut off"), (0.7, "is cut off")):
+    for keep, message in ((0.0, "cannot be read"), (0.3, "cannot be read|is truncated"), (0.7, "is truncated")):
         cut = folder / f"cut{keep}.mp4"
         cut.write_bytes(whole[: int(keep * len(whole))])
         with pytest.raises(InputError, match=rf"cut{keep}\.mp4 ({message})"):
@@ -240,12 +240,12 @@ def test_a_file_of_sound_alone_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"seconds": 0}, {"fps": -1.0}, {"rate": 0}, {"size": (8, 8, 8)}, {"size": 0}])
-def test_wrong_arguments_are_named(plain: Path, wrong: dict) -> None:
+def test_bad_arguments_are_refused(plain: Path, wrong: dict) -> None:
     with pytest.raises((InputError, AssemblyError), match=next(iter(wrong))):
         load_clip(plain, **wrong)
 
 
-def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_errors_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "av", None)
         with pytest.raises(MissingPackage, match="pip install av"):
@@ -255,7 +255,7 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch
         load_clip()
 
 
-def test_importing_the_module_imports_no_decoder() -> None:
+def test_import_loads_no_decoder() -> None:
     code = "import sys, perceiver_kit.data.video; sys.exit(any(m in sys.modules for m in ('av', 'skvideo')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -274,7 +274,7 @@ def test_the_sample_clip() -> None:
 
 
 @given(frames=st.integers(1, 60), num_frames=st.integers(1, 9), stride=st.integers(1, 5))
-def test_windows_hold_their_frames_and_samples(frames: int, num_frames: int, stride: int) -> None:
+def test_windows_have_their_frames_and_samples(frames: int, num_frames: int, stride: int) -> None:
     clip = numbered(frames)
     if frames < num_frames:
         with pytest.raises(InputError, match=f"{num_frames} frames"):
@@ -286,14 +286,14 @@ def test_windows_hold_their_frames_and_samples(frames: int, num_frames: int, str
 
 
 def check_windows(cut: dict[str, torch.Tensor], num_frames: int) -> None:
-    shown = cut["start"][:, None] + torch.arange(num_frames)
-    assert torch.equal(cut["image"], shown[..., None, None, None].expand_as(cut["image"]).float())
-    assert torch.equal(cut["audio"], shown.repeat_interleave(3, 1).float())
+    shown = (rearrange(cut["start"], "n -> n 1") + torch.arange(num_frames)).float()
+    assert torch.equal(cut["image"], repeat(shown, "n t -> n t 3 2 2"))
+    assert torch.equal(cut["audio"], repeat(shown, "n t -> n (t 3)"))
 
 
 @settings(max_examples=200)
 @given(st.data())
-def test_held_out_windows_keep_their_distance(data: st.DataObject) -> None:
+def test_held_out_windows_keep_the_gap(data: st.DataObject) -> None:
     parts, num_frames = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
     gap, held_out = data.draw(st.integers(0, 6)), data.draw(st.integers(num_frames, 12))
     needed = parts * (held_out + 2 * (gap + num_frames))
@@ -304,7 +304,7 @@ def test_held_out_windows_keep_their_distance(data: st.DataObject) -> None:
         check_windows(cut, num_frames)
         for start, label in zip(cut["start"].tolist(), cut["label"].tolist(), strict=True):
             assert bounds[label] <= start <= start + num_frames <= bounds[label + 1]
-    for part in range(parts):  # every part trains before and after its held-out stretch, and is tested
+    for part in range(parts):  # every part has training windows on both sides of its held-out windows
         tested = held["start"][held["label"] == part]
         trained = train["start"][train["label"] == part]
         assert len(tested) == held_out - num_frames + 1
@@ -315,12 +315,12 @@ def test_held_out_windows_keep_their_distance(data: st.DataObject) -> None:
     assert between >= gap
 
 
-def test_a_clip_too_short_to_split_says_how_long_it_must_be() -> None:
-    with pytest.raises(InputError, match=r"84 in all; numbered has 83"):
+def test_split_of_a_short_clip_says_how_many_frames_it_needs() -> None:
+    with pytest.raises(InputError, match=r"84 in total; numbered has 83"):
         split(numbered(83), parts=4, num_frames=4)
     split(numbered(84), parts=4, num_frames=4)
 
 
-def test_sound_must_be_whole_frames() -> None:
+def test_audio_must_have_whole_samples_per_frame() -> None:
     with pytest.raises(InputError, match="7 for 3 frames"):
         Clip(torch.zeros(3, 3, 2, 2), torch.zeros(7), fps=25.0, rate=50, source="zeros")

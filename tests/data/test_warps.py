@@ -1,4 +1,4 @@
-"""Optical flow with known truth: what it means, that nothing folds, and the real pair."""
+"""Warps: the meaning of a flow, its smoothness, and the Middlebury pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perceiver_kit.data.warps import (
     HELD_OUT_PHOTOS,
     TRAIN_PHOTOS,
     Warps,
-    _placed,
+    _to_photo,
     flow,
     inside,
     middlebury,
@@ -31,13 +31,13 @@ SIZES = st.tuples(st.integers(8, 40), st.integers(8, 40))
 
 
 def smooth(seed: int = 0, size: tuple[int, int] = (120, 160)) -> Tensor:
-    """A photo without detail, so that reading between pixels costs nothing."""
+    """A photo without detail, so that interpolation errors are small."""
     noise = torch.rand(1, 3, 5, 6, generator=generator(seed)) * 255
     return F.interpolate(noise, size=size, mode="bicubic", align_corners=True)[0].clamp(0, 255).round().byte()
 
 
-def found(frames: Tensor, field: Tensor) -> Tensor:
-    """frame2(p + flow(p)), pixel by pixel: written with another function than the one that made it."""
+def warp_back(frames: Tensor, field: Tensor) -> Tensor:
+    """frame2(p + flow(p)) by explicit bilinear interpolation, independent of ``read_at``."""
     _, h, w = field.shape
     rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     x, y = columns + field[0], rows + field[1]
@@ -50,24 +50,24 @@ def found(frames: Tensor, field: Tensor) -> Tensor:
 
 
 @given(SIZES, st.integers(0, 50), st.integers(0, 5))
-def test_the_second_frame_holds_each_pixel_where_the_flow_says(size: tuple[int, int], index: int, seed: int) -> None:
+def test_flow_maps_the_first_frame_to_the_second(size: tuple[int, int], index: int, seed: int) -> None:
     data = Warps([smooth(seed)], size=size, seed=seed, items=51)
     for item in (data[index], data[index, 3]):
         frames, field, valid = item["inputs"]["frames"], item["targets"]["flow"], item["targets"]["valid"]
         assert frames.shape == (2, 3, *size) and field.shape == (2, *size) and valid.shape == size
         assert frames.abs().max() <= 1
         inner = (frames.abs() < 1).all(0).all(0) & valid  # clipping is not linear
-        error = (found(frames, field) - frames[0]).abs().amax(0)[inner]
+        error = (warp_back(frames, field) - frames[0]).abs().amax(0)[inner]
         assert not len(error) or error.max() < 0.06
 
 
-def test_warping_undoes_most_of_the_difference_on_real_photos() -> None:
+def test_warping_back_removes_most_of_the_difference_on_real_photos() -> None:
     _, held_out = real((64, 64))
     differences = []
     for index in range(20):
         frames, field, valid = unpacked(held_out[index])
-        warped = (found(frames, field) - frames[0]).abs().mean(0)[valid].mean()
-        wrong = (found(frames, -field) - frames[0]).abs().mean(0)[inside(-field)].mean()
+        warped = (warp_back(frames, field) - frames[0]).abs().mean(0)[valid].mean()
+        wrong = (warp_back(frames, -field) - frames[0]).abs().mean(0)[inside(-field)].mean()
         still = (frames[1] - frames[0]).abs().mean(0)[valid].mean()
         differences.append(torch.stack([warped, still, wrong]))
     warped, still, wrong = torch.stack(differences).mean(0).tolist()
@@ -75,14 +75,14 @@ def test_warping_undoes_most_of_the_difference_on_real_photos() -> None:
 
 
 @given(SIZES, st.integers(0, 10_000))
-def test_frames_lie_in_a_photo_turned_zoomed_and_mirrored_but_never_skewed(size: tuple[int, int], seed: int) -> None:
+def test_frames_are_rotated_zoomed_and_mirrored_but_not_sheared(size: tuple[int, int], seed: int) -> None:
     rows, columns = torch.meshgrid(torch.arange(size[0]).double(), torch.arange(size[1]).double(), indexing="ij")
-    at = _placed(torch.stack([columns, rows])[None].float(), size, (120, 160), generator(seed))[0].double()
+    at = _to_photo(torch.stack([columns, rows])[None].float(), size, (120, 160), generator(seed))[0].double()
     right, down = at[:, :, 1:] - at[:, :, :-1], at[:, 1:] - at[:, :-1]
     lengths = torch.cat([right.norm(dim=0).flatten(), down.norm(dim=0).flatten()])
     assert lengths.max() - lengths.min() < 1e-4
     assert 0.749 < lengths.min() < 1.501
-    assert (right[:, 1:] * down[:, :, 1:]).sum(0).abs().max() < 1e-4, "square to each other"
+    assert (right[:, 1:] * down[:, :, 1:]).sum(0).abs().max() < 1e-4, "right angles"
 
 
 def real(size: tuple[int, int]) -> tuple[Warps, Warps]:
@@ -96,7 +96,7 @@ def unpacked(item: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @given(SIZES, st.integers(0, 10_000))
-def test_a_flow_is_smooth_small_and_folds_nowhere(size: tuple[int, int], seed: int) -> None:
+def test_flows_are_bounded_and_do_not_fold(size: tuple[int, int], seed: int) -> None:
     for share in (0.05, 0.15, 0.25):
         reach = share * min(size)
         field = random_flow(size, reach, generator(seed))
@@ -107,7 +107,7 @@ def test_a_flow_is_smooth_small_and_folds_nowhere(size: tuple[int, int], seed: i
         assert area.min() > 0.3
 
 
-def test_flows_use_their_reach_in_every_direction() -> None:
+def test_flows_cover_every_direction() -> None:
     fields = torch.stack([random_flow((32, 48), 5.0, generator(seed)) for seed in range(300)])
     means = fields.mean((2, 3))
     assert (means > 1).float().mean(0).min() > 0.1 and (means < -1).float().mean(0).min() > 0.1
@@ -115,7 +115,7 @@ def test_flows_use_their_reach_in_every_direction() -> None:
     assert (fields - means[..., None, None]).norm(dim=1).mean() > 0.4  # not only shifts
 
 
-def test_valid_is_where_a_pixel_lands_on_the_frame() -> None:
+def test_inside_is_true_where_a_pixel_stays_on_the_frame() -> None:
     field = torch.zeros(2, 4, 6)
     field[0] = 2
     field[1, 0] = -0.5
@@ -124,7 +124,7 @@ def test_valid_is_where_a_pixel_lands_on_the_frame() -> None:
     assert inside(field).equal(expected)
 
 
-def test_a_picture_is_read_between_pixels_and_mirrored_beyond() -> None:
+def test_read_at_interpolates_and_reflects() -> None:
     picture = torch.arange(20, dtype=torch.uint8).reshape(1, 4, 5)
     at = rearrange(torch.tensor([[1.5, 2.0], [0.0, 0.25], [-1.0, 0.0], [5.0, 3.0], [4.0, 4.5]]), "n i -> 1 i 1 n")
     expected = [11.5, 1.25, 1.0, 18.0, 11.5]  # (5, 3) is (3, 3); (4, 4.5) is (4, 1.5)
@@ -134,17 +134,17 @@ def test_a_picture_is_read_between_pixels_and_mirrored_beyond() -> None:
 
 def test_items_depend_on_seed_step_and_index_alone() -> None:
     photos = [smooth(0), smooth(1)]
-    one, again, other = (Warps(photos, size=(16, 16), seed=seed) for seed in (1, 1, 2))
+    one, same, other = (Warps(photos, size=(16, 16), seed=seed) for seed in (1, 1, 2))
     other[0, 0]
     for key in ((3, 4), (2, 4), (3, 5)):
-        assert one[key]["inputs"]["frames"].equal(again[key]["inputs"]["frames"])
-        assert one[key]["targets"]["flow"].equal(again[key]["targets"]["flow"])
+        assert one[key]["inputs"]["frames"].equal(same[key]["inputs"]["frames"])
+        assert one[key]["targets"]["flow"].equal(same[key]["targets"]["flow"])
         assert not one[key]["targets"]["flow"].equal(other[key]["targets"]["flow"])
     assert not one[3, 4]["targets"]["flow"].equal(one[3, 5]["targets"]["flow"])
-    assert one[3]["targets"]["flow"].equal(again[3]["targets"]["flow"])
+    assert one[3]["targets"]["flow"].equal(same[3]["targets"]["flow"])
 
 
-def test_the_photos_are_real_apart_and_quick() -> None:
+def test_photos_are_large_disjoint_and_fast() -> None:
     train, held_out = real((32, 48))
     assert not {*TRAIN_PHOTOS} & {*HELD_OUT_PHOTOS}
     assert (len(train.photos), len(held_out.photos)) == (9, 2)
@@ -156,7 +156,7 @@ def test_the_photos_are_real_apart_and_quick() -> None:
     assert (time.perf_counter() - started) / 100 < 0.02
 
 
-def test_wrong_numbers_are_refused() -> None:
+def test_bad_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="at least one photo"):
         Warps([], size=(8, 8))
     with pytest.raises(InputError, match=r"reach must be above 0 and at most 0\.25"):
@@ -166,19 +166,19 @@ def test_wrong_numbers_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1.0, (500, 741)), (0.25, (125, 185))])
-def test_the_measured_flow_finds_the_left_picture_in_the_right(scale: float, size: tuple[int, int]) -> None:
+def test_middlebury_flow_maps_the_left_picture_to_the_right(scale: float, size: tuple[int, int]) -> None:
     pytest.importorskip("skimage", reason="the pair ships in scikit-image: pip install scikit-image")
     frames, field, valid = unpacked(middlebury(scale))
     assert frames.shape == (2, 3, *size) and valid.shape == size
     assert 0.85 < valid.float().mean() < 0.95 and field.isfinite().all()
-    warped = (found(frames, field) - frames[0]).abs().mean(0)[valid].mean() * 127.5
+    warped = (warp_back(frames, field) - frames[0]).abs().mean(0)[valid].mean() * 127.5
     still = (frames[1] - frames[0]).abs().mean(0)[valid].mean() * 127.5
     assert warped < 8 and still > 30
     assert (field[1] == 0).all() and (field[0] <= 0).all()
     assert field[0][valid].mean() / scale == pytest.approx(-34.3, abs=0.3)
 
 
-def test_a_wrong_scale_or_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_middlebury_refuses_a_bad_scale_or_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for scale in (0.0, 1.5):
         with pytest.raises(InputError, match="scale must be above 0"):
             middlebury(scale)

@@ -17,7 +17,7 @@ import torch
 
 import perceiver_kit as kit
 from perceiver_kit.cli import main
-from perceiver_kit.data.files import found, read_picture
+from perceiver_kit.data.files import find_files, read_picture
 from perceiver_kit.hub.files import MOST_JSON
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -126,7 +126,7 @@ def test_circular_links_are_followed_once(tmp_path: Path) -> None:
         (tmp_path / name / "x.txt").write_text("text")
         for other in ("a", "b", "."):
             (tmp_path / name / f"to{other}").symlink_to(tmp_path / other)
-    assert len(found(tmp_path, [".txt"])) == 2
+    assert len(find_files(tmp_path, [".txt"])) == 2
 
 
 def test_only_listed_picture_formats_are_opened(tmp_path: Path) -> None:
