@@ -90,7 +90,7 @@ class Data(lightning.LightningDataModule):
         return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=batched)
 
 
-def _checked(data: Any, name: str, *, batch: int, workers: int) -> Any:
+def _checked(data: Any, name: str, *, batch: int, workers: int) -> Any:  # beartype refuses IterableDataset as a hint
     if isinstance(data, IterableDataset):
         return CheckedIterable(data, name, batch=batch, training=name == "train", workers=workers)
     return CheckedDataset(data, name, workers=workers)
