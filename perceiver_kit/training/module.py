@@ -86,9 +86,8 @@ class Training(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
-        at = self._rows_to_decode(batch, draws)
+        at, targets = self._draw_rows(batch, draws)
         outputs = self(batch, at=at, hidden=self._hidden(draws))
-        targets = self._targets(batch["targets"], at)
         terms = {name: _over_processes(term) for name, term in self.objective.terms(outputs, targets).items()}
         loss, parts = combine(terms)
         # Each process holds its share of the global mean, times the number of processes: the mean over them is global.
@@ -154,24 +153,25 @@ class Training(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["perceiver_kit"] = self.spec
 
-    def _rows_to_decode(self, batch: Batch, draws: list[tuple[int, int]]) -> dict[str, Tensor | None] | None:
-        """The rows that this step decodes of each output: flat indices (b, k), or None for all."""
+    def _draw_rows(self, batch: Batch, draws: list[tuple[int, int]]) -> tuple[dict | None, dict[str, Tensor]]:
+        """The rows of each output that this step decodes, as flat indices (b, k) or None for all, and the targets."""
+        targets = dict(batch["targets"])
         if not self.queries:
-            return None
-        at: dict[str, Tensor | None] = {}
-        for name in self.model.outputs.blocks:  # type: ignore[union-attr]
-            at[name] = None
-            if name in self.queries:
-                rows = self._rows(name, batch["targets"][name]).shape[1]
-                count = min(self.queries[name], rows)
-                picks = [
-                    torch.randperm(rows, generator=self._generator(draw, name))[:count]
-                    if rows < 8 * count
-                    else torch.randint(rows, (count,), generator=self._generator(draw, name))
-                    for draw in draws
-                ]
-                at[name] = torch.stack(picks).to(self.device)
-        return at
+            return None, targets
+        at: dict[str, Tensor | None] = dict.fromkeys(self.model.outputs.blocks)  # type: ignore[union-attr]
+        for name, count in self.queries.items():
+            rows = self.model.outputs.blocks[name].rows_of(targets[name])  # type: ignore[union-attr, operator]
+            total = rows.shape[1]
+            count = min(count, total)
+            picks = [
+                torch.randperm(total, generator=self._generator(draw, name))[:count]
+                if total < 8 * count
+                else torch.randint(total, (count,), generator=self._generator(draw, name))
+                for draw in draws
+            ]
+            index = torch.stack(picks).to(self.device)
+            at[name], targets[name] = index, take_rows(rows, index)
+        return at, targets
 
     def _hidden(self, draws: list[tuple[int, int]]) -> dict[str, Tensor] | None:
         """Whether each sample hides a modality (b,), for modalities that are hidden with a probability."""
@@ -187,14 +187,6 @@ class Training(lightning.LightningModule):
 
     def _generator(self, draw: tuple[int, int], name: str) -> torch.Generator:
         return generator(self.seed, *draw, zlib.crc32(name.encode()))
-
-    def _targets(self, targets: Mapping[str, Tensor], at: Mapping[str, Tensor | None] | None) -> dict[str, Tensor]:
-        decoded = {name: index for name, index in (at or {}).items() if index is not None}
-        rows = {name: take_rows(self._rows(name, targets[name]), index) for name, index in decoded.items()}
-        return {**targets, **rows}
-
-    def _rows(self, name: str, whole: Tensor) -> Tensor:
-        return self.model.outputs.blocks[name].rows_of(whole)  # type: ignore[union-attr, operator]
 
 
 def _over_processes(term: Term) -> Term:

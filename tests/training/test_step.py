@@ -20,7 +20,7 @@ from .toys import FEW, QUIET, alone, batch
 pytestmark = QUIET
 
 
-def step(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
+def recorded_step(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
     """The rows that a step decodes, the labels it hides, and its loss."""
     seen: dict[str, Any] = {}
     hook = training.model.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
@@ -44,7 +44,7 @@ def multimodal(**options: Any) -> Training:
 def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data: st.DataObject) -> None:
     """They do not depend on the batch of a sample, or its place there."""
     training = multimodal(queries=FEW, seed=seed)
-    at, hidden, _ = step(training, keys)
+    at, hidden, _ = recorded_step(training, keys)
     assert {name: index.shape for name, index in at.items() if index is not None} == {
         name: (len(keys), count) for name, count in FEW.items()
     }
@@ -57,7 +57,7 @@ def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data
 
     torch.manual_seed(99)  # the process's own state never influences draws
     order = data.draw(st.permutations(range(len(keys))))
-    permuted, hidden_permuted, _ = step(training, [keys[i] for i in order])
+    permuted, hidden_permuted, _ = recorded_step(training, [keys[i] for i in order])
     for name in FEW:
         assert torch.equal(permuted[name], at[name][[*order]])
     assert torch.equal(hidden_permuted["label"], hidden["label"][[*order]])
@@ -65,22 +65,24 @@ def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data
 
 def test_draws_differ_between_seeds_steps_and_samples() -> None:
     def image(seed: int, index: int, step: int) -> list[int]:
-        return step(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
+        return recorded_step(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
 
     draws = [image(0, 0, 0), image(1, 0, 0), image(0, 1, 0), image(0, 0, 1)]
     assert len({tuple(draw) for draw in draws}) == 4
     training = multimodal(queries=dict(image=40, audio=40))
     whole = {"targets": {"image": torch.zeros(1, 2, 3, 8, 8), "audio": torch.zeros(1, 128 * 16)}}
-    at = training._rows_to_decode(whole, [(0, 0)])
+    at = training._draw_rows(whole, [(0, 0)])[0]
     assert not torch.equal(at["image"], at["audio"]), "each output has its own draws"
-    both = step(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
+    both = recorded_step(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
     assert sorted(both["image"][0].tolist()) == [*range(128)]
     assert sorted(both["audio"][0].tolist()) == [*range(10)], "no more rows than there are"
 
 
 def test_rows_are_drawn_uniformly() -> None:
     training = multimodal(queries=dict(image=40))
-    rows = torch.cat([step(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)])
+    rows = torch.cat(
+        [recorded_step(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)]
+    )
     counts = rows.bincount(minlength=128).double()
     mean = 24 * 8 * 40 / 128
     assert counts.min() > mean - 5 * math.sqrt(mean)
@@ -90,7 +92,7 @@ def test_rows_are_drawn_uniformly() -> None:
 def test_the_loss_covers_decoded_rows_only() -> None:
     training = multimodal(queries=FEW)
     keys = [(3, 0), (5, 0)]
-    at, hidden, loss = step(training, keys)
+    at, hidden, loss = recorded_step(training, keys)
     given = batch("multimodal_autoencoding", keys)
 
     # The same loss after decoding everything and picking rows.
@@ -122,13 +124,13 @@ def test_the_loss_covers_decoded_rows_only() -> None:
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.7])
 def test_labels_are_hidden_sample_by_sample_and_always_in_evaluation(rate: float) -> None:
     training = multimodal(model=dict(hide_label=(rate, 1.0)))
-    hidden = torch.cat([step(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
+    hidden = torch.cat([recorded_step(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
     assert hidden.dtype == torch.bool
     assert abs(hidden.double().mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / len(hidden))
     assert {*hidden.view(20, 24).sum(1).tolist()} - {0, 24}, "samples of a batch differ"
 
     keys = [(i, 0) for i in range(24)]
-    _, hides, _ = step(training, keys)
+    _, hides, _ = recorded_step(training, keys)
     given = batch("multimodal_autoencoding", keys)
     other = given["inputs"] | {"label": given["inputs"]["label"].roll(1, 1)}
     moved = (
@@ -146,7 +148,7 @@ def test_labels_are_hidden_sample_by_sample_and_always_in_evaluation(rate: float
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_labels_hidden_always_or_never_are_not_drawn(rate: float) -> None:
     training = multimodal(model=dict(hide_label=(rate, 1.0)))
-    assert step(training, [(0, 0)])[1] is None
+    assert recorded_step(training, [(0, 0)])[1] is None
 
 
 def test_masked_inputs_never_influence_a_step_or_evaluation() -> None:
@@ -168,7 +170,7 @@ def test_flow_is_trained_whole() -> None:
     training = alone("optical_flow", queries=dict(flow=5))
     given = batch("optical_flow", [(0, 0)])
     del given["targets"]["valid"]
-    with pytest.raises(kit.InputError, match=r"flow.*must be whole"):
+    with pytest.raises(kit.InputError, match=r"output 'flow' must be float \(b, 2, h, w\)"):
         training.training_step(given, 0)
 
 
@@ -176,7 +178,7 @@ def test_some_rows_of_a_text_are_decoded() -> None:
     training = alone("masked_lm", queries=dict(text=6))
     given = batch("masked_lm", [(1, 0), (3, 0)])
     loss = training.training_step(given, 0)
-    at = training._rows_to_decode(given, [(0, 1), (0, 3)])["text"]
+    at = training._draw_rows(given, [(0, 1), (0, 3)])[0]["text"]
     whole = training.model(given["inputs"])["text"]
     rows = torch.arange(2)[:, None]
     expected, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
