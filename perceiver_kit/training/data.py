@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as lightning
@@ -73,15 +73,15 @@ class Data(lightning.LightningDataModule):
             self.train.rank, self.train.world, self.train.batch = rank, world, self.batch // world
             return DataLoader(self.train, batch_size=self.train.batch, **options)
         micro = trainer.accumulate_grad_batches
-        batches = Steps(
+        batches = _ResumingSteps(
             len(self.train),
             self.batch,
             steps=self.steps * micro,
-            start=trainer.global_step * micro,
             seed=self.seed,
             rank=rank,
             world=world,
         )
+        batches.trainer = trainer
         return DataLoader(self.train, batch_sampler=batches, **options)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -94,3 +94,13 @@ def _checked(data: Any, name: str, *, batch: int, workers: int) -> Any:  # beart
     if isinstance(data, IterableDataset):
         return CheckedIterable(data, name, batch=batch, training=name == "train", workers=workers)
     return CheckedDataset(data, name, workers=workers)
+
+
+class _ResumingSteps(Steps):
+    """Starts at the trainer's step, read when iteration begins: by then a checkpoint is restored."""
+
+    trainer: lightning.Trainer
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        self.start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return super().__iter__()
