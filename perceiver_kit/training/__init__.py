@@ -1,4 +1,4 @@
-"""Train any model for any objective, on Lightning's engine: the only place that knows Lightning."""
+"""Train any model for any objective with Lightning; no other package imports it."""
 
 from importlib.util import find_spec
 

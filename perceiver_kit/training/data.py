@@ -1,4 +1,4 @@
-"""Any two data sets as batches: the one generic data module."""
+"""The data module: batches of a training and a held-out data set."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .samples import CheckedDataset, CheckedIterable, batched
 
 
 class Data(lightning.LightningDataModule):
-    """Any two data sets as batches: training data in a seeded endless order, held-out data in theirs.
+    """Batches of two data sets: training data in a seeded endless order, held-out data in their own order.
 
     A sample is a dict of ``inputs`` and ``targets`` by name and, where needed, ``mask`` (True = may be read), with
     tensors of fixed sizes. Data sets of the kit (``perceiver_kit.data.sampling.Samples``, and wrappers that pass
-    their keys on) get keys (index, step), so that their random numbers are the same after a resume. Others get the
-    index. A ``torch.utils.data.IterableDataset`` is read in its own order, repeated in training; it divides its
-    samples among processes and workers itself. A run on one cannot be resumed.
+    keys on) get keys (index, step), so that their random numbers are the same after a resume. Others get the index. A
+    ``torch.utils.data.IterableDataset`` is read in its own order, repeated in training; it divides its samples among
+    processes and workers itself. A run on one cannot be resumed.
 
     ``batch`` is the global number of samples of a step, shared by all processes.
 
-    InputError names the sample and the step where a sample cannot be made, has NaN or infinities in an unmasked
-    input, or differs in size from others of its batch.
+    InputError names the sample and the step if a sample cannot be made, has NaN or infinities in an unmasked input, or
+    differs in size from others of its batch.
 
     >>> points = [{"inputs": {"x": torch.randn(5, 2)}, "targets": {"label": torch.tensor(i % 2)}} for i in range(8)]
     >>> data = Data(points, None, batch=4, steps=100)
@@ -44,38 +44,45 @@ class Data(lightning.LightningDataModule):
         held_out_batch: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive("Data", batch=batch, steps=steps)
+        held_out_batch = batch if held_out_batch is None else held_out_batch
+        check_positive("Data", batch=batch, steps=steps, held_out_batch=held_out_batch)
         check_positive("Data", workers=workers, least=0)
-        check_positive("Data", held_out_batch=batch if held_out_batch is None else held_out_batch)
         check_seed("Data", seed)
         self.batch, self.steps, self.seed, self.workers = batch, steps, seed, workers
-        self.held_out_batch = held_out_batch or batch
+        self.held_out_batch = held_out_batch
         self.train = _checked(train, "train", batch=batch, workers=workers)
         self.held_out = (
-            None if held_out is None else _checked(held_out, "held_out", batch=self.held_out_batch, workers=workers)
+            held_out if held_out is None else _checked(held_out, "held_out", batch=held_out_batch, workers=workers)
         )
 
     @property
     def resumable(self) -> bool:
-        """Whether a run can go on exactly: iterable data cannot be read from the middle."""
+        """Whether a run can resume: iterable data cannot be read from the middle."""
         return isinstance(self.train, CheckedDataset)
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         assert trainer is not None
+        rank, world = trainer.global_rank, trainer.world_size
         options: dict[str, Any] = dict(
             num_workers=self.workers, persistent_workers=self.workers > 0, collate_fn=batched
         )
         if isinstance(self.train, CheckedIterable):
-            self.train.rank, self.train.world = trainer.global_rank, trainer.world_size
-            if self.batch % trainer.world_size:
-                raise AssemblyError(
-                    f"Data: batch is that of all processes: {self.batch} must be divisible by their number, "
-                    f"{trainer.world_size}"
-                )
-            self.train.batch = self.batch // trainer.world_size
+            if self.batch % world:
+                raise AssemblyError(f"Data: batch is global: {self.batch} must be divisible by the {world} processes")
+            self.train.rank, self.train.world, self.train.batch = rank, world, self.batch // world
             return DataLoader(self.train, batch_size=self.train.batch, **options)
-        return DataLoader(self.train, batch_sampler=_Resuming(self, trainer), **options)
+        micro = trainer.accumulate_grad_batches
+        batches = _ResumingSteps(
+            len(self.train),
+            self.batch,
+            steps=self.steps * micro,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+        )
+        batches.trainer = trainer
+        return DataLoader(self.train, batch_sampler=batches, **options)
 
     def val_dataloader(self) -> DataLoader | list:
         if self.held_out is None:
@@ -83,30 +90,17 @@ class Data(lightning.LightningDataModule):
         return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=batched)
 
 
-def _checked(data: Any, name: str, *, batch: int, workers: int) -> CheckedDataset | CheckedIterable:
+def _checked(data: Any, name: str, *, batch: int, workers: int) -> Any:  # beartype refuses IterableDataset as a hint
     if isinstance(data, IterableDataset):
         return CheckedIterable(data, name, batch=batch, training=name == "train", workers=workers)
     return CheckedDataset(data, name, workers=workers)
 
 
-class _Resuming:
-    """The batches of all micro-steps from the trainer's current step on."""
+class _ResumingSteps(Steps):
+    """Starts at the trainer's step, read when iteration begins: by then a checkpoint is restored."""
 
-    def __init__(self, data: Data, trainer: lightning.Trainer) -> None:
-        self.trainer = trainer
-        self.micro = trainer.accumulate_grad_batches
-        self.steps = Steps(
-            len(data.train),  # type: ignore[arg-type]
-            data.batch,
-            steps=data.steps * self.micro,
-            seed=data.seed,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-        )
+    trainer: lightning.Trainer
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list]:
-        self.steps.start = self.trainer.global_step * self.micro
-        return iter(self.steps)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        self.start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return super().__iter__()

@@ -1,7 +1,8 @@
-"""One call that trains, keeps checkpoints, and leaves a model, its metrics and their picture."""
+"""Train a model; leave checkpoints, the trained model, metrics and their plot in a directory."""
 
 from __future__ import annotations
 
+import csv
 import os
 import warnings
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..spec import build
 from .data import Data
 from .module import Training
 from .reporting import translate_errors
-from .saving import Saving, opened, rows_before, step_of
+from .saving import Saving, open_checkpoint, step_of, summary
 
 
 def fit(
@@ -44,16 +45,15 @@ def fit(
 ) -> dict[str, float]:
     """Train, and leave in ``directory`` a model that ``kit.load`` opens, ``metrics.csv`` and ``curves.png``.
 
-    Checkpoints are Lightning's, in ``checkpoints/``: ``resume=True`` goes on from the last one as if nothing had
-    happened. ``precision`` and ``strategy`` are Lightning's too (``"bf16-mixed"``, ``"ddp"``, a
-    ``ModelParallelStrategy`` for FSDP2). ``ema`` keeps an average of the weights with that decay, and saves it.
+    Checkpoints are Lightning's, in ``checkpoints/``; a run with ``resume=True`` continues from the last one exactly.
+    ``precision`` and ``strategy`` are Lightning's too (``"bf16-mixed"``, ``"ddp"``, a ``ModelParallelStrategy`` for
+    FSDP2). ``ema`` averages the weights with that decay; the averaged weights are evaluated and saved.
 
     Returns the last held-out metrics.
 
-    Raises InputError, before anything starts, for a directory that holds another run, or none to resume;
-    CheckpointError for a checkpoint that is damaged or of another model, and where nothing can be written;
-    TrainingError for a data worker that died, too little memory, and weights that have become NaN. Whatever ends a
-    run, its last checkpoint is whole, and errors say which it is.
+    Raises InputError, before training starts, for a directory that holds another run, or no run to resume;
+    CheckpointError for a checkpoint that is damaged, of another model, or cannot be written; TrainingError for a dead
+    data worker, too little memory, or NaN weights. The last checkpoint is always intact, and errors name it.
     """
     directory = Path(directory)
     check_positive("fit", accumulate=accumulate, save_every=save_every)
@@ -63,24 +63,26 @@ def fit(
     with translate_errors(saving, data, directory):
         found = saving.found()
     if resume and found is None:
-        raise InputError(f"there is nothing to resume in {directory}: {saving.last} does not exist")
+        raise InputError(f"fit: {directory} has no run to resume: {saving.last} does not exist")
     if resume and not data.resumable:
         raise InputError(
-            "fit: resume=True needs data with a length and items; an IterableDataset cannot go on from the middle"
+            "fit: resume=True needs data with a length and items; an IterableDataset cannot be read from the middle"
         )
     if not resume and found is not None:
-        raise InputError(f"{directory} holds a run already: resume it, or choose another directory")
+        raise InputError(f"{directory} already holds a run: resume it, or choose another directory")
     if data.steps != training.steps:
-        raise InputError(f"the data has {data.steps} steps, but the training {training.steps}; they must be equal")
+        raise InputError(f"fit: data.steps must be equal to training.steps, {training.steps}; got {data.steps}")
     if ema is not None:
         check_probability("fit", ema=ema)
         if isinstance(strategy, ModelParallelStrategy):
-            raise InputError("ema keeps a copy of all weights, which a strategy that shards them does not have")
+            raise InputError("fit: ema needs all weights in each process; a ModelParallelStrategy shards them")
     step = None if found is None else step_of(found, training)
-    average = _Average(decay=ema) if ema is not None else None
+    average = EMAWeightAveraging(decay=ema) if ema is not None else None
     callbacks: list[Any] = [saving] if average is None else [average, saving]
     callbacks += [TQDMProgressBar(refresh_rate=10)] if progress else []
-    with translate_errors(saving, data, directory):
+    with translate_errors(saving, data, directory), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You're using the WeightAveraging")  # sharding is refused above
+        warnings.filterwarnings("ignore", message="Experiment logs directory")  # _metrics keeps earlier rows
         directory.mkdir(parents=True, exist_ok=True)
         loggers = [_metrics(directory, step), TensorBoardLogger(directory, name="tensorboard", version="")]
         try:
@@ -109,7 +111,7 @@ def fit(
             raise InputError(f"fit: Lightning refuses precision, strategy, devices or nodes: {error}") from error
         trainer.fit(training, data, ckpt_path=found, weights_only=True)
         if average is not None:
-            average.on_train_end(trainer, training)  # a run that had ended when it was resumed has not come to this
+            average.on_train_end(trainer, training)  # Lightning skips it if the resumed run had ended
         export(training, directory)
         if trainer.is_global_zero:
             curves(directory / "metrics.csv", directory / "curves.png")
@@ -117,27 +119,29 @@ def fit(
     return {name.removeprefix("held_out/"): float(value) for name, value in results[0].items()}
 
 
-class _Average(EMAWeightAveraging):
-    def setup(self, *args: Any, **kwargs: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="You're using the WeightAveraging")  # about sharding: see fit
-            super().setup(*args, **kwargs)
-
-
 def _metrics(directory: Path, step: int | None) -> CSVLogger:
-    """Lightning's, which would delete what a run wrote before it was resumed: what came before this step stays."""
+    """Lightning's logger, which deletes the file of an earlier run; rows before the resumed step are kept."""
     path = directory / "metrics.csv"
     earlier = rows_before(path, step) if step is not None and path.exists() else []
     logger = CSVLogger(directory, name="", version="", prefix="")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Experiment logs directory")
-        logger.experiment.metrics = earlier
+    logger.experiment.metrics = earlier
     logger.save()
     return logger
 
 
+def rows_before(metrics: Path, step: int) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv`` before a step, without a truncated last line."""
+    text = metrics.read_text(encoding="utf-8", errors="replace")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    rows = [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(lines)]
+    try:
+        return [row for row in rows if "step" in row and int(row["step"]) < step]
+    except ValueError:
+        raise InputError(f"{metrics} is damaged: a step is not a number; remove the file to resume") from None
+
+
 def export(training: Training, directory: str | os.PathLike) -> None:
-    """Save the model as the kit does; every process takes part, since each may hold a shard, and the first writes."""
+    """Save the model in the kit's format. All processes must call it, since each may hold a shard; the first writes."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -149,9 +153,9 @@ def export(training: Training, directory: str | os.PathLike) -> None:
 
 
 def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
-    """The model of a sharded checkpoint, which FSDP2 writes, in this one process; ``kit.save`` then makes it plain.
+    """The whole model of an FSDP2 checkpoint, in one process; ``kit.save`` then writes it unsharded.
 
-    Nothing that is no tensor is opened. CheckpointError for one that is damaged or of other tensors.
+    Only tensors are read. CheckpointError for a damaged checkpoint, or one of other tensors.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -161,14 +165,14 @@ def load_sharded(checkpoint: str | os.PathLike) -> nn.Module:
     checkpoint = Path(checkpoint)
     if not (checkpoint / "meta.pt").is_file():
         raise InputError(f"{checkpoint} is not a sharded checkpoint: it has no meta.pt")
-    model = build(opened(checkpoint)[0]["perceiver_kit"])
+    model = build(open_checkpoint(checkpoint)["perceiver_kit"])
     state = {"state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()}}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant here
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as intended
             load(state, storage_reader=Shards(checkpoint))
     except CheckpointException as error:
         (first, _), *_ = error.failures.values()
-        why = f"{type(first).__name__}: {str(first).splitlines()[0] if str(first) else 'no more is said'}"
-        raise CheckpointError(f"{checkpoint} is damaged or not a sharded checkpoint of this model ({why})") from error
+        reason = f"{checkpoint} is damaged or not a sharded checkpoint of this model"
+        raise CheckpointError(f"{reason} ({summary(first)})") from error
     return model.eval()

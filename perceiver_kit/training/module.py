@@ -1,7 +1,7 @@
 """A model and its objective as a Lightning module.
 
-All randomness of a step comes from (seed, step, sample), never from a process's own state: queries, hidden labels and
-augmentation are the same however many processes share a batch, and after a resume.
+All randomness of a step is a function of seed, step and sample: queries, hidden labels and augmentation are the same
+for any number of processes, and after a resume.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..objectives import Objective, Term, combine
 from ..spec import spec
+from ..tokens import take_rows
 from .optimisation import checkpoint_layers, lamb, parameter_groups, rate_at
 
 Batch = Mapping[str, Any]
@@ -31,15 +32,15 @@ Batch = Mapping[str, Any]
 class Training(lightning.LightningModule):
     """A model and its objective, as Lightning trains them.
 
-    ``queries`` maps outputs to how many of their rows each sample is asked for in a training step, drawn anew for
-    every sample and step; an output that it does not name is decoded whole. Evaluation decodes everything. Modalities
-    that the model hides with a probability are hidden sample by sample.
+    ``queries`` maps outputs to the number of rows that a training step decodes per sample, drawn for each sample and
+    step; other outputs are decoded whole. Evaluation decodes everything. Modalities that the model hides with a
+    probability are hidden sample by sample.
 
-    The optimizer is AdamW, or LAMB as the original trains on ImageNet; norms, biases, positions, padding and mask
-    tokens have no weight decay, nor have latents unless ``decay_latents``. The rate warms up over ``warmup`` steps,
-    then follows half a cosine to zero, or stays for half of the steps first.
+    The optimizer is AdamW, or LAMB as in the original on ImageNet. Norms, biases, positions, padding and mask tokens
+    have no weight decay; latents have it if ``decay_latents``. The learning rate warms up over ``warmup`` steps, then
+    follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for the first half of the steps.
 
-    Batches are dicts with ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and perhaps ``mask``.
+    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``.
     """
 
     def __init__(
@@ -73,24 +74,23 @@ class Training(lightning.LightningModule):
         self.steps, self.rate, self.weight_decay, self.decay_latents = steps, rate, weight_decay, decay_latents
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.queries, self.seed = dict(queries or {}), seed
-        self.meters = ByModality(objective.meters())  # names in them are the user's
+        self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
         self.spec = spec(model)
         if checkpoint_activations:
             checkpoint_layers(model)
         if compile_model:
-            model.compile()  # in place: names stay as they are
+            model.compile()  # in place: parameters keep their names
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
         return self.model(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
-        at = self._asked(batch, draws)
+        at, targets = self._draw_rows(batch, draws)
         outputs = self(batch, at=at, hidden=self._hidden(draws))
-        targets = self._targets(batch["targets"], at)
         terms = {name: _over_processes(term) for name, term in self.objective.terms(outputs, targets).items()}
         loss, parts = combine(terms)
-        # Logged values are means over processes of what each has of the global sum.
+        # Each process holds its share of the global mean, times the number of processes: the mean over them is global.
         shown = {f"train/{name}": value for name, value in parts.items()} if len(parts) > 1 else {}
         self.log_dict({"train/loss": loss.detach()} | shown, sync_dist=True)
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
@@ -108,11 +108,11 @@ class Training(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         self._held_out: dict[str, Term] = {}
-        for name in self.meters:  # sums in bfloat16, which "bf16-true" makes of them, stop growing at 256
+        for name in self.meters:  # "bf16-true" makes them bfloat16, in which sums stop growing at 256
             self.meters[name].set_dtype(torch.float32)  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
-        """Held-out losses over all that was counted: batches, and processes, hold different numbers of things."""
+        """Held-out losses are means over all elements: batches and processes hold different numbers of them."""
         sums = torch.tensor([[*term[:2]] for term in self._held_out.values()], dtype=torch.float64)
         if dist.is_available() and dist.is_initialized():
             sums = sums.to(self.device)
@@ -126,7 +126,7 @@ class Training(lightning.LightningModule):
         self.log_dict({"held_out/loss": loss.float()} | shown)
 
     def configure_model(self) -> None:
-        """Shard under FSDP2: layers one by one; what others read (a tied table) stays with the root."""
+        """Shard under FSDP2: each layer is a group; weights that several modules read stay with the root."""
         mesh = self.device_mesh
         if mesh is None or getattr(self, "_sharded", False):
             return
@@ -153,50 +153,44 @@ class Training(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["perceiver_kit"] = self.spec
 
-    def _asked(self, batch: Batch, draws: list[tuple[int, int]]) -> dict[str, Tensor | None] | None:
-        """Which rows of each output this step asks for: (b, k) flat indices, or None for all."""
+    def _draw_rows(self, batch: Batch, draws: list[tuple[int, int]]) -> tuple[dict | None, dict[str, Tensor]]:
+        """The rows of each output that this step decodes, as flat indices (b, k) or None for all, and the targets."""
+        targets = dict(batch["targets"])
         if not self.queries:
-            return None
-        at: dict[str, Tensor | None] = {}
-        for name in self.model.outputs.blocks:  # type: ignore[union-attr]
-            at[name] = None
-            if name in self.queries:
-                rows = self._rows(name, batch["targets"][name]).shape[1]
-                count = min(self.queries[name], rows)
-                picks = [
-                    torch.randperm(rows, generator=self._generator(draw, name))[:count]
-                    if rows < 8 * count
-                    else torch.randint(rows, (count,), generator=self._generator(draw, name))
-                    for draw in draws
-                ]
-                at[name] = torch.stack(picks).to(self.device)
-        return at
+            return None, targets
+        at: dict[str, Tensor | None] = dict.fromkeys(self.model.outputs.blocks)  # type: ignore[union-attr]
+        for name, count in self.queries.items():
+            rows = self.model.outputs.blocks[name].rows_of(targets[name])  # type: ignore[union-attr, operator]
+            total = rows.shape[1]
+            count = min(count, total)
+            picks = [
+                torch.randperm(total, generator=self._generator(draw, name))[:count]
+                if total < 8 * count
+                else torch.randint(total, (count,), generator=self._generator(draw, name))
+                for draw in draws
+            ]
+            index = torch.stack(picks).to(self.device)
+            at[name], targets[name] = index, take_rows(rows, index)
+        return at, targets
 
     def _hidden(self, draws: list[tuple[int, int]]) -> dict[str, Tensor] | None:
-        drawn = {name: p for name, (p, _) in self.model.inputs.hide.items() if 0 < p < 1}
-        return {
-            name: torch.tensor([self._chance(draw, f"hide {name}") < p for draw in draws], device=self.device)
-            for name, p in drawn.items()
-        } or None
+        """Whether each sample hides a modality (b,), for modalities that are hidden with a probability."""
 
-    def _chance(self, draw: tuple[int, int], name: str) -> float:
-        return torch.rand((), generator=self._generator(draw, name), dtype=torch.float32).item()
+        def uniform(draw: tuple[int, int], name: str) -> float:
+            return torch.rand((), generator=self._generator(draw, f"hide {name}"), dtype=torch.float32).item()
+
+        return {
+            name: torch.tensor([uniform(draw, name) < p for draw in draws], device=self.device)
+            for name, (p, _) in self.model.inputs.hide.items()
+            if 0 < p < 1
+        } or None
 
     def _generator(self, draw: tuple[int, int], name: str) -> torch.Generator:
         return generator(self.seed, *draw, zlib.crc32(name.encode()))
 
-    def _targets(self, targets: Mapping[str, Tensor], at: Mapping[str, Tensor | None] | None) -> dict[str, Tensor]:
-        asked = {name: index for name, index in (at or {}).items() if index is not None}
-        rows = {name: self._rows(name, targets[name]) for name in asked}
-        samples = torch.arange(len(next(iter(asked.values()))), device=self.device)[:, None] if asked else None
-        return {**targets, **{name: rows[name][samples, index] for name, index in asked.items()}}
-
-    def _rows(self, name: str, whole: Tensor) -> Tensor:
-        return self.model.outputs.blocks[name].rows_of(whole)  # type: ignore[union-attr, operator]
-
 
 def _over_processes(term: Term) -> Term:
-    """The same term over the global count, scaled so that the mean of gradients over processes is the global one."""
+    """The term over the global count, scaled so that the mean gradient over processes is the global gradient."""
     if not dist.is_available() or not dist.is_initialized():
         return term
     count = term.count.detach().clone().to(torch.float64)

@@ -1,4 +1,4 @@
-"""How weights are moved: groups, rates, LAMB, and less memory on the way back."""
+"""Parameter groups, the learning rate, LAMB, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..positions import Learned
 
 
 def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
-    """The share of the full learning rate at a step.
+    """The learning rate at a step, relative to its maximum.
 
     >>> [round(rate_at(step, steps=8, warmup=2, schedule="cosine"), 2) for step in (0, 1, 2, 5, 8)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
@@ -31,24 +31,24 @@ def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, decay_latents: bool = False) -> list[dict[str, Any]]:
-    """Parameters with weight decay and without: norms, biases, whatever is looked up by place, have none."""
-    kept: set[int] = set()
+    """Two groups: weight matrices with decay; norms, biases, positions, padding and mask tokens without."""
+    undecayed: set[int] = set()
     for module in model.modules():
         norm = isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
-        looked_up = isinstance(module, Learned | LearnedVector)
+        table = isinstance(module, Learned | LearnedVector)
         for name, parameter in module.named_parameters(recurse=False):
             latents = name == "latents" and not decay_latents
-            if norm or looked_up or latents or parameter.ndim < 2:
-                kept.add(id(parameter))
+            if norm or table or latents or parameter.ndim < 2:
+                undecayed.add(id(parameter))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
-        {"params": [p for p in parameters if id(p) not in kept], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) in kept], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in undecayed], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in undecayed], "weight_decay": 0.0},
     ]
 
 
 def checkpoint_layers(model: nn.Module) -> None:
-    """Recompute every attention block in the backward pass: what it held is the memory of training long inputs."""
+    """Recompute every attention layer in the backward pass: its activations dominate memory for long inputs."""
     for layer in model.modules():
         if isinstance(layer, CrossAttentionLayer | SelfAttentionLayer):
             layer.forward = partial(_checkpointed, layer.forward)  # type: ignore[method-assign]
@@ -61,10 +61,10 @@ def _checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def lamb(groups: list[dict[str, Any]], *, rate: float) -> torch.optim.Optimizer:
-    """LAMB, with which the original trains on ImageNet, as pytorch-optimizer has it."""
+    """LAMB of pytorch-optimizer; the original trains on ImageNet with it."""
     try:
         from pytorch_optimizer import Lamb
     except ImportError as error:
         raise MissingPackage("LAMB needs pytorch-optimizer: pip install 'perceiver-kit[train]'") from error
-    # Without it the first steps are longer than the rate allows: ten times, five times, …
+    # Without adam_debias the first steps are longer than the rate allows: ten times, five times, …
     return Lamb(groups, lr=rate, adam_debias=True)

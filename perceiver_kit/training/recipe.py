@@ -1,4 +1,4 @@
-"""A recipe, a name or path of data, and a directory: what ``perceiver-kit train`` does."""
+"""Train a recipe on data by name or path: ``perceiver-kit train``."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def train_recipe(
     parameters: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, float]:
-    """Train a recipe on data by name or path (see ``open_task``) for the objective it declares.
+    """Train a recipe for its declared objective on data by name or path (see ``open_task``).
 
-    ``parameters`` are the recipe's, over its preset and what the data demand. ``settings`` are those of ``Training``,
-    ``Data`` and ``fit``: by default the recipe's own, then ``DEFAULTS``. ``warmup`` is a twentieth of the steps, and
-    of large outputs ``QUERIES`` rows are asked for, unless said otherwise.
+    ``parameters`` of the recipe override its preset and the sizes that the data set. ``settings`` are arguments of
+    ``Training``, ``Data`` and ``fit``; they override the recipe's own, which override ``DEFAULTS``. By default
+    ``warmup`` is a twentieth of the steps, and a step decodes ``QUERIES`` rows of large outputs.
 
     Returns the held-out metrics. Bad data are refused before training starts.
     """
@@ -70,14 +70,14 @@ def train_recipe(
 
 
 DEFAULTS: dict[str, Any] = dict(steps=1000, batch=32, rate=1e-3, warmup=None)
-"""Settings of a run where neither the caller nor the recipe says otherwise."""
+"""Settings that neither the caller nor the recipe gives."""
 
-# Rows asked of an output a sample and step: as a published re-training does.
+# Rows of a large output that a step decodes per sample, as in a published re-training.
 QUERIES = 512
 
 
 def large_outputs(model: PerceiverIO) -> dict[str, int]:
-    """Outputs with more declared rows than ``QUERIES``, of which training asks for so many at a time."""
+    """Outputs with more declared rows than ``QUERIES``, and how many a training step decodes."""
     if model.queries is None:
         return {}
     sizes = {name: model.queries.blocks[name].size for name in model.queries.blocks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,26 +15,24 @@ from ..data.sampling import EVALUATION, Key, Samples
 from ..errors import InputError, PerceiverKitError
 
 IDLE = -2  # in place of a step: the worker makes no sample
+END = object()
 
 
 class _Checked:
-    """Samples under the name that errors give their data set.
+    """Base of checked data sets; ``name`` is the data set's name in errors.
 
-    Whatever a data set raises becomes an error with the sample's index and step. Samples of another form, and NaN or
-    infinities in an unmasked input, are refused in the same way: a step on them would turn all weights into NaN.
-    Values that a mask hides are not checked. Each data worker records which sample it makes, so that the main process
-    can name it when the worker dies.
+    Any exception of a data set becomes an error with the sample's index and step. Samples of another form are refused,
+    and NaN or infinities in an unmasked input, since one step on them turns all weights into NaN. Masked inputs are
+    not checked. Each data worker records its current sample, so that the main process can name it if the worker dies.
     """
 
     def __init__(self, name: str, workers: int) -> None:
         self.name = name
-        self.making = torch.full((workers, 2), IDLE).share_memory_() if workers else None
+        self.current = torch.full((workers, 2), IDLE).share_memory_() if workers else None
 
     def checked(self, make: Callable[[], Any], index: int, step: int) -> Any:
-        """The sample that ``make`` returns; None where it has no more."""
-        info = get_worker_info()
-        if info is not None and self.making is not None:
-            self.making[info.id] = torch.tensor([step, index])
+        """The sample that ``make`` returns, checked; END for the end of iterable data."""
+        self._record(step, index)
         where = f"sample {index} of {self.name}{'' if step == EVALUATION else f' at step {step}'}"
         try:
             sample = make()
@@ -42,20 +40,27 @@ class _Checked:
             raise type(error)(f"{where}: {error}") from error
         except Exception as error:
             raise InputError(f"{where} cannot be made: {type(error).__name__}: {error}") from error
-        if sample is not None:
+        if sample is not END:
             _check(sample, where)
-        if info is not None and self.making is not None:
-            self.making[info.id] = IDLE
+        self._record(IDLE, IDLE)
         return sample
 
+    def _record(self, step: int, index: int) -> None:
+        worker = get_worker_info()
+        if worker is not None and self.current is not None:
+            self.current[worker.id] = torch.tensor([step, index])
+
     def samples_in_progress(self) -> list[str]:
-        """The samples that data workers are making, or were making when they died."""
-        making = [] if self.making is None else self.making.tolist()
-        return [f"sample {index} of {self.name}" for step, index in making if step != IDLE]
+        """The current samples of all data workers, dead ones included."""
+        current = [] if self.current is None else self.current.tolist()
+        return [f"sample {index} of {self.name}" for step, index in current if step != IDLE]
 
 
 class CheckedDataset(_Checked, Dataset):
-    """A map-style data set whose samples are checked."""
+    """A map-style data set whose samples are checked.
+
+    The kit's own data sets, and wrappers that pass keys on, get keys (index, step); others get the index.
+    """
 
     def __init__(self, data: Any, name: str, *, workers: int = 0) -> None:
         super().__init__(name, workers)
@@ -66,38 +71,30 @@ class CheckedDataset(_Checked, Dataset):
             raise InputError(f"{name} {expected}, got {describe_value(data)}") from None
         if not length:
             raise InputError(f"{name} has no samples; give at least one")
-        self.data = data
-        if not _knows_steps(data):
-            self.data = _Plain(data)
-            self[0, EVALUATION]  # wrong samples are refused before training starts
+        self.data, self.takes_steps = data, _takes_steps(data)
+        if not self.takes_steps:
+            self[0, EVALUATION]  # refuse wrong samples before training starts
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         index, step = key if isinstance(key, tuple) else (key, EVALUATION)
-        return self.checked(lambda: self.data[key], index, step)
+        if self.takes_steps:
+            return self.checked(lambda: self.data[key], index, step)
+        return {**self.checked(lambda: self.data[index], index, step), "draw": torch.tensor([step, index])}
 
 
 class CheckedIterable(_Checked, IterableDataset):
     """An iterable data set whose samples are checked, and numbered in the order of batches.
 
-    ``batch`` is the number of samples that a process has of a batch. In training the data are repeated without end.
+    ``batch`` is the number of samples per process and batch. In training the data are repeated without end.
     """
 
-    def __init__(
-        self,
-        data: IterableDataset,
-        name: str,
-        *,
-        batch: int,
-        training: bool,
-        workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
+    def __init__(self, data: Iterable[Any], name: str, *, batch: int, training: bool, workers: int = 0) -> None:
         super().__init__(name, workers)
-        self.data, self.batch, self.training, self.rank, self.world = data, batch, training, rank, world
+        self.data, self.batch, self.training = data, batch, training
+        self.rank, self.world = 0, 1
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
@@ -108,85 +105,65 @@ class CheckedIterable(_Checked, IterableDataset):
             step = batch * workers + worker  # the loader takes batches from its workers in turn
             index = (step * self.world + self.rank) * self.batch + place
             step = step if self.training else EVALUATION
-            sample = self.checked(lambda: next(items, None), index, step)  # noqa: B023
-            if sample is None and self.training:
+            sample = self.checked(lambda: next(items, END), index, step)  # noqa: B023
+            if sample is END and self.training:
                 items = iter(self.data)
-                sample = self.checked(lambda: next(items, None), index, step)  # noqa: B023
-            if sample is None:
+                sample = self.checked(lambda: next(items, END), index, step)  # noqa: B023
+            if sample is END:
                 break
             yield {**sample, "draw": torch.tensor([step, index])}
         if self.training:
             raise InputError(f"{self.name} has no samples for process {self.rank}, worker {worker}; use fewer")
 
 
-def _knows_steps(data: Any) -> bool:
-    """Whether a data set takes keys (index, step): the kit's own, and wrappers that pass keys on."""
+def _takes_steps(data: Any) -> bool:
     if isinstance(data, Samples):
         return True
     try:
         return data[0, EVALUATION]["draw"].tolist() == [EVALUATION, 0]
-    except Exception:  # data sets raise anything for keys that they do not know
+    except Exception:  # a data set may raise anything for an unknown key
         return False
-
-
-class _Plain(Dataset):
-    """A data set that takes indices only."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, key: Key) -> dict[str, Any]:
-        index, step = key if isinstance(key, tuple) else (key, EVALUATION)
-        sample = self.data[index]
-        return {**sample, "draw": torch.tensor([step, index])} if isinstance(sample, Mapping) else sample
 
 
 def _check(sample: Any, where: str) -> None:
     parts = [sample.get(part) for part in ("inputs", "targets")] if isinstance(sample, Mapping) else [None]
     if not all(isinstance(part, Mapping) for part in parts):
-        has = f"a dict of {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else describe_value(sample)
-        raise InputError(f"{where}: a sample must be a dict of 'inputs' and 'targets' by name, got {has}")
+        got = f"a dict of {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else describe_value(sample)
+        raise InputError(f"{where}: a sample must be a dict of 'inputs' and 'targets' by name, got {got}")
     masked = sample.get("mask") or {}
     for name, value in sample["inputs"].items():
         if isinstance(value, Tensor) and name not in masked:
-            hint = "leave it out of the data, replace what is missing, or give a mask"
+            hint = "remove the sample, replace the missing values, or give a mask"
             check_finite(value, f"{where}: input {name!r}", hint=hint)
 
 
 def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples as one batch, by PyTorch's default collation; InputError says in what samples differ."""
-    first = _flat(samples[0])
-    for sample in samples[1:]:
-        differing = first.keys() ^ _flat(sample).keys()
-        if differing:  # PyTorch would drop parts that the first sample lacks, such as a mask, from all of them
+    """Samples as one batch, by PyTorch's default collation; InputError says how samples differ."""
+    flat = [_flat(sample) for sample in samples]
+    for other in flat[1:]:
+        differing = flat[0].keys() ^ other.keys()
+        if differing:  # PyTorch would silently drop a part, such as a mask, that the first sample lacks
             which = f"{', '.join(sorted(differing))} only in one of them"
             raise InputError(f"samples of a batch must have the same parts, got {which}")
     try:
         return default_collate(samples)
     except Exception as error:
-        for sample in samples[1:]:
-            for name, value in _flat(sample).items():
-                one, other = describe_value(first[name]), describe_value(value)
-                if one != other:
+        for other in flat[1:]:
+            for name in other:
+                expected, got = describe_value(flat[0][name]), describe_value(other[name])
+                if expected != got:
                     raise InputError(
-                        f"samples of a batch must have the same sizes, but {name} is {one} in sample "
-                        f"{_index(samples[0])} and {other} in sample {_index(sample)}: crop, pad or resize"
+                        f"samples of a batch must have the same sizes, but {name} is {expected} in sample "
+                        f"{_index(flat[0])} and {got} in sample {_index(other)}: crop, pad or resize"
                     ) from error
-        raise InputError(f"samples cannot be put into a batch: {error}") from error
+        raise InputError(f"samples cannot be collated: {error}") from error
 
 
-def _flat(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a sample by dotted name."""
-    found = {}
-    for name, value in sample.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": part for inner, part in _flat(value).items()}
-        else:
-            found[str(name)] = value
-    return found
+def _flat(part: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of a sample by dotted name."""
+    if not isinstance(part, Mapping):
+        return {name[1:]: part}
+    return {leaf: value for key, inner in part.items() for leaf, value in _flat(inner, f"{name}.{key}").items()}
 
 
 def _index(sample: Mapping[str, Any]) -> Any:

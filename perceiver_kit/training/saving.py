@@ -1,69 +1,67 @@
-"""Checkpoints of a run: written so that the last one is whole wherever a process ends, and read again."""
+"""Write checkpoints so that the last one stays intact wherever a process ends, and read them safely."""
 
 from __future__ import annotations
 
-import csv
 import io
-import pickle
 import shutil
+import traceback
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-import torch.distributed as dist
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.tensor import DTensor
 
-from ..errors import CheckpointError, InputError, TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..hub.files import write_atomically
 from .module import Training
 
-UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError)
-UNREADABLE += (zipfile.BadZipFile, AttributeError, AssertionError, LookupError)
-
 
 class Saving(Checkpoint):
-    """Keeps the last checkpoint, whole wherever a process is killed: written beside, then renamed.
+    """Keeps the last checkpoint: written under another name, then renamed, so that a kill never damages it.
 
-    Weights that are NaN or infinite are never saved: what was saved before them is what one wants back.
+    Weights that are NaN or infinite are never saved, so that a run can resume from before. Lightning's
+    ``ModelCheckpoint`` can do neither.
     """
 
     def __init__(self, last: Path, every: int) -> None:
         self.last, self.every = last, every
         self.new, self.old = last.with_name("new.ckpt"), last.with_name("old.ckpt")
-        self.saved, self.started = 0, False
+        self.saved_step, self.started = 0, False
 
     def found(self) -> Path | None:
-        """The last one that is whole."""
+        """The last intact checkpoint."""
         return next((path for path in (self.last, self.old) if path.exists()), None)
 
     def last_checkpoint(self) -> str:
-        """What a run that ends now leaves, for errors."""
+        """The part of an error that says where to resume."""
         found = self.found()
-        return f"the checkpoint of step {self.saved} is whole: {found}" if found else "no checkpoint was written yet"
+        if found is None:
+            return "no checkpoint was written yet"
+        return f"the checkpoint of step {self.saved_step} is intact: {found}"
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = Files()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.saved, self.started = trainer.global_step, True
+        self.saved_step, self.started = trainer.global_step, True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self.saved or (step % self.every and step != trainer.max_steps):
+        if step == self.saved_step or (step % self.every and step != trainer.max_steps):
             return
-        if not _finite(pl_module):
+        if not trainer.strategy.reduce_boolean_decision(_finite(pl_module)):
             raise TrainingError(
                 f"weights are NaN or infinite at step {step} and are not saved; {self.last_checkpoint()}. Resume from "
-                "it with a lower rate or more warmup, or look for what is extreme in the data"
+                "it with a lower rate or more warmup, or look for extreme values in the data"
             )
         for logger in trainer.loggers:
-            logger.save()  # so that a run resumed from here knows its past
+            logger.save()  # a run that resumes from here reads the metrics so far
         trainer.save_checkpoint(self.new)
         trainer.strategy.barrier()
         if trainer.is_global_zero:
@@ -73,13 +71,13 @@ class Saving(Checkpoint):
             self.new.replace(self.last)
             shutil.rmtree(self.old, ignore_errors=True)
         trainer.strategy.barrier()
-        self.saved = step
+        self.saved_step = step
 
 
-class Files(TorchCheckpointIO):
-    """Checkpoints written beside their place and flushed to the disk.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a temporary file beside the checkpoint, flushes it to the disk, then renames it.
 
-    Lightning's own stages a copy in the system's temporary folder, which a kill leaves there.
+    Lightning's own stages a copy in the system's temporary folder, where a killed process leaves it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -94,45 +92,39 @@ class Files(TorchCheckpointIO):
 
 
 def _finite(module: nn.Module) -> bool:
-    """Whether all weights are, on all processes."""
-    bad = torch.zeros((), dtype=torch.int64)
-    for tensor in [*module.parameters(), *module.buffers()]:
-        local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
-        bad = bad.to(local.device) + (~local.detach().isfinite()).any()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(bad)
-    return not int(bad)
+    """Whether all weights and buffers of this process are finite."""
+    tensors = (tensor.detach() for tensor in [*module.parameters(), *module.buffers()])
+    local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    return all(bool(tensor.isfinite().all()) for tensor in local)
 
 
 def step_of(checkpoint: Path, training: Training) -> int:
-    """The step of a checkpoint that this training can go on from; else a CheckpointError that says why not."""
-    content, state = opened(checkpoint)
+    """The step of a checkpoint; CheckpointError unless this training can resume from it."""
+    content = open_checkpoint(checkpoint)
     if content["perceiver_kit"]["model"] != training.spec["model"]:
-        raise CheckpointError(f"{state} is of another model than the one to train: build that one, or begin a new run")
+        raise CheckpointError(f"{checkpoint} is of another model: build that one, or start a new run")
     return content["global_step"]
 
 
-def opened(checkpoint: Path) -> tuple[dict[str, Any], Path]:
-    """What a training's checkpoint holds, and in which file it says so; CheckpointError for one that is damaged."""
-    state = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
+def open_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """The content of a training's checkpoint, read without unpickling; CheckpointError for a damaged one."""
+    path = checkpoint / "meta.pt" if checkpoint.is_dir() else checkpoint
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that torch.save did not write, which are refused
-            content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
+            warnings.simplefilter("ignore")  # about files that torch.save did not write: they are refused
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if isinstance(content["perceiver_kit"]["model"], dict) and isinstance(content["global_step"], int):
-            return content, state
-        why = "it does not say of which model and step"
-    except UNREADABLE as error:
-        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no more is said'}"
-    raise CheckpointError(f"{state} is damaged or not a checkpoint of a training ({why})")
+            return content
+        reason = "it lacks its model or step"
+    except Exception as error:  # a damaged file may raise anything
+        reason = summary(error)
+    raise CheckpointError(f"{path} is damaged or not a checkpoint of a training ({reason})")
 
 
-def rows_before(metrics: Path, step: int) -> list[dict[str, str]]:
-    """What ``metrics.csv`` says of the steps before; a last line that was cut off is left out."""
-    text = metrics.read_text(encoding="utf-8", errors="replace")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    rows = [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(lines)]
-    try:
-        return [row for row in rows if "step" in row and int(row["step"]) < step]
-    except ValueError:
-        raise InputError(f"{metrics} is damaged: a step in it is no number; remove the file to resume") from None
+def summary(error: BaseException) -> str:
+    """The type and the first line of an error.
+
+    >>> summary(KeyError("x"))
+    "KeyError: 'x'"
+    """
+    return traceback.format_exception_only(error)[0].splitlines()[0]

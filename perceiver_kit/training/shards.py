@@ -1,4 +1,4 @@
-"""Sharded checkpoints, which FSDP2 writes, opened without unpickling what a stranger may have put there."""
+"""Read FSDP2's sharded checkpoints without running code that a stranger may have put there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from ..errors import CheckpointError
 
-# What the list of shards is made of, and nothing that does anything when it is made.
+# The classes that a list of shards holds; none of them has side effects.
 KINDS = {
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},
@@ -32,9 +32,9 @@ KINDS = {
 
 
 class Shards(FileSystemReader):
-    """Reads tensors only, from files beside the list of shards, and makes of this list nothing but what lists hold.
+    """Reads only tensors, from files beside the list of shards, which may hold only ``KINDS``.
 
-    PyTorch's own reader unpickles the list, and every value that the list does not call a tensor.
+    PyTorch's own reader unpickles any class in the list, and every value that the list does not declare a tensor.
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:

@@ -1,4 +1,4 @@
-"""Whatever happens in a training: the error says what, and its last checkpoint goes on to the same weights."""
+"""After any fault in training, the error names it and the last checkpoint resumes to the same weights."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ pytestmark = [
     pytest.mark.filterwarnings(RESUMED),
     pytest.mark.filterwarnings(FORK),
     pytest.mark.filterwarnings("ignore:resource_tracker"),
-    # PyTorch tells of a dead worker by raising in a signal's handler, wherever the process is: in a callback of the
-    # garbage collector too, which cannot raise. The next batch that is asked for then raises it again.
+    # PyTorch reports a dead worker by raising in a signal handler. In a callback of the garbage collector the error is
+    # ignored; the next batch then raises it.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 RECIPE, STEPS, BATCH = "image_classification_fourier", 5, 3
 DYING: dict[str, Any] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segmentation fault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "left": lambda: os._exit(3),
-    "stopped": lambda: sys.exit(1),
+    "_exit": lambda: os._exit(3),
+    "sys.exit": lambda: sys.exit(1),
 }
 RAISING: dict[str, Any] = {
     "an exception": lambda: 1 // 0,
     "no memory": lambda: bytearray(2**60),
-    "a file that is gone": lambda: Path("/nowhere/at/all").read_bytes(),
+    "a missing file": lambda: Path("/nowhere/at/all").read_bytes(),
     "an error of the kit": lambda: kit.build("nothing"),
 }
 SPOILING: dict[str, Any] = {
@@ -62,7 +62,7 @@ SPOILING: dict[str, Any] = {
 
 
 class Failing(Toys):
-    """One of its samples cannot be had."""
+    """Data with one bad sample."""
 
     def __init__(self, bad: int, how: str) -> None:
         super().__init__(RECIPE, 12)
@@ -78,21 +78,21 @@ class Failing(Toys):
         (DYING | RAISING)[self.how]()
 
 
-class Early(Training):
-    """Ctrl-c before the first step, when Lightning has not yet written down whose signals are."""
+class InterruptedSetup(Training):
+    """Ctrl-c before the first step, when Lightning has not yet saved the signal handlers."""
 
     def setup(self, stage: str) -> None:
         raise KeyboardInterrupt
 
 
 class Spoiled(Training):
-    """One of its weights is this after its third step."""
+    """Sets a weight to ``value`` after the third step."""
 
     value = math.inf
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         super().optimizer_step(*arguments, **options)
-        if self.global_step == 2:  # it is counted afterwards
+        if self.global_step == 2:  # counted after this call
             self.model.encoder.latents.detach()[0, 0] = self.value
 
 
@@ -107,8 +107,7 @@ class Interrupted(Training):
 
 
 def train(directory: Path, data: Toys | None = None, *, workers: int = 0, kind: type = Training, **options: Any) -> Any:
-    given = dict(rate=options.pop("rate", 1e-3))
-    training = kind(small(RECIPE), objective_for(RECIPE), steps=STEPS, **given)
+    training = kind(small(RECIPE), objective_for(RECIPE), steps=STEPS, rate=options.pop("rate", 1e-3))
     batches = Data(data or Toys(RECIPE, 12), None, batch=BATCH, steps=STEPS, workers=workers)
     if kind is Interrupted:
         training.at = options.pop("at")
@@ -120,32 +119,32 @@ def weights(directory: Path) -> dict[str, bytes]:
 
 
 @functools.cache
-def unbroken() -> dict[str, bytes]:
+def uninterrupted() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         train(Path(folder))
         return weights(Path(folder))
 
 
-def goes_on(directory: Path) -> None:
-    """The checkpoint loads, the run goes on from it to what it would have been, and nothing is left over."""
+def check_resume(directory: Path) -> None:
+    """The checkpoint loads, the run resumes to the weights of an uninterrupted one, and leaves no other files."""
     checkpoints = directory / "checkpoints"
     last = checkpoints / "last.ckpt"
     if last.exists():
         content = torch.load(last, weights_only=True)
         assert all(bool(value.isfinite().all()) for value in content["state_dict"].values())
     train(directory, resume=last.exists())
-    assert weights(directory) == unbroken()
+    assert weights(directory) == uninterrupted()
     assert os.listdir(checkpoints) == ["last.ckpt"]
 
 
 @injected(share=0.4)
-def test_data_workers_that_die(rng: Random, folder: Path) -> None:
+def test_dead_data_workers(rng: Random, folder: Path) -> None:
     bad, how = rng.randrange(12), rng.choice([*DYING])
     with pytest.raises(kit.TrainingError, match=f"a data worker died while it made .*sample {bad} of train") as raised:
         train(folder / "run", Failing(bad, how), workers=rng.choice([1, 2]))
     last = (folder / "run" / "checkpoints" / "last.ckpt").exists()
-    assert ("is whole" if last else "no checkpoint was written yet") in str(raised.value)
-    goes_on(folder / "run")
+    assert ("is intact" if last else "no checkpoint was written yet") in str(raised.value)
+    check_resume(folder / "run")
 
 
 @injected(share=0.4)
@@ -154,35 +153,35 @@ def test_samples_that_raise(rng: Random, folder: Path) -> None:
     with pytest.raises(kit.PerceiverKitError, match=rf"^sample {bad} of train at step \d") as raised:
         train(folder / "run", Failing(bad, how), workers=rng.choice([0, 0, 2]))
     assert "Traceback" not in str(raised.value)
-    goes_on(folder / "run")
+    check_resume(folder / "run")
 
 
 @injected(share=0.4)
-def test_samples_that_are_not_like_the_others(rng: Random, folder: Path) -> None:
+def test_samples_that_differ_from_others(rng: Random, folder: Path) -> None:
     bad, how = rng.randrange(12), rng.choice([*SPOILING])
     with pytest.raises(kit.InputError, match=r"must be|must have") as raised:
         train(folder / "run", Failing(bad, how), workers=rng.choice([0, 0, 2]))
     named = {"a class too many": "'label'"}.get(how, f"sample {bad}|samples of a batch must have the same parts")
     assert any(part in str(raised.value) for part in named.split("|"))
     assert "Traceback" not in str(raised.value)
-    goes_on(folder / "run")
+    check_resume(folder / "run")
 
 
 @injected(share=0.4)
-def test_disks_that_refuse_a_checkpoint(rng: Random, folder: Path) -> None:
+def test_disks_that_fail_to_write_a_checkpoint(rng: Random, folder: Path) -> None:
     number = rng.choice([errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
-    refused = failing(
+    fault = failing(
         rng.choice(["fdopen", "replace", "chmod"]), rng.randint(1, STEPS), OSError(number, os.strerror(number))
     )
-    with refused, pytest.raises(kit.CheckpointError, match=f"cannot (save|write) to .*{os.strerror(number)}"):
+    with fault, pytest.raises(kit.CheckpointError, match=f"cannot (save|write) to .*{os.strerror(number)}"):
         train(folder / "run")
-    goes_on(folder / "run")
+    check_resume(folder / "run")
 
 
-# TensorBoard writes in a thread of its own, which dies of it too.
+# TensorBoard's writer thread dies of it too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @injected(share=0.2, least=1)
-def test_disks_that_are_full(rng: Random, folder: Path) -> None:
+def test_full_disks(rng: Random, folder: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (rng.choice([0, 100, 20_000]), hard))
     try:
@@ -190,10 +189,10 @@ def test_disks_that_are_full(rng: Random, folder: Path) -> None:
             train(folder / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    goes_on(folder / "run")
+    check_resume(folder / "run")
 
 
-def test_disks_that_refuse_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disks_that_fail_to_write_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = CSVLogger.save
 
     def save(logger: CSVLogger) -> None:
@@ -205,11 +204,11 @@ def test_disks_that_refuse_the_metrics(tmp_path: Path, monkeypatch: pytest.Monke
         patched.setattr(CSVLogger, "save", save)
         with pytest.raises(kit.CheckpointError, match=r"cannot write .*No space left.*; the checkpoint of step 1 is"):
             train(tmp_path)
-    goes_on(tmp_path)
+    check_resume(tmp_path)
 
 
 @injected(share=0.2, least=1)
-def test_weights_that_become_nan_are_not_saved(rng: Random, folder: Path) -> None:
+def test_nan_weights_are_not_saved(rng: Random, folder: Path) -> None:
     with pytest.raises(kit.TrainingError, match=r"weights are NaN or infinite at step \d and are not saved; the check"):
         train(folder / "run", rate=rng.choice([1e30, 1e25]), clip=None)
     content = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
@@ -218,11 +217,11 @@ def test_weights_that_become_nan_are_not_saved(rng: Random, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_one_weight_that_is_not_finite_is_not_saved(value: float, tmp_path: Path, monkeypatch) -> None:
+def test_one_nonfinite_weight_is_not_saved(value: float, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Spoiled, "value", value)
     with pytest.raises(kit.TrainingError, match=r"weights are .* at step 3 and .* checkpoint of step 2 is"):
         train(tmp_path, kind=Spoiled)
-    goes_on(tmp_path)
+    check_resume(tmp_path)
 
 
 @injected(share=0.2, least=1)
@@ -231,21 +230,21 @@ def test_ctrl_c(rng: Random, folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(folder / "run", kind=Interrupted, at=rng.randrange(1, STEPS))
     assert signal.getsignal(signal.SIGINT) is before
-    goes_on(folder / "run")
+    check_resume(folder / "run")
 
 
 def test_ctrl_c_before_the_first_step(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, kind=Early)
+            train(tmp_path, kind=InterruptedSetup)
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 @functools.cache
-def _half_way() -> bytes:
+def _interrupted_checkpoint() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with pytest.raises(KeyboardInterrupt):
             train(Path(folder), kind=Interrupted, at=2)
@@ -253,27 +252,27 @@ def _half_way() -> bytes:
 
 
 @injected(share=0.5)
-def test_checkpoints_that_are_damaged(rng: Random, folder: Path) -> None:
-    """An error that names the file; or, where what was hit does not matter, a run that goes on."""
+def test_damaged_checkpoints(rng: Random, folder: Path) -> None:
+    """An error names the file; or the damage is harmless and the run resumes."""
     last = folder / "run" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
-    last.write_bytes(damaged(rng, _half_way()))
+    last.write_bytes(damaged(rng, _interrupted_checkpoint()))
     (last.parent / "new.ckpt").write_bytes(b"half")
     (last.parent / ".new.ckpt.abcd1234.saving").write_bytes(b"of it")
     try:
         train(folder / "run", resume=True)
     except kit.CheckpointError as error:
         if str(last) not in str(error):
-            raise AssertionError("the file is not named") from error
+            raise AssertionError("the error does not name the file") from error
     except kit.TrainingError as error:
-        if "NaN" not in str(error):  # a bit of a weight was flipped
+        if "NaN" not in str(error):  # a flipped bit of a weight
             raise
 
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.parent.mkdir()
-    last.write_bytes(_half_way())
+    last.write_bytes(_interrupted_checkpoint())
     other = Training(small(RECIPE, num_latents=3), objective_for(RECIPE), steps=STEPS)
-    with pytest.raises(kit.CheckpointError, match=r"last\.ckpt is of another model than the one to train"):
+    with pytest.raises(kit.CheckpointError, match=r"last\.ckpt is of another model: build that one"):
         fit(other, Data(Toys(RECIPE, 12), None, batch=BATCH, steps=STEPS), tmp_path, resume=True, progress=False)

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, and without what Lightning says in passing."""
+"""Trainings in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 import perceiver_kit as kit
 
-# Scripts, which other processes run.
+# Scripts that other processes run.
 collect_ignore = ["memory.py", "worker.py"]
-# Nothing here can be imported without the extra "train".
+# These imports need the extra "train".
 collect_ignore_glob = [] if find_spec("pytorch_lightning") and find_spec("torchmetrics") else ["test_*.py", "toys.py"]
 
 HERE = Path(__file__).parent
@@ -29,10 +29,10 @@ Train = Callable[..., int]
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
-    """Train as ``toys.run`` is told, in a process that may be killed; returns how it ended (0, or minus the signal)."""
-    said = tmp_path_factory.mktemp("worker") / "stderr"
+    """``toys.run`` in a process that may be killed; returns its exit code (0, or minus the signal)."""
+    stderr = tmp_path_factory.mktemp("worker") / "stderr"
     with (
-        open(said, "w") as errors,
+        open(stderr, "w") as errors,
         subprocess.Popen(
             [sys.executable, HERE / "worker.py"],
             stdin=subprocess.PIPE,
@@ -43,12 +43,12 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
         ) as worker,
     ):
 
-        def call(directory: Path, recipe: str, *, ends: int | None = 0, **config: Any) -> int:
+        def call(directory: Path, recipe: str, *, code: int | None = 0, **config: Any) -> int:
             print(json.dumps(dict(directory=str(directory), recipe=recipe) | config), file=worker.stdin, flush=True)
-            ended = worker.stdout.readline()
-            assert ended, said.read_text()[-3000:]
-            assert ends is None or int(ended) == ends, said.read_text()[-3000:]
-            return int(ended)
+            answer = worker.stdout.readline()
+            assert answer, stderr.read_text()[-3000:]
+            assert code is None or int(answer) == code, stderr.read_text()[-3000:]
+            return int(answer)
 
         yield call
         worker.stdin.close()

@@ -1,6 +1,6 @@
-"""Prints the peak memory of a training step that reads 65,536 rows four times, with and without recomputing.
+"""Prints the peak memory of a training step that reads 65,536 rows four times, with and without recomputation.
 
-In MB beyond what was held before it.
+In MB above the memory in use before the step.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ torch.set_num_threads(1)
 
 
 def step(recompute: bool) -> None:
-    every = kit.Inputs(rows=inputs.Features(64))
+    rows = kit.Inputs(rows=inputs.Features(64))
     encoder = kit.Encoder(64, num_latents=512, latent_dim=192, layers=6, blocks=4, cross_attends=4)
-    ask = kit.Queries(label=queries.LearnedQuery(1, 192))
-    answer = kit.Outputs(label=outputs.Classify(192, 10))
-    model = kit.PerceiverIO(every, encoder, ask, kit.Decoder(192, 192), answer)
+    query = kit.Queries(label=queries.LearnedQuery(1, 192))
+    label = kit.Outputs(label=outputs.Classify(192, 10))
+    model = kit.PerceiverIO(rows, encoder, query, kit.Decoder(192, 192), label)
     if recompute:
         checkpoint_layers(model)
     model({"rows": torch.randn(1, ROWS, 64)})["label"].square().mean().backward()
 
 
-def held() -> float:
-    """What this process holds now, in MB."""
+def resident() -> float:
+    """Resident memory of this process in MB."""
     with open("/proc/self/statm") as pages:
         return int(pages.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def peak(recompute: bool) -> float:
-    """In a process of its own, since a peak never falls."""
-    before = held()
+    """Measured in a process of its own, since a peak never falls."""
+    before = resident()
     child = os.fork()
     if child == 0:
         step(recompute)

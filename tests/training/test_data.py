@@ -1,4 +1,4 @@
-"""Data makes batches of any data set: those that know steps are asked for them, others for their index."""
+"""Data makes batches of any data set: some take (index, step), others an index."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import perceiver_kit as kit
 from perceiver_kit.data.sampling import Samples
 from perceiver_kit.training import Data
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # a trainer is stood in for
+pytestmark = pytest.mark.usefixtures("unchecked")  # the trainer is a stand-in
 SIZE = 6
 
 
-class Known(Samples):
-    """Samples with a random number each, as the kit's own data sets have them."""
+class KitSamples(Samples):
+    """A data set of the kit, with a random number in each sample."""
 
     seed = 3
 
@@ -31,47 +31,50 @@ class Known(Samples):
         return {"inputs": {"x": x}, "targets": {"y": torch.tensor(index)}}
 
 
-class Passing(Dataset):
-    """A wrapper of the user's that passes the key on."""
+class Wrapper(Dataset):
+    """A wrapper that passes the key on."""
 
-    def __init__(self, inside: Dataset) -> None:
-        self.inside = inside
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
 
     def __len__(self) -> int:
         return SIZE
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
-        sample = self.inside[key]
+        sample = self.data[key]
         return sample | {"inputs": {"x": sample["inputs"]["x"] * 2}}
 
 
-def batches(train: Any, held_out: Any = None, *, accumulate: int = 1) -> tuple[list, list]:
-    data = Data(train, held_out, batch=2, steps=5, seed=1)
+def batches(
+    train: Any, held_out: Any = None, *, steps: int = 5, accumulate: int = 1, workers: int = 0
+) -> tuple[list, list]:
+    """The batches of ``steps`` steps, and all held-out batches."""
+    data = Data(train, held_out, batch=2, steps=steps, seed=1, workers=workers)
     data.trainer = SimpleNamespace(accumulate_grad_batches=accumulate, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
-    return [*data.train_dataloader()], [*data.val_dataloader()]
+    return [*islice(data.train_dataloader(), steps * accumulate)], [*data.val_dataloader()]
 
 
-def test_a_plain_data_set_is_read_in_the_order_of_ours() -> None:
-    plain = [{key: value for key, value in Known()[i].items() if key != "draw"} for i in range(SIZE)]
-    (ours, ours_held_out), (theirs, theirs_held_out) = batches(Known(), Known()), batches(plain, plain)
-    assert len(ours) == len(theirs) == 5
-    for first, second in (*zip(ours, theirs, strict=True), *zip(ours_held_out, theirs_held_out, strict=True)):
+def test_plain_data_sets_are_read_in_the_same_order() -> None:
+    plain = [{key: value for key, value in KitSamples()[i].items() if key != "draw"} for i in range(SIZE)]
+    (kit_train, kit_held_out), (train, held_out) = batches(KitSamples(), KitSamples()), batches(plain, plain)
+    assert len(kit_train) == len(train) == 5
+    for first, second in (*zip(kit_train, train, strict=True), *zip(kit_held_out, held_out, strict=True)):
         assert torch.equal(first["draw"], second["draw"])
         assert torch.equal(first["targets"]["y"], second["targets"]["y"])
         assert torch.equal(first["inputs"]["x"][:, 0], second["inputs"]["x"][:, 0])
 
 
-def test_data_sets_that_know_steps_are_told_them_through_wrappers_too() -> None:
-    ours, wrapped = batches(Known())[0], batches(Passing(Known()))[0]
-    for first, second in zip(ours, wrapped, strict=True):
+def test_steps_pass_through_wrappers() -> None:
+    plain, wrapped = batches(KitSamples())[0], batches(Wrapper(KitSamples()))[0]
+    for first, second in zip(plain, wrapped, strict=True):
         assert torch.equal(2 * first["inputs"]["x"], second["inputs"]["x"])
-        assert first["inputs"]["x"][:, 2].all(), "training is not seen"
-    randoms = torch.cat([batch["inputs"]["x"][:, 1] for batch in ours])
+        assert first["inputs"]["x"][:, 2].all(), "the sample is for training"
+    randoms = torch.cat([batch["inputs"]["x"][:, 1] for batch in plain])
     assert len(randoms.unique()) == len(randoms)
 
 
 class Stamped(Dataset):
-    """Takes any key, as arrays do, and has a draw of its own that says nothing of steps."""
+    """Takes any key, as arrays do, and has a draw without a step."""
 
     def __len__(self) -> int:
         return SIZE
@@ -81,26 +84,26 @@ class Stamped(Dataset):
         return {"inputs": {"x": torch.tensor(float(index))}, "targets": {}, "draw": torch.tensor([7, 7])}
 
 
-def test_a_data_set_with_a_draw_of_its_own_is_not_taken_for_one_that_knows_steps() -> None:
-    known, stamped = batches(Known())[0], batches(Stamped())[0]
-    for first, second in zip(known, stamped, strict=True):
+def test_a_data_set_with_a_draw_without_steps_gets_indices() -> None:
+    expected, stamped = batches(KitSamples())[0], batches(Stamped())[0]
+    for first, second in zip(expected, stamped, strict=True):
         assert torch.equal(first["draw"], second["draw"])
         assert torch.equal(second["inputs"]["x"], second["draw"][:, 1].float())
 
 
-def test_steps_that_accumulate_have_as_many_batches_each() -> None:
-    once, thrice = batches(Known())[0], batches(Known(), accumulate=3)[0]
+def test_accumulation_takes_several_batches_per_step() -> None:
+    once, thrice = batches(KitSamples())[0], batches(KitSamples(), accumulate=3)[0]
     assert (len(once), len(thrice)) == (5, 15)
     assert all(torch.equal(a["draw"], b["draw"]) for a, b in zip(once, thrice, strict=False))
 
 
-@pytest.mark.parametrize(("asked", "sizes"), [(None, [2, 2, 2]), (4, [4, 2]), (10, [6])])
-def test_held_out_data_come_in_batches_of_their_own_size(asked: int | None, sizes: list[int]) -> None:
-    data = Data(Known(), Known(), batch=2, steps=1, held_out_batch=asked)
+@pytest.mark.parametrize(("held_out_batch", "sizes"), [(None, [2, 2, 2]), (4, [4, 2]), (10, [6])])
+def test_held_out_data_have_their_own_batch_size(held_out_batch: int | None, sizes: list[int]) -> None:
+    data = Data(KitSamples(), KitSamples(), batch=2, steps=1, held_out_batch=held_out_batch)
     assert [len(batch["draw"]) for batch in data.val_dataloader()] == sizes
 
 
-def test_what_a_mask_hides_may_be_anything() -> None:
+def test_masked_inputs_may_be_nan() -> None:
     x = torch.tensor([1.0, torch.nan, -torch.inf])
     hidden = {"inputs": {"x": x}, "targets": {}, "mask": {"x": x.isfinite()}}
     for batch in batches([hidden] * SIZE)[0]:
@@ -118,7 +121,7 @@ def test_what_a_mask_hides_may_be_anything() -> None:
         ([torch.zeros(2)], r"float32 \(2,\)"),
     ],
 )
-def test_samples_of_another_form_are_refused_in_words(data: Any, got: str) -> None:
+def test_samples_of_another_form_are_refused(data: Any, got: str) -> None:
     with pytest.raises(kit.InputError, match=rf"train: a sample must be a dict of 'inputs' and 'targets' .*got {got}"):
         Data(data, None, batch=1, steps=1)
 
@@ -137,7 +140,7 @@ class Counting(IterableDataset):
 
 
 def test_iterable_data_are_repeated_in_training_and_numbered() -> None:
-    train, held_out = ([*part] for part in batches_of(Counting(3), Counting(3), count=3))
+    train, held_out = batches(Counting(3), Counting(3), steps=3)
     assert [batch["inputs"]["x"].tolist() for batch in train] == [[0, 1], [2, 0], [1, 2]]
     assert [batch["draw"].tolist() for batch in train] == [[[0, 0], [0, 1]], [[1, 2], [1, 3]], [[2, 4], [2, 5]]]
     assert [batch["inputs"]["x"].tolist() for batch in held_out] == [[0, 1], [2]]
@@ -145,7 +148,7 @@ def test_iterable_data_are_repeated_in_training_and_numbered() -> None:
 
 
 def test_draws_of_iterable_data_are_unique_over_workers() -> None:
-    train, _ = batches_of(Counting(12), None, count=6, workers=2)
+    train, _ = batches(Counting(12), steps=6, workers=2)
     draws = [tuple(draw) for batch in train for draw in batch["draw"].tolist()]
     assert draws == [(i // 2, i) for i in range(12)]
 
@@ -159,10 +162,4 @@ def test_draws_of_iterable_data_are_unique_over_workers() -> None:
 )
 def test_bad_iterable_data_are_refused(data: Counting, message: str) -> None:
     with pytest.raises(kit.InputError, match=message):
-        batches_of(data, None, count=3)
-
-
-def batches_of(train: Any, held_out: Any, *, count: int, workers: int = 0) -> tuple[list, list]:
-    data = Data(train, held_out, batch=2, steps=count, workers=workers)
-    data.trainer = SimpleNamespace(accumulate_grad_batches=1, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
-    return [*islice(data.train_dataloader(), count)], [*data.val_dataloader()]
+        batches(data, steps=3)

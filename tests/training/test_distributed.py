@@ -1,4 +1,4 @@
-"""Two processes on one machine compute what one does: data parallel, and with weights sharded (FSDP2)."""
+"""Two processes on one machine give the results of one: data parallel, and with sharded weights (FSDP2)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .toys import QUIET, losses
 pytestmark = [*QUIET, pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")]
 HERE = Path(__file__).parent
 
-# Half of the texts have 2 % of their bytes masked and half 70 %: what is a mean over both processes is not a mean of
-# their means.
+# Half of the texts have 2 % of their bytes masked and half 70 %, so the mean over both processes differs from the mean
+# of their means.
 CASES: dict[str, dict[str, Any]] = {
     "multimodal": dict(recipe="multimodal_autoencoding", queries=dict(image=9, audio=3), validate_every=2),
     "text": dict(recipe="masked_lm", weight_decay=0.3, shared=True),
@@ -34,7 +34,7 @@ STEPS = dict(steps=4, save_every=2, rate=1e-3, batch=6)
 
 @pytest.fixture(scope="module")
 def runs(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each case as one process, data parallel and sharded; and sharded, killed and started again."""
+    """Each case in one process, data parallel, and sharded; and a sharded run that is killed and resumed."""
     root = tmp_path_factory.mktemp("runs")
     lines = []
     for case, config in CASES.items():
@@ -52,14 +52,14 @@ def runs(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torchrun(line: dict[str, Any], root: Path) -> int:
-    """Two processes that train what a line says, and meet on a port of their own; how they ended."""
+    """Train with two processes on a free port; returns the exit code."""
     (root / "line").write_text(json.dumps(line))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, HERE / "worker.py", root / "line"], env=ENVIRONMENT, capture_output=True, text=True
     )
-    print(done.stderr[-5000:])
-    return done.returncode
+    print(result.stderr[-5000:])
+    return result.returncode
 
 
 def steps(directory: Path) -> list[float]:
@@ -71,7 +71,7 @@ def held_out(directory: Path) -> list[float]:
         return [float(row["held_out/loss"]) for row in csv.DictReader(file) if row["held_out/loss"]]
 
 
-def furthest(one: nn.Module, other: nn.Module, *, without: str = " ") -> float:
+def max_difference(one: nn.Module, other: nn.Module, *, without: str = " ") -> float:
     state = {name: value for name, value in other.state_dict().items() if without not in name}
     return max(
         (value.double() - state[name].double()).abs().max().item()
@@ -82,16 +82,16 @@ def furthest(one: nn.Module, other: nn.Module, *, without: str = " ") -> float:
 
 @pytest.mark.parametrize("case", [f"{case}-{strategy}" for case in CASES for strategy in ("ddp", "fsdp")])
 def test_two_processes_have_the_losses_and_weights_of_one(case: str, runs: Path) -> None:
-    alone = runs / f"{case.split('-')[0]}-auto"
-    assert len(steps(alone)) == 4
-    assert steps(runs / case) == pytest.approx(steps(alone), rel=2e-6)
-    wanted = held_out(alone)
-    assert len(wanted) >= 2
-    assert held_out(runs / case) == pytest.approx(wanted, rel=1e-5), "of all that either process looked at"
-    # Softmax does not see the keys' bias: its gradient is rounding, which AdamW makes as large as any.
-    assert furthest(kit.load(runs / case), kit.load(alone), without="key.bias") < 1e-4
-    before, _ = kit.load(alone), torch.manual_seed(0)
-    assert furthest(before, kit.build(kit.spec(before))) > 1e-3, "they have moved"
+    one = runs / f"{case.split('-')[0]}-auto"
+    assert len(steps(one)) == 4
+    assert steps(runs / case) == pytest.approx(steps(one), rel=2e-6)
+    expected = held_out(one)
+    assert len(expected) >= 2
+    assert held_out(runs / case) == pytest.approx(expected, rel=1e-5), "over the samples of both processes"
+    # Softmax is invariant to the keys' bias: its gradient is rounding error, which AdamW scales up.
+    assert max_difference(kit.load(runs / case), kit.load(one), without="key.bias") < 1e-4
+    before, _ = kit.load(one), torch.manual_seed(0)
+    assert max_difference(before, kit.build(kit.spec(before))) > 1e-3, "training changes the weights"
     for name in ("metrics.csv", "curves.png"):
         assert (runs / case / name).is_file()
 
@@ -105,23 +105,23 @@ def test_a_sharded_checkpoint_loads_into_one_process(case: str, runs: Path) -> N
     model, exported = load_sharded(checkpoint), kit.load(directory)
     assert not model.training
     assert kit.spec(model) == kit.spec(exported)
-    assert furthest(model, exported) == 0
-    kit.save(model, directory / "again")
+    assert max_difference(model, exported) == 0
+    kit.save(model, directory / "whole")
     assert (
-        load_file(directory / "again" / "model.safetensors").keys() == load_file(directory / "model.safetensors").keys()
+        load_file(directory / "whole" / "model.safetensors").keys() == load_file(directory / "model.safetensors").keys()
     )
-    assert furthest(kit.load(directory / "again"), exported) == 0
+    assert max_difference(kit.load(directory / "whole"), exported) == 0
 
 
-def test_shards_killed_and_started_again_go_on_exactly(runs: Path) -> None:
+def test_a_killed_sharded_run_resumes_exactly(runs: Path) -> None:
     whole, broken = runs / "text-fsdp", runs / "text-broken"
-    again = [int(line.split()[0]) for line in broken.with_suffix(".losses").read_text().splitlines()]
-    assert again in ([0, 1, 2, 3, 2, 3], [0, 1, 2, 2, 3]), "from step 2, which was the last one saved"
+    steps_run = [int(line.split()[0]) for line in broken.with_suffix(".losses").read_text().splitlines()]
+    assert steps_run in ([0, 1, 2, 3, 2, 3], [0, 1, 2, 2, 3]), "from step 2, the last checkpoint"
     assert losses(broken) == losses(whole)
-    assert furthest(kit.load(broken), kit.load(whole)) == 0
+    assert max_difference(kit.load(broken), kit.load(whole)) == 0
 
 
-def test_what_is_no_sharded_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_other_checkpoints_are_not_sharded(tmp_path: Path) -> None:
     with pytest.raises(kit.InputError, match=r"has no meta\.pt"):
         load_sharded(tmp_path)
     torch.save({}, tmp_path / "last.ckpt")

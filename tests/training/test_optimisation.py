@@ -1,4 +1,4 @@
-"""Which weights decay, how the rate goes, LAMB, and activation checkpointing: the same gradients in less memory."""
+"""Weight decay, learning rate, LAMB, and activation checkpointing: equal gradients in less memory."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def names(model: nn.Module, group: dict) -> set[str]:
 
 @pytest.mark.parametrize("decay_latents", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_only_matrices_that_multiply_decay(recipe: str, decay_latents: bool) -> None:
+def test_only_weight_matrices_decay(recipe: str, decay_latents: bool) -> None:
     model = small(recipe)
-    decayed, kept = parameter_groups(model, weight_decay=0.3, decay_latents=decay_latents)
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
-    both = [*decayed["params"], *kept["params"]]
+    decayed, undecayed = parameter_groups(model, weight_decay=0.3, decay_latents=decay_latents)
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.3, 0.0)
+    both = [*decayed["params"], *undecayed["params"]]
     assert len({id(p) for p in both}) == len(both) == len([*model.parameters()])
 
-    for name in names(model, kept):
+    for name in names(model, undecayed):
         last = name.rsplit(".", 1)[-1]
         assert last in ("bias", "table", "vector", "latents") or "norm" in name, name
     for name in names(model, decayed):
@@ -55,13 +55,13 @@ def test_only_matrices_that_multiply_decay(recipe: str, decay_latents: bool) -> 
 def test_frozen_parameters_are_in_no_group_and_shared_ones_in_one() -> None:
     model = small("masked_lm")
     model.encoder.requires_grad_(False)
-    decayed, kept = parameter_groups(model, weight_decay=0.1)
-    assert not any(name.startswith("encoder") for name in names(model, decayed) | names(model, kept))
-    embedding = model.inputs.blocks["text"].embedding.weight  # also the output's
+    decayed, undecayed = parameter_groups(model, weight_decay=0.1)
+    assert not any(name.startswith("encoder") for name in names(model, decayed) | names(model, undecayed))
+    embedding = model.inputs.blocks["text"].embedding.weight  # tied to the output
     assert sum(parameter is embedding for parameter in decayed["params"]) == 1
 
 
-def test_decay_shrinks_what_decays_and_nothing_else() -> None:
+def test_decay_shrinks_decayed_parameters_only() -> None:
     model = small("multimodal_autoencoding")
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, weight_decay=0.5)
@@ -70,8 +70,8 @@ def test_decay_shrinks_what_decays_and_nothing_else() -> None:
         parameter.grad = torch.zeros_like(parameter)
     torch.optim.AdamW(groups, lr=0.1).step()
     for name, parameter in model.named_parameters():
-        wanted = before[name] * (1 - 0.1 * 0.5) if name in decayed else before[name]
-        torch.testing.assert_close(parameter.detach(), wanted)
+        expected = before[name] * (1 - 0.1 * 0.5) if name in decayed else before[name]
+        torch.testing.assert_close(parameter.detach(), expected)
 
 
 # ---- the rate
@@ -82,7 +82,7 @@ def test_decay_shrinks_what_decays_and_nothing_else() -> None:
     warmup=st.integers(0, 20),
     schedule=st.sampled_from(["cosine", "constant_then_cosine"]),
 )
-def test_the_rate_rises_stays_and_falls_to_nothing(steps: int, warmup: int, schedule: str) -> None:
+def test_the_rate_warms_up_then_falls_to_zero(steps: int, warmup: int, schedule: str) -> None:
     rates = [rate_at(step, steps=steps, warmup=warmup, schedule=schedule) for step in range(max(steps, warmup) + 1)]
     assert all(0 <= rate <= 1 for rate in rates)
     for step in range(min(warmup, steps)):
@@ -103,7 +103,7 @@ def test_the_rate_rises_stays_and_falls_to_nothing(steps: int, warmup: int, sche
 
 
 def test_lamb_moves_each_matrix_by_its_own_norm() -> None:
-    """You et al. 2020: the length of a step, the first too, is the rate times that of the weights (up to 10)."""
+    """You et al. 2020: the norm of each step, the first included, is the rate times that of the weights (up to 10)."""
     weights = [nn.Parameter(scale * torch.randn(6, 5)) for scale in (0.01, 0.1, 1.0)]
     before = [weight.detach().clone() for weight in weights]
     for weight, scale in zip(weights, (1e-3, 1.0, 1e3), strict=True):
@@ -113,7 +113,7 @@ def test_lamb_moves_each_matrix_by_its_own_norm() -> None:
         assert float((weight.detach() - old).norm() / old.norm()) == pytest.approx(0.01, rel=0.02)
 
 
-def test_lamb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lamb_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     with pytest.raises(kit.MissingPackage, match=r"pip install 'perceiver-kit\[train\]'"):
         lamb([dict(params=[nn.Parameter(torch.ones(2))])], rate=0.1)
@@ -123,7 +123,7 @@ def test_lamb_without_its_package_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def gradients(model: nn.Module, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-    torch.manual_seed(7)  # of dropout
+    torch.manual_seed(7)  # for dropout
     loss = sum(value.square().mean() for value in model(raw).values())
     loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -136,19 +136,19 @@ def test_recomputing_gives_the_same_gradients_names_and_spec(recipe: str) -> Non
     checkpoint_layers(recomputed)
     assert kit.spec(recomputed) == kit.spec(plain)
     assert [*recomputed.state_dict()] == [*plain.state_dict()]
-    wanted = gradients(plain, raw)
+    expected = gradients(plain, raw)
     for name, gradient in gradients(recomputed, raw).items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-6, atol=1e-6, msg=name)
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=1e-6, msg=name)
     with torch.no_grad():
         torch.testing.assert_close(recomputed.eval()(raw), plain.eval()(raw))
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks the system as Linux is asked")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_recomputing_takes_less_memory() -> None:
     """A step that reads 65,536 rows four times, 24 layers: 138 MB without, 24 MB with."""
-    at_once = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")  # what is freed goes back
-    said = subprocess.run(
-        [sys.executable, HERE / "memory.py"], env=ENVIRONMENT | at_once, capture_output=True, text=True, check=True
+    malloc = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")  # freed memory returns to the system
+    printed = subprocess.run(
+        [sys.executable, HERE / "memory.py"], env=ENVIRONMENT | malloc, capture_output=True, text=True, check=True
     ).stdout
-    peak = json.loads(said)
+    peak = json.loads(printed)
     assert peak["recomputed"] < 0.5 * peak["plain"], peak

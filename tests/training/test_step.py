@@ -1,4 +1,4 @@
-"""A step of training: what it asks the model for, what it hides, and what its loss counts."""
+"""A training step: the rows it decodes, the labels it hides, and its loss."""
 
 from __future__ import annotations
 
@@ -20,22 +20,20 @@ from .toys import FEW, QUIET, alone, batch
 pytestmark = QUIET
 
 
-def asked(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
-    """What a step of this batch asks the model for, what it hides, and its loss."""
+def recorded_step(training: Training, keys: list[tuple[int, int]]) -> tuple[dict, dict, Tensor]:
+    """The rows that a step decodes, the labels it hides, and its loss."""
     seen: dict[str, Any] = {}
     hook = training.model.register_forward_pre_hook(lambda _, __, given: seen.update(given), with_kwargs=True)
-    loss = training.training_step(batch(training.recipe, keys), 0)
+    loss = training.training_step(batch("multimodal_autoencoding", keys), 0)
     hook.remove()
     return seen["at"], seen["hidden"], loss
 
 
-def multimodal(**training: Any) -> Training:
-    training_ = alone("multimodal_autoencoding", **training)
-    training_.recipe = "multimodal_autoencoding"
-    return training_
+def multimodal(**options: Any) -> Training:
+    return alone("multimodal_autoencoding", **options)
 
 
-# ---- what a step asks for and hides
+# ---- decoded rows and hidden labels
 
 
 @given(
@@ -44,73 +42,74 @@ def multimodal(**training: Any) -> Training:
     data=st.data(),
 )
 def test_draws_are_functions_of_seed_step_and_sample(keys: list, seed: int, data: st.DataObject) -> None:
-    """In whatever batch a sample stands, with whatever others, in whatever place."""
+    """They do not depend on the batch of a sample, or its place there."""
     training = multimodal(queries=FEW, seed=seed)
-    at, hidden, _ = asked(training, keys)
+    at, hidden, _ = recorded_step(training, keys)
     assert {name: index.shape for name, index in at.items() if index is not None} == {
         name: (len(keys), count) for name, count in FEW.items()
     }
-    assert at["label"] is None, "an output without a number is asked for whole"
+    assert at["label"] is None, "an output without a count is decoded whole"
     for name, rows in (("image", 128), ("audio", 10)):
         assert at[name].dtype == torch.int64
         assert 0 <= at[name].min() <= at[name].max() < rows
         if rows < 8 * FEW[name]:
-            assert all(len({*row.tolist()}) == FEW[name] for row in at[name]), "few rows are asked for once each"
+            assert all(len({*row.tolist()}) == FEW[name] for row in at[name]), "few rows are drawn without replacement"
 
-    torch.manual_seed(99)  # the process's own state has no part in it
+    torch.manual_seed(99)  # the process's own state never influences draws
     order = data.draw(st.permutations(range(len(keys))))
-    again, hidden_again, _ = asked(training, [keys[i] for i in order])
+    permuted, hidden_permuted, _ = recorded_step(training, [keys[i] for i in order])
     for name in FEW:
-        assert torch.equal(again[name], at[name][[*order]])
-    assert torch.equal(hidden_again["label"], hidden["label"][[*order]])
+        assert torch.equal(permuted[name], at[name][[*order]])
+    assert torch.equal(hidden_permuted["label"], hidden["label"][[*order]])
 
 
-def test_another_seed_step_or_sample_draws_anew() -> None:
+def test_draws_differ_between_seeds_steps_and_samples() -> None:
     def image(seed: int, index: int, step: int) -> list[int]:
-        return asked(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
+        return recorded_step(multimodal(queries=FEW, seed=seed), [(index, step)])[0]["image"][0].tolist()
 
     draws = [image(0, 0, 0), image(1, 0, 0), image(0, 1, 0), image(0, 0, 1)]
     assert len({tuple(draw) for draw in draws}) == 4
     training = multimodal(queries=dict(image=40, audio=40))
     whole = {"targets": {"image": torch.zeros(1, 2, 3, 8, 8), "audio": torch.zeros(1, 128 * 16)}}
-    of_128 = training._asked(whole, [(0, 0)])
-    assert not torch.equal(of_128["image"], of_128["audio"]), "each output has numbers of its own"
-    both = asked(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
+    at = training._draw_rows(whole, [(0, 0)])[0]
+    assert not torch.equal(at["image"], at["audio"]), "each output has its own draws"
+    both = recorded_step(multimodal(queries=dict(image=128, audio=128)), [(0, 0)])[0]
     assert sorted(both["image"][0].tolist()) == [*range(128)]
-    assert sorted(both["audio"][0].tolist()) == [*range(10)], "more than there are is all there are"
+    assert sorted(both["audio"][0].tolist()) == [*range(10)], "no more rows than there are"
 
 
-def test_every_row_is_asked_for_as_often() -> None:
+def test_rows_are_drawn_uniformly() -> None:
     training = multimodal(queries=dict(image=40))
-    rows = torch.cat([asked(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)])
+    rows = torch.cat(
+        [recorded_step(training, [(i, step) for i in range(24)])[0]["image"].flatten() for step in range(8)]
+    )
     counts = rows.bincount(minlength=128).double()
     mean = 24 * 8 * 40 / 128
     assert counts.min() > mean - 5 * math.sqrt(mean)
     assert counts.max() < mean + 5 * math.sqrt(mean)
 
 
-def test_loss_is_on_what_was_asked_for_and_on_nothing_else() -> None:
+def test_the_loss_covers_decoded_rows_only() -> None:
     training = multimodal(queries=FEW)
     keys = [(3, 0), (5, 0)]
-    at, hidden, loss = asked(training, keys)
+    at, hidden, loss = recorded_step(training, keys)
     given = batch("multimodal_autoencoding", keys)
 
-    # The same from everything decoded, rows picked afterwards.
+    # The same loss after decoding everything and picking rows.
     whole = training.model(given["inputs"], hidden=hidden)
     pixels = {
         name: x.movedim(-3, -1).flatten(1, -2) for name, x in (("a", whole["image"]), ("b", given["targets"]["image"]))
     }
     patches = {name: x.unflatten(1, (-1, 16)) for name, x in (("a", whole["audio"]), ("b", given["targets"]["audio"]))}
     pick = lambda rows, index: torch.stack([sample[i] for sample, i in zip(rows, index, strict=True)])  # noqa: E731
-    wanted = 0.03 * (pick(pixels["a"], at["image"]) - pick(pixels["b"], at["image"])).abs().mean()
-    wanted += 1.0 * (pick(patches["a"], at["audio"]) - pick(patches["b"], at["audio"])).abs().mean()
-    wanted += 1e-4 * torch.nn.functional.cross_entropy(whole["label"], given["targets"]["label"])
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = 0.03 * (pick(pixels["a"], at["image"]) - pick(pixels["b"], at["image"])).abs().mean()
+    expected += 1.0 * (pick(patches["a"], at["audio"]) - pick(patches["b"], at["audio"])).abs().mean()
+    expected += 1e-4 * torch.nn.functional.cross_entropy(whole["label"], given["targets"]["label"])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
-    # Targets elsewhere may be anything, here NaN; where it was asked they count.
+    # Other targets may be NaN; those of decoded rows count.
     frames, rows = given["targets"]["image"], at["image"]
     elsewhere = torch.ones(2, 128, dtype=torch.bool).scatter(1, rows, False)
-    frames.movedim(-3, -1).flatten(1, -2)
     t, y, x = rows // 64, rows // 8 % 8, rows % 8
     poisoned = torch.full_like(frames, torch.nan)
     for b in range(2):
@@ -123,21 +122,21 @@ def test_loss_is_on_what_was_asked_for_and_on_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.7])
-def test_labels_are_hidden_sample_by_sample_at_their_rate_and_always_in_evaluation(rate: float) -> None:
+def test_labels_are_hidden_sample_by_sample_and_always_in_evaluation(rate: float) -> None:
     training = multimodal(model=dict(hide_label=(rate, 1.0)))
-    hidden = torch.cat([asked(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
+    hidden = torch.cat([recorded_step(training, [(i, step) for i in range(24)])[1]["label"] for step in range(20)])
     assert hidden.dtype == torch.bool
     assert abs(hidden.double().mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / len(hidden))
-    assert {*hidden.view(20, 24).sum(1).tolist()} - {0, 24}, "not the whole batch at once"
+    assert {*hidden.view(20, 24).sum(1).tolist()} - {0, 24}, "samples of a batch differ"
 
     keys = [(i, 0) for i in range(24)]
-    _, hides, _ = asked(training, keys)
+    _, hides, _ = recorded_step(training, keys)
     given = batch("multimodal_autoencoding", keys)
     other = given["inputs"] | {"label": given["inputs"]["label"].roll(1, 1)}
     moved = (
         training.model(other, hidden=hides)["image"] - training.model(given["inputs"], hidden=hides)["image"]
     ).abs()
-    assert ((moved.flatten(1).amax(1) == 0) == hides["label"]).all(), "only a hidden label is not seen"
+    assert ((moved.flatten(1).amax(1) == 0) == hides["label"]).all(), "only a hidden label has no effect"
     assert 0 < hides["label"].sum() < 24
 
     training.eval()
@@ -147,12 +146,12 @@ def test_labels_are_hidden_sample_by_sample_at_their_rate_and_always_in_evaluati
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_what_is_always_or_never_hidden_is_not_drawn(rate: float) -> None:
+def test_labels_hidden_always_or_never_are_not_drawn(rate: float) -> None:
     training = multimodal(model=dict(hide_label=(rate, 1.0)))
-    assert asked(training, [(0, 0)])[1] is None
+    assert recorded_step(training, [(0, 0)])[1] is None
 
 
-def test_what_a_mask_hides_has_no_part_in_a_step_or_in_evaluation() -> None:
+def test_masked_inputs_never_influence_a_step_or_evaluation() -> None:
     training = alone("sequence_classification")
     given = batch("sequence_classification", [(0, 0), (5, 0)])
     text, keep = given["inputs"]["text"], given["mask"]["text"]
@@ -167,20 +166,20 @@ def test_what_a_mask_hides_has_no_part_in_a_step_or_in_evaluation() -> None:
 
 
 def test_flow_is_trained_whole() -> None:
-    """A distance in pixels needs both components of a pixel, which rows of ``queries`` have in another place."""
+    """The end-point error needs both components of a pixel: (b, 2, h, w), not rows."""
     training = alone("optical_flow", queries=dict(flow=5))
     given = batch("optical_flow", [(0, 0)])
     del given["targets"]["valid"]
-    with pytest.raises(kit.InputError, match=r"flow.*must be whole"):
+    with pytest.raises(kit.InputError, match=r"output 'flow' must be float \(b, 2, h, w\)"):
         training.training_step(given, 0)
 
 
-def test_bytes_can_be_asked_for_by_number() -> None:
+def test_some_rows_of_a_text_are_decoded() -> None:
     training = alone("masked_lm", queries=dict(text=6))
     given = batch("masked_lm", [(1, 0), (3, 0)])
     loss = training.training_step(given, 0)
-    at = training._asked(given, [(0, 1), (0, 3)])["text"]
+    at = training._draw_rows(given, [(0, 1), (0, 3)])[0]["text"]
     whole = training.model(given["inputs"])["text"]
     rows = torch.arange(2)[:, None]
-    wanted, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

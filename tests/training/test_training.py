@@ -1,4 +1,4 @@
-"""Training in one process: how weights move, at which precision, and what ``fit`` leaves."""
+"""Training in one process: optimisation, precision, results of ``fit``, and refused arguments."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from perceiver_kit.positions import Fourier
 from perceiver_kit.recipe import objective_for
 from perceiver_kit.training import Data, Training, fit, rate_at
 
-from .toys import FEW, QUIET, RECIPES, Told, Toys, alone, batch, losses, prepared, run, small
+from .toys import FEW, QUIET, RECIPES, RecordingTraining, Toys, alone, batch, losses, prepared, run, small
 
 pytestmark = QUIET
 
 
-# ---- how weights move
+# ---- optimisation
 
 
 def weights(directory: Path) -> dict[str, Tensor]:
@@ -35,42 +35,42 @@ def weights(directory: Path) -> dict[str, Tensor]:
 def test_the_loss_falls(recipe: str, tmp_path: Path) -> None:
     few = dict(queries=dict(image=32)) if recipe.startswith("multimodal") else {}
     config = dict(recipe=recipe, directory=tmp_path / "run", steps=60, batch=8, rate=0.01, warmup=5, **few)
-    found = run(config)
+    results = run(config)
     steps = losses(tmp_path / "run")
     assert sorted(steps) == [*range(60)]
     each = [steps[i] for i in range(60)]
     assert sum(each[-5:]) < 0.5 * sum(each[:5])
-    assert found["loss"] < 0.6 * each[0]
-    if "accuracy" in found:
-        assert found["accuracy"] == 1
+    assert results["loss"] < 0.6 * each[0]
+    if "accuracy" in results:
+        assert results["accuracy"] == 1
 
 
 def test_accumulating_is_a_larger_batch(tmp_path: Path) -> None:
-    """The same mean gradient: the same weights after three steps of AdamW, which divides gradients by themselves."""
+    """Equal mean gradients: equal weights after three steps of AdamW, which normalises gradients."""
     for name, size, micro in (("once", 8, 1), ("twice", 4, 2), ("fourfold", 2, 4)):
         run(dict(recipe="sequence_classification", directory=tmp_path / name, batch=size, accumulate=micro, rate=1e-3))
         assert sorted(losses(tmp_path / name)) == [*range(3 * micro)]
     before = small("sequence_classification").state_dict()
-    wanted = weights(tmp_path / "once")
-    assert max((wanted[name] - before[name]).abs().max() for name in wanted) > 1e-3
+    expected = weights(tmp_path / "once")
+    assert max((expected[name] - before[name]).abs().max() for name in expected) > 1e-3
     for other in ("twice", "fourfold"):
         for name, value in weights(tmp_path / other).items():
-            if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding
-                torch.testing.assert_close(value, wanted[name], rtol=0, atol=5e-5, msg=f"{other} {name}")
+            if not name.endswith("key.bias"):  # softmax is invariant to it: its gradient is rounding error
+                torch.testing.assert_close(value, expected[name], rtol=0, atol=5e-5, msg=f"{other} {name}")
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant_then_cosine"])
-def test_every_step_has_the_rate_and_the_decay_that_were_asked_for(schedule: str, tmp_path: Path) -> None:
+def test_every_step_has_the_given_rate_and_decay(schedule: str, tmp_path: Path) -> None:
     seen = []
 
-    class Watched(Training):
+    class Recording(Training):
         def on_before_optimizer_step(self, optimizer: Any) -> None:
             seen.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
 
     recipe = "sequence_classification"
-    asked = dict(steps=8, rate=0.01, weight_decay=0.3, warmup=3, schedule=schedule)
-    watched = Watched(small(recipe), objective_for(recipe), **asked)
-    fit(watched, Data(Toys(recipe), None, batch=2, steps=8), tmp_path, accumulate=2, progress=False)
+    options = dict(steps=8, rate=0.01, weight_decay=0.3, warmup=3, schedule=schedule)
+    training = Recording(small(recipe), objective_for(recipe), **options)
+    fit(training, Data(Toys(recipe), None, batch=2, steps=8), tmp_path, accumulate=2, progress=False)
     rates = [0.01 * rate_at(step, steps=8, warmup=3, schedule=schedule) for step in range(8)]
     assert seen == [[(pytest.approx(rate), 0.3), (pytest.approx(rate), 0.0)] for rate in rates]
 
@@ -79,43 +79,43 @@ def test_every_step_has_the_rate_and_the_decay_that_were_asked_for(schedule: str
 def test_gradients_are_clipped_by_their_common_norm(clip: float | None, tmp_path: Path) -> None:
     norms = []
 
-    class Watched(Training):
+    class Recording(Training):
         def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
             super().configure_gradient_clipping(optimizer, *args, **kwargs)
             norms.append(torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None]).norm().item())
 
-    watched = Watched(small("sequence_classification"), objective_for("sequence_classification"), steps=2)
-    fit(watched, Data(Toys("sequence_classification"), None, batch=4, steps=2), tmp_path, clip=clip, progress=False)
+    training = Recording(small("sequence_classification"), objective_for("sequence_classification"), steps=2)
+    fit(training, Data(Toys("sequence_classification"), None, batch=4, steps=2), tmp_path, clip=clip, progress=False)
     assert len(norms) == 2
     assert (max(norms) <= 1e-3 * 1.001) if clip else (min(norms) > 0.01)
 
 
-def test_the_average_of_weights_is_what_is_kept_and_evaluated(tmp_path: Path) -> None:
+def test_the_average_of_weights_is_saved_and_evaluated(tmp_path: Path) -> None:
     history: list[dict[str, Tensor]] = []
 
-    class Watched(Told):
+    class Recording(RecordingTraining):
         def on_before_zero_grad(self, optimizer: Any) -> None:
             history.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
 
-    watched = Watched(small("image_classification_fourier"), objective_for("image_classification_fourier"), steps=6)
+    training = Recording(small("image_classification_fourier"), objective_for("image_classification_fourier"), steps=6)
     toys = Toys("image_classification_fourier", 6, seed=1)
     data = Data(Toys("image_classification_fourier"), toys, batch=4, steps=6)
-    found = fit(watched, data, tmp_path, ema=0.7, validate_every=2, save_every=4, progress=False)
-    # Gradients are zeroed before a step: what was seen are the weights after the step before, and the first ones.
+    results = fit(training, data, tmp_path, ema=0.7, validate_every=2, save_every=4, progress=False)
+    # Gradients are zeroed before a step: the history holds the initial weights and those after each step but the last.
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     history = [*history[1:], {name: checkpoint["current_model_state"][f"model.{name}"] for name in history[0]}]
     assert len(history) == 6
     average = dict(history[0])
     for step in history[1:]:
         average = {name: 0.7 * average[name] + 0.3 * step[name] for name in average}
-    kept = kit.load(tmp_path)
-    for name, parameter in kept.named_parameters():
+    saved = kit.load(tmp_path)
+    for name, parameter in saved.named_parameters():
         torch.testing.assert_close(parameter.detach(), average[name], rtol=1e-5, atol=1e-6)
     assert max((average[name] - history[-1][name]).abs().max() for name in average) > 1e-4
     whole = default_collate([toys[i] for i in range(6)])
     with torch.no_grad():
-        loss, _ = watched.objective(kept(whole["inputs"]), whole["targets"])
-    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        loss, _ = training.objective(saved(whole["inputs"]), whole["targets"])
+    assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_lamb_trains(tmp_path: Path) -> None:
@@ -125,18 +125,18 @@ def test_lamb_trains(tmp_path: Path) -> None:
     assert sum(each[-5:]) < 0.7 * sum(each[:5])
 
 
-def test_activations_that_are_computed_again_give_the_same_step() -> None:
+def test_recomputed_activations_give_the_same_step() -> None:
     def step(**options: bool) -> tuple[int, dict[str, Tensor]]:
         training, calls = alone("masked_lm", **options), []
         training.model.encoder.transformer[0].norm.register_forward_hook(lambda *_: calls.append(1))
         training.training_step(batch("masked_lm", [(0, 0), (1, 0)]), 0).backward()
         return len(calls), {name: parameter.grad for name, parameter in training.model.named_parameters()}
 
-    (once, wanted), (twice, found) = step(), step(checkpoint_activations=True)
-    assert (once, twice) == (1, 2), "what is not kept is computed on the way back"
-    assert found.keys() == wanted.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-6, atol=1e-7, msg=name)
+    (once, expected), (twice, gradients) = step(), step(checkpoint_activations=True)
+    assert (once, twice) == (1, 2), "the backward pass recomputes"
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=1e-7, msg=name)
 
 
 # ---- precision
@@ -144,34 +144,34 @@ def test_activations_that_are_computed_again_give_the_same_step() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_trains_in_half_the_bits(recipe: str, precision: str, tmp_path: Path) -> None:
-    found = run(dict(recipe=recipe, directory=tmp_path / "run", precision=precision, rate=0.01, validate_every=2))
-    assert all(math.isfinite(value) for value in found.values())
+def test_every_recipe_trains_in_bfloat16(recipe: str, precision: str, tmp_path: Path) -> None:
+    results = run(dict(recipe=recipe, directory=tmp_path / "run", precision=precision, rate=0.01, validate_every=2))
+    assert all(math.isfinite(value) for value in results.values())
     before = small(recipe).state_dict()
-    kept = kit.load(tmp_path / "run")
-    state = kept.state_dict()
+    saved = kit.load(tmp_path / "run")
+    state = saved.state_dict()
     assert all(value.isfinite().all() for value in state.values())
     assert all(value.dtype == before[name].dtype for name, value in state.items())
     changed = sum(not torch.equal(value, before[name]) for name, value in state.items())
     assert changed > 0.9 * len(state)
     with torch.no_grad():
-        assert all(value.isfinite().all() for value in kept(default_collate([Toys(recipe)[0]])["inputs"]).values())
+        assert all(value.isfinite().all() for value in saved(default_collate([Toys(recipe)[0]])["inputs"]).values())
 
 
-def test_positions_keep_their_precision_when_everything_else_is_bfloat16() -> None:
-    """ "bf16-true" makes bfloat16 the default type while a step runs: coordinates of it would merge neighbours."""
+def test_positions_are_computed_in_single_precision() -> None:
+    """ "bf16-true" makes bfloat16 the default type of a step, in which neighbouring coordinates are equal."""
     positions = {ends: Fourier(bands=64, max_resolution=(1000,), ends=ends) for ends in ("both", "half_open")}
-    wanted = {ends: block((1000,)) for ends, block in positions.items()}
+    expected = {ends: block((1000,)) for ends, block in positions.items()}
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = {ends: block((1000,)) for ends, block in positions.items()}
+        result = {ends: block((1000,)) for ends, block in positions.items()}
     finally:
         torch.set_default_dtype(torch.float32)
     for ends in positions:
-        assert torch.equal(found[ends], wanted[ends])
+        assert torch.equal(result[ends], expected[ends])
 
 
-def test_metrics_count_in_single_precision_whatever_the_model_has() -> None:
+def test_metrics_count_in_single_precision() -> None:
     """256 + 1 is 256 in bfloat16."""
     training = alone("optical_flow").to(torch.bfloat16)
     training.on_validation_start()
@@ -182,56 +182,54 @@ def test_metrics_count_in_single_precision_whatever_the_model_has() -> None:
     assert float(meter.compute()) == pytest.approx(0.75)
 
 
-# ---- what fit leaves
+# ---- results of fit
 
 
-def test_fit_leaves_a_model_metrics_and_their_picture(tmp_path: Path) -> None:
+def test_fit_leaves_a_model_metrics_and_their_plot(tmp_path: Path) -> None:
     recipe, directory = "multimodal_autoencoding", tmp_path / "run"
-    told, data = prepared(recipe, steps=20, queries=FEW)
-    found = fit(told, data, directory, validate_every=5, save_every=7, progress=False)
+    training, data = prepared(recipe, steps=20, queries=FEW)
+    results = fit(training, data, directory, validate_every=5, save_every=7, progress=False)
     left = {path.name for path in directory.iterdir()}
     assert left == {"checkpoints", "config.json", "curves.png", "metrics.csv", "model.safetensors", "tensorboard"}
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["last.ckpt"]
 
-    kept = kit.load(directory)
-    assert kit.spec(kept) == kit.spec(told.model)
-    assert all(torch.equal(value, told.model.state_dict()[name]) for name, value in kept.state_dict().items())
+    saved = kit.load(directory)
+    assert kit.spec(saved) == kit.spec(training.model)
+    assert all(torch.equal(value, training.model.state_dict()[name]) for name, value in saved.state_dict().items())
 
-    # Held-out metrics are those of all six held-out samples, evaluated four and two at a time.
+    # Held-out metrics cover all six samples, evaluated in batches of four and two.
     whole = default_collate([data.held_out[i] for i in range(6)])
     with torch.no_grad():
-        outputs = kept(whole["inputs"])
-    loss, parts = told.objective(outputs, whole["targets"])
-    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        outputs = saved(whole["inputs"])
+    loss, parts = training.objective(outputs, whole["targets"])
+    assert results["loss"] == pytest.approx(loss.item(), rel=1e-5)
     for name, value in parts.items():
-        assert found[name] == pytest.approx(value.item(), rel=1e-5)
+        assert results[name] == pytest.approx(value.item(), rel=1e-5)
     error = (outputs["image"] - whole["targets"]["image"]).square().mean().item()
-    assert found["image_psnr"] == pytest.approx(10 * math.log10(4 / error), rel=1e-5)
+    assert results["image_psnr"] == pytest.approx(10 * math.log10(4 / error), rel=1e-5)
     accuracy = (outputs["label"].argmax(-1) == whole["targets"]["label"]).double().mean().item()
-    assert found["label_accuracy"] == pytest.approx(accuracy)
+    assert results["label_accuracy"] == pytest.approx(accuracy)
 
     with open(directory / "metrics.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [int(row["step"]) for row in rows if row["train/loss"]] == [9, 19]
     assert {4, 9, 14, 19} <= {int(row["step"]) for row in rows if row["held_out/loss"]}
-    every = losses(directory) if told.losses else None
-    assert every is None
-    assert float(rows[-1]["held_out/loss"]) == pytest.approx(found["loss"])
+    assert float(rows[-1]["held_out/loss"]) == pytest.approx(results["loss"])
 
 
 @pytest.mark.parametrize("recipe", ["masked_lm", "optical_flow"])
-def test_held_out_loss_is_over_all_that_counts_however_it_falls_into_batches(recipe: str, tmp_path: Path) -> None:
-    """Batches of four and of two samples, and no two samples ask for as many bytes, or have as many valid pixels."""
-    told, data = prepared(recipe, steps=2)
-    found = fit(told, data, tmp_path / "run", progress=False)
+def test_the_held_out_loss_is_a_mean_over_elements_of_all_batches(recipe: str, tmp_path: Path) -> None:
+    """Batches of four and two samples, which differ in their numbers of masked bytes or valid pixels."""
+    training, data = prepared(recipe, steps=2)
+    results = fit(training, data, tmp_path / "run", progress=False)
     whole = default_collate([data.held_out[i] for i in range(6)])
     with torch.no_grad():
         outputs = kit.load(tmp_path / "run")(whole["inputs"])
-    loss, _ = told.objective(outputs, whole["targets"])
-    assert found["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    loss, _ = training.objective(outputs, whole["targets"])
+    assert results["loss"] == pytest.approx(loss.item(), rel=1e-6)
 
 
-def test_iterable_data_train_and_are_not_resumed(tmp_path: Path) -> None:
+def test_iterable_data_train_but_do_not_resume(tmp_path: Path) -> None:
     class Iterable(IterableDataset):
         def __iter__(self) -> Any:
             yield from ({k: v for k, v in Toys("masked_lm")[i].items() if k != "draw"} for i in range(5))
@@ -242,21 +240,21 @@ def test_iterable_data_train_and_are_not_resumed(tmp_path: Path) -> None:
         return fit(training, data, tmp_path, save_every=2, progress=False, **options)
 
     assert math.isfinite(train(validate_every=2)["loss"])
-    with pytest.raises(kit.InputError, match="an IterableDataset cannot go on from the middle"):
+    with pytest.raises(kit.InputError, match="an IterableDataset cannot be read from the middle"):
         train(resume=True)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_held_out_data_is_looked_at_after_as_many_steps_as_asked_for(accumulate: int, tmp_path: Path) -> None:
+def test_held_out_data_are_evaluated_every_few_steps(accumulate: int, tmp_path: Path) -> None:
     run(dict(recipe="masked_lm", directory=tmp_path / "run", steps=6, accumulate=accumulate, validate_every=2))
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["held_out/loss"]]
     assert steps[:3] == [1, 3, 5]
-    assert {*steps[3:]} <= {6}, "and once more at the end"
+    assert {*steps[3:]} <= {6}, "and at the end"
 
 
-def test_modalities_of_any_name_can_be_measured(tmp_path: Path) -> None:
-    """Metrics are modules, and PyTorch refuses dots in the names of those."""
+def test_modalities_of_any_name_have_metrics(tmp_path: Path) -> None:
+    """Metrics are modules, whose names must not contain dots in PyTorch."""
     model = kit.PerceiverIO(
         kit.Inputs({"a.b": kit.inputs.Features(3)}),
         kit.Encoder(3, num_latents=2, latent_dim=8, layers=1),
@@ -272,8 +270,8 @@ def test_modalities_of_any_name_can_be_measured(tmp_path: Path) -> None:
 
     objective = Weighted({"a.b": Regression("a.b"), "%": Reconstruction("a.b")})
     rows = Rows("", 4)
-    found = fit(Training(model, objective, steps=1), Data(rows, rows, batch=2, steps=1), tmp_path, progress=False)
-    assert {*found} == {"loss", "a.b", "%", "a.b_mse", "a.b_mae", "%_psnr"}
+    results = fit(Training(model, objective, steps=1), Data(rows, rows, batch=2, steps=1), tmp_path, progress=False)
+    assert {*results} == {"loss", "a.b", "%", "a.b_mse", "a.b_mae", "%_psnr"}
 
 
 def test_training_without_held_out_data_returns_nothing(tmp_path: Path) -> None:
@@ -281,21 +279,21 @@ def test_training_without_held_out_data_returns_nothing(tmp_path: Path) -> None:
     kit.load(tmp_path / "run")
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # PyTorch's, about its own imports
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # raised by PyTorch's own imports
 def test_a_compiled_model_keeps_its_names_and_spec() -> None:
-    """So that its checkpoints are those of the plain one. (Compiling itself takes minutes: it is not done here.)"""
+    """Its checkpoints are those of the plain model. The forward pass is not run: compiling takes minutes."""
     plain, compiled = alone("sequence_classification"), alone("sequence_classification", compile_model=True)
     assert compiled.model._compiled_call_impl is not None
     assert [*compiled.state_dict()] == [*plain.state_dict()]
     assert kit.spec(compiled.model) == kit.spec(plain.model)
 
 
-# ---- refused before anything starts
+# ---- refused arguments
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_wrong_arguments_of_a_training_are_refused() -> None:
-    for wrong, said in (
+def test_wrong_arguments_of_training_and_data_are_refused() -> None:
+    for wrong, message in (
         (dict(queries=dict(imgae=3)), "did you mean 'image'"),
         (dict(queries=dict(image=0)), "image must be an int of at least 1"),
         (dict(steps=0), "steps must be"),
@@ -303,7 +301,7 @@ def test_wrong_arguments_of_a_training_are_refused() -> None:
         (dict(optimizer="adam"), "did you mean 'adamw'"),
         (dict(schedule="cosin"), "did you mean 'cosine'"),
     ):
-        with pytest.raises(kit.errors.PerceiverKitError, match=said):
+        with pytest.raises(kit.errors.PerceiverKitError, match=message):
             Training(
                 small("multimodal_autoencoding"),
                 objective_for("multimodal_autoencoding"),
@@ -315,43 +313,45 @@ def test_wrong_arguments_of_a_training_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
-        (dict(resume=True), "nothing to resume"),
+        (dict(resume=True), "has no run to resume"),
         (dict(accumulate=0), "accumulate must be"),
         (dict(save_every=0), "save_every must be"),
         (dict(ema=1.5), "ema must be"),
     ],
 )
-def test_wrong_arguments_of_fit_are_refused_and_leave_nothing(given: dict, said: str, tmp_path: Path) -> None:
-    told, data = prepared("masked_lm", steps=1)
-    with pytest.raises(kit.errors.PerceiverKitError, match=said):
-        fit(told, data, tmp_path / "run", progress=False, **given)
+def test_wrong_arguments_of_fit_are_refused_before_anything_is_written(
+    given: dict, message: str, tmp_path: Path
+) -> None:
+    training, data = prepared("masked_lm", steps=1)
+    with pytest.raises(kit.errors.PerceiverKitError, match=message):
+        fit(training, data, tmp_path / "run", progress=False, **given)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     "given", [dict(strategy="ddpp"), dict(precision="7-bit"), dict(devices=0), dict(devices=9, nodes=0)]
 )
-def test_what_lightning_refuses_is_an_error_of_the_kit(given: dict, tmp_path: Path) -> None:
-    told, data = prepared("masked_lm", steps=1)
+def test_arguments_that_lightning_refuses_are_errors_of_the_kit(given: dict, tmp_path: Path) -> None:
+    training, data = prepared("masked_lm", steps=1)
     with pytest.raises(kit.InputError, match=r"^fit: Lightning refuses precision, strategy, devices or nodes: \S"):
-        fit(told, data, tmp_path / "run", progress=False, **given)
+        fit(training, data, tmp_path / "run", progress=False, **given)
     assert not [*(tmp_path / "run").rglob("*.ckpt")]
-    fit(told, data, tmp_path / "run", progress=False)  # nothing stands in the way of another try
+    fit(training, data, tmp_path / "run", progress=False)  # the directory is still usable
 
 
 def test_data_of_another_length_is_refused(tmp_path: Path) -> None:
-    """Data that ends before the training would make it wait for ever."""
-    told, _ = prepared("masked_lm", steps=3)
-    with pytest.raises(kit.InputError, match="data has 2 steps, but the training 3"):
-        fit(told, Data(Toys("masked_lm"), None, batch=2, steps=2), tmp_path / "run")
+    """Training would wait forever for data that end early."""
+    training, _ = prepared("masked_lm", steps=3)
+    with pytest.raises(kit.InputError, match=r"data\.steps must be equal to training\.steps, 3; got 2"):
+        fit(training, Data(Toys("masked_lm"), None, batch=2, steps=2), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_average_of_sharded_weights_is_refused(tmp_path: Path) -> None:
     config = dict(recipe="masked_lm", directory=tmp_path / "run", strategy="fsdp", devices=2, ema=0.9)
-    with pytest.raises(kit.InputError, match="ema keeps a copy of all weights"):
+    with pytest.raises(kit.InputError, match="ema needs all weights in each process"):
         run(config)
     assert not (tmp_path / "run").exists()
 
@@ -360,6 +360,6 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
     config = dict(recipe="masked_lm", directory=tmp_path / "run", steps=1, held_out=False)
     run(config)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
-    with pytest.raises(kit.InputError, match="holds a run already: resume it, or choose another"):
+    with pytest.raises(kit.InputError, match="already holds a run: resume it, or choose another"):
         run(config | dict(model=dict(num_latents=4)))
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before

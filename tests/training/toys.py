@@ -1,4 +1,4 @@
-"""Small models of every recipe, random data for them, and a training that writes down the loss of every step."""
+"""Small models of every recipe, random data for them, and a training that records the loss of every step."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from perceiver_kit.data.sampling import Sample, Samples
 from perceiver_kit.recipe import objective_for
 from perceiver_kit.training import Data, Training, fit
 
-# What Lightning says in passing: how it reads PyTorch's trees, that this machine could have more data workers, that
-# so short a run logs no step.
+# Lightning's warnings about PyTorch's pytrees, few data workers, and runs too short to log a step.
 QUIET = [
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -49,7 +48,7 @@ def small(recipe: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
 
 
 class Toys(Samples):
-    """Samples of a recipe, a function of seed and index; texts differ much in how many of their bytes are masked."""
+    """Samples of a recipe, a function of seed and index; 2 % or 70 % of a text's bytes are masked."""
 
     def __init__(self, recipe: str, length: int = 24, *, seed: int = 0) -> None:
         self.recipe, self.length, self.seed = recipe, length, seed
@@ -62,7 +61,7 @@ class Toys(Samples):
         label = torch.tensor(index % 4)
 
         def values(*shape: int) -> Tensor:
-            """Around a level that tells the label."""
+            """Random values around a level that depends on the label."""
             return (torch.rand(shape, generator=fixed) - 0.5) * 0.5 + (index % 4 - 1.5) / 2
 
         match self.recipe:
@@ -87,14 +86,14 @@ class Shared(Data):
     """Six held-out samples in two batches, of which each of two processes reads one."""
 
     def val_dataloader(self) -> DataLoader:
-        batches = [[0, 2, 4, 1], [3, 5]]  # of masked_lm: all texts with few masked bytes are in the first
+        batches = [[0, 2, 4, 1], [3, 5]]  # for masked_lm, all texts with few masked bytes are in the first
         if dist.is_initialized():
             batches = batches[dist.get_rank() :: dist.get_world_size()]
         return DataLoader(self.held_out, batch_sampler=batches, collate_fn=default_collate)
 
 
-class Told(Training):
-    """Writes the mean loss of every batch to a file, exactly, and dies where it is told to."""
+class RecordingTraining(Training):
+    """Writes the mean loss of every batch to a file, exactly; its process is killed at step ``kill_at``."""
 
     losses: Path | None = None
     kill_at: int | None = None
@@ -123,13 +122,13 @@ def prepared(
     model: dict[str, Any] | None = None,
     held_out: bool = True,
     shared: bool = False,
-    **training: Any,
-) -> tuple[Told, Data]:
+    **options: Any,
+) -> tuple[RecordingTraining, Data]:
     """A training and its data."""
-    told = Told(small(recipe, **(model or {})), objective_for(recipe), steps=steps, **training)
-    left = Toys(recipe, 6, seed=1) if held_out else None
-    kind = Shared if shared else Data
-    return told, kind(Toys(recipe, length), left, batch=batch, steps=steps, workers=workers, held_out_batch=4)
+    training = RecordingTraining(small(recipe, **(model or {})), objective_for(recipe), steps=steps, **options)
+    kind, samples = Shared if shared else Data, Toys(recipe, 6, seed=1) if held_out else None
+    data = kind(Toys(recipe, length), samples, batch=batch, steps=steps, workers=workers, held_out_batch=4)
+    return training, data
 
 
 def batch(recipe: str, keys: list[tuple[int, int]]) -> dict[str, Any]:
@@ -137,33 +136,33 @@ def batch(recipe: str, keys: list[tuple[int, int]]) -> dict[str, Any]:
     return default_collate([Toys(recipe)[key] for key in keys])
 
 
-def alone(recipe: str, **training: Any) -> Training:
+def alone(recipe: str, **options: Any) -> Training:
     """A training without a trainer: it logs nothing."""
-    told, _ = prepared(recipe, **training)
-    told.log = told.log_dict = lambda *_, **__: None
-    return told.train()
+    training, _ = prepared(recipe, **options)
+    training.log = training.log_dict = lambda *_, **__: None
+    return training.train()
 
 
 FIT = ("precision", "accumulate", "clip", "ema", "save_every", "validate_every", "resume")
 
 
 def run(config: dict[str, Any]) -> dict[str, float]:
-    """What a worker is told to do, in a dict that JSON can carry: arguments of ``prepared`` and of ``fit``."""
+    """Run a training whose arguments, those of ``prepared`` and ``fit``, are a dict that fits into JSON."""
     config = dict(config)
     directory, kill_at = Path(config.pop("directory")), config.pop("kill_at", None)
     strategy, devices = config.pop("strategy", "auto"), config.pop("devices", 1)
-    told, data = prepared(config.pop("recipe"), **{key: v for key, v in config.items() if key not in FIT})
+    training, data = prepared(config.pop("recipe"), **{key: v for key, v in config.items() if key not in FIT})
     directory.parent.mkdir(parents=True, exist_ok=True)
-    told.losses, told.kill_at = directory.with_suffix(".losses"), kill_at
+    training.losses, training.kill_at = directory.with_suffix(".losses"), kill_at
     if strategy == "fsdp":
         strategy = ModelParallelStrategy(
             data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=True
         )
-    given = {key: v for key, v in config.items() if key in FIT}
-    return fit(told, data, directory, progress=False, strategy=strategy, devices=devices, **given)
+    options = {key: v for key, v in config.items() if key in FIT}
+    return fit(training, data, directory, progress=False, strategy=strategy, devices=devices, **options)
 
 
 def losses(directory: Path) -> dict[int, float]:
-    """The loss of every batch by its step (each of those that are accumulated has its own), as last computed."""
+    """The last recorded loss of every batch by step; accumulated batches have steps of their own."""
     lines = (line.split() for line in directory.with_suffix(".losses").read_text().splitlines())
     return {int(step): float.fromhex(loss) for step, loss in lines}

@@ -1,6 +1,6 @@
-"""Trains what each line of standard input says (JSON), in a process of its own that may be killed; says how it ended.
+"""Runs the training of each line of standard input (JSON) in a process that may be killed; prints its exit code.
 
-Imports once and forks for each, since imports take longer than these trainings. Started by torchrun, it reads one
+It imports once and forks for each line, since imports take longer than these trainings. Under torchrun it reads one
 line from a file.
 """
 
@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 def forked(config: dict) -> int:
-    """How it ended: 0, or minus the signal; ``kill_after`` seconds at the latest."""
+    """The exit code: 0, or minus the signal. The process is killed after ``kill_after`` seconds."""
     after = config.pop("kill_after", None)
     child = os.fork()
     if child == 0:
