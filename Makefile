@@ -53,10 +53,10 @@ bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QU
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(TASKS)
 
 results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (about an hour)
-	$(BIN)/python benchmarks/results.py $(RUNS)
+	$(BIN)/python -m benchmarks.results $(RUNS)
 
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
-	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python -m benchmarks.parity
 
 fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds of faults (half an hour; CASES=100: less)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.fuzz

@@ -1,13 +1,13 @@
 """`make bench`: the kit beside Hugging Face and perceiver-pytorch, on the same weights, inputs, threads and dtype.
 
-Every measurement is a process of its own and the sides take turns, so that a machine whose speed drifts is unfair to
-none. What is finished stays in `results/bench/`: an interrupted run goes on where it was. When nothing is missing,
+Every measurement is a process of its own, and the sides take turns, so that drifts of the machine's speed affect both.
+Finished measurements stay in `results/bench/`, so that an interrupted run can continue. Once all exist,
 docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg are written.
 
     make bench                            # all, about half an hour on two idle cores
     make bench TASKS="train length"       # tasks whose names contain one of these words
     make bench TASKS=flow AGAIN=1         # measure again what has been measured
-    make bench QUICK=1                    # does it all work? small sizes, under three minutes, writes nothing
+    make bench QUICK=1                    # check that all tasks run: small sizes, writes nothing
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from .tasks import HUGGING_FACE, KIT, Task, all_tasks, chosen, quick
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "bench"
 DOCS = ROOT / "docs"
-# Freed memory goes back to the system at once, so that a peak is what is in use, not what the allocator keeps. It
-# comes back slowly (Hugging Face's image models take a quarter more time), so no time is taken in these processes.
-RETURNING = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
-# How far the sides' outputs may differ in rounding.
-AGREE = {"float32": 1e-3, "bfloat16": 0.05}
+# The allocator returns freed memory at once, so that a peak is memory in use. This slows calls down (Hugging Face's
+# image models by a quarter), so these processes measure no time.
+RETURN_MEMORY = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
+# Largest relative difference between the sides' outputs.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
 def write_weights(recipe: str, directory: str, small: bool) -> None:
-    """A model of the recipe with noise on every parameter, as both load it."""
+    """Save a model with noise on every parameter, which both sides load."""
     import perceiver_kit as kit
 
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def write_weights(recipe: str, directory: str, small: bool) -> None:
 
 
 def names(task: Task) -> list[str]:
-    """The processes of each side: one for memory and what else is counted once, and the rounds."""
+    """Processes of each side: one for memory, FLOPs and outputs, then the rounds."""
     rounds = [str(number) for number in range(task.rounds)]
     return ["memory", *rounds] if task.memory or not rounds else rounds
 
@@ -69,14 +69,14 @@ def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -
         "dtype": task.dtype,
         "points": task.points,
         "repeats": 1 if memory else task.repeats,
-        # The first step of training makes the optimizer's state, which counts.
+        # The first training step allocates the optimizer's state, which is measured.
         "warm": task.warm and not (memory and "train" in task.kind),
         "side": side,
         "directory": directory,
         "count": name == names(task)[0],
         "small": small,
     }
-    environment = dict(os.environ) | (RETURNING if memory else {}) | ({"OMP_NUM_THREADS": "1"} if small else {})
+    environment = dict(os.environ) | (RETURN_MEMORY if memory else {}) | ({"OMP_NUM_THREADS": "1"} if small else {})
     command = [sys.executable, "-m", "benchmarks.measure", json.dumps(order)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:
@@ -85,7 +85,7 @@ def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -
 
 
 def run(task: Task, results: Path, small: bool) -> None:
-    """All rounds of a task that are not there yet, into ``results``."""
+    """Measure the missing rounds of a task into ``results``."""
     jobs = [(side, name) for name in names(task) for side in task.sides]
     missing = [(side, name) for side, name in jobs if not (results / f"{side}-{name}.json").exists()]
     if not missing:
@@ -98,12 +98,11 @@ def run(task: Task, results: Path, small: bool) -> None:
         def one(job: tuple[str, str]) -> None:
             side, name = job
             entries = measured(task, side, directory, small=small, name=name)
-            found = {"commit": commit(), "entries": entries}
-            (results / f"{side}-{name}.json").write_text(json.dumps(found))
-            said = "  ".join(brief(entry, memory=name == names(task)[0]) for entry in entries)
-            print(f"    {side:<20}{said}", flush=True)
+            (results / f"{side}-{name}.json").write_text(json.dumps({"commit": commit(), "entries": entries}))
+            summary = "  ".join(brief(entry, memory=name == names(task)[0]) for entry in entries)
+            print(f"    {side:<20}{summary}", flush=True)
 
-        # Both sides at once only where nothing is to be quoted.
+        # Both sides run at once only with --quick.
         with ThreadPoolExecutor(2 if small else 1) as workers:
             [*workers.map(one, missing)]
 
@@ -115,48 +114,39 @@ def brief(entry: dict[str, float], *, memory: bool) -> str:
 
 
 def gathered(task: Task, results: Path) -> dict[str, list[list[dict]]]:
-    """What there is of a task: by side, a list of rounds, each a list of the points' entries.
-
-    Every round's entries have their own seconds, and the memory and the counts that were taken once.
-    """
+    """Side → rounds → an entry for each point: the round's time with the memory and counts measured once."""
     found: dict[str, list[list[dict]]] = {}
     for side in task.sides:
         files = [results / f"{side}-{name}.json" for name in names(task)]
         if not all(file.exists() for file in files):
             found[side] = []
             continue
-        entries = [entries_of(file) for file in files]
-        shared, rounds = entries[0], entries[-task.rounds :]  # with no rounds, in --quick, all that there is
-        found[side] = [[with_time(*pair) for pair in zip(shared, each, strict=True)] for each in rounds]
+        entries = [json.loads(file.read_text())["entries"] for file in files]
+        rounds = entries[-task.rounds :]  # --quick has no rounds: all entries
+        found[side] = [
+            [once | {key: timed[key] for key in ("seconds", "per_second") if key in timed} for once, timed in pairs]
+            for pairs in (zip(entries[0], each, strict=True) for each in rounds)
+        ]
     return found
 
 
-def with_time(once: dict, timed: dict) -> dict:
-    return once | {key: timed[key] for key in ("seconds", "per_second") if key in timed}
-
-
-def entries_of(file: Path) -> list[dict]:
-    return json.loads(file.read_text())["entries"]
-
-
 def check_agreement(task: Task, found: dict[str, list[list[dict]]]) -> None:
-    """The sides compute the same: else a comparison of their speed says nothing."""
+    """Exit where outputs of the sides differ."""
     if task.kind != "forward":
         return
     for ours, theirs in zip(found[KIT][0], found[HUGGING_FACE][0], strict=True):
         a, b = ours["signature"], theirs["signature"]
-        if not math.isclose(a, b, rel_tol=AGREE[task.dtype]) or a == 0:
-            raise SystemExit(f"{task.name}: outputs differ: the root of their mean square is {a} and {b}")
+        if not math.isclose(a, b, rel_tol=TOLERANCE[task.dtype]) or a == 0:
+            raise SystemExit(f"{task.name}: outputs differ: root mean square {a} (kit), {b} (reference)")
 
 
 def commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
     return done.stdout.strip() or "unknown"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and the versions of libraries."""
     from importlib.metadata import version
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
@@ -172,9 +162,9 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", help="words that the names of tasks contain; all tasks for none")
-    parser.add_argument("--quick", action="store_true", help="small sizes, no figures to quote, nothing written")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
+    parser.add_argument("tasks", nargs="*", help="parts of task names; default: all tasks")
+    parser.add_argument("--quick", action="store_true", help="small sizes, write nothing")
+    parser.add_argument("--again", action="store_true", help="repeat finished measurements")
     arguments = parser.parse_args()
     every = [quick(task) for task in all_tasks()] if arguments.quick else [*all_tasks()]
     try:
@@ -197,16 +187,16 @@ def main() -> None:
 
 
 def report(results: Path, tasks: list[Task], every: list[Task], small: bool) -> None:
-    """Print what there is; write the page if that is everything."""
+    """Print all figures; write the page if none is missing."""
     found = {task.name: gathered(task, results / task.name) for task in every}
     complete = [task for task in every if all(found[task.name][side] for side in task.sides)]
     data = figures.summary(complete, found) | {"machine": machine()}
     print("\n" + page.table([task for task in complete if task in tasks], data), flush=True)
     if small:
         return
-    lacking = [task.name for task in every if task not in complete]
-    if lacking:
-        print(f"docs/benchmarks.md is not written: {', '.join(lacking)} not measured yet")
+    missing = [task.name for task in every if task not in complete]
+    if missing:
+        print(f"docs/benchmarks.md is not written: {', '.join(missing)} not measured yet")
         return
     files = sorted(results.rglob("*.json"))
     data["commits"] = sorted({json.loads(file.read_text())["commit"] for file in files})

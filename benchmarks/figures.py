@@ -14,7 +14,7 @@ Found = dict[str, Rounds]
 
 
 def ratios(ours: Rounds, theirs: Rounds, point: int = 0) -> list[float]:
-    """How many times faster, round by round, in order."""
+    """Sorted speed-ups, one per round."""
     return sorted(b[point]["seconds"] / a[point]["seconds"] for a, b in zip(ours, theirs, strict=False))
 
 
@@ -23,21 +23,18 @@ def median(rounds: Rounds, key: str, point: int = 0) -> float:
 
 
 def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Of the line through the logarithms, by least squares: 1 where a value grows as its size does."""
+    """Slope of a least-squares line through the logarithms: 1 for proportional growth."""
     x, y = [math.log(size) for size in sizes], [math.log(value) for value in values]
     return statistics.linear_regression(x, y).slope
 
 
 def counted(rounds: Rounds, point: int = 0) -> float | None:
-    """FLOPs, which one round has."""
+    """FLOPs, which only one round counts."""
     return next((entries[point]["flops"] for entries in rounds if "flops" in entries[point]), None)
 
 
-# ---- what the page says of each task
-
-
 def summary(tasks: Sequence[Task], found: dict[str, Found]) -> dict[str, Any]:
-    """Everything that docs/benchmarks.json holds about what was measured."""
+    """The measurements in docs/benchmarks.json."""
     peaks: dict[str, float] = {}
     if "peak" in found and found["peak"][KIT]:
         for number, dtype in enumerate(("float32", "bfloat16")):
@@ -51,7 +48,7 @@ def summary(tasks: Sequence[Task], found: dict[str, Found]) -> dict[str, Any]:
 
 
 def row(task: Task, found: Found, peaks: dict[str, float]) -> dict[str, Any]:
-    """One task: its points, and its targets with whether each is met."""
+    """Figures of one task: its points, and whether each target is met."""
     points = []
     for number, size in enumerate(task.points):
         point: dict[str, Any] = {"size": size}
@@ -72,22 +69,20 @@ def row(task: Task, found: Found, peaks: dict[str, float]) -> dict[str, Any]:
     entry = {"task": task.name, "dtype": task.dtype, "points": points, "rounds": len(found[KIT])}
     if task.kind == "growth":
         sizes = [next(iter(size.values())) for size in task.points]
-        # To the two digits that are shown and that timing can tell.
+        # Rounded to the digits that the page shows.
         entry["time_slope"] = round(slope(sizes, [point[KIT]["seconds"] for point in points]), 2)
         entry["memory_slope"] = round(slope(sizes, [point[KIT]["mebibytes"] for point in points]), 2)
     return entry | {"targets": judged(entry, task.target)}
 
 
 def judged(entry: dict[str, Any], target: Target) -> list[dict[str, Any]]:
-    """Each target beside what was found: {"target", "found", "met"}."""
+    """Targets and figures: {"target", "found", "met"}."""
     point, verdicts = entry["points"][0], []
 
-    def judge(what: str, wanted: float | None, found: float | None, at_least: bool, form: str = "{:.2f}") -> None:
-        if wanted is None or found is None:
-            return
-        sign = "≥" if at_least else "≤"
-        met = found >= wanted if at_least else found <= wanted
-        verdicts.append({"target": f"{what} {sign} {form.format(wanted)}", "found": form.format(found), "met": met})
+    def judge(name: str, bound: float | None, found: float | None, at_least: bool) -> None:
+        if bound is not None and found is not None:
+            sign, met = ("≥", found >= bound) if at_least else ("≤", found <= bound)
+            verdicts.append({"target": f"{name} {sign} {bound:.2f}", "found": f"{found:.2f}", "met": met})
 
     judge("times faster", target.faster, point.get("ratio"), True)
     judge("share of the memory", target.memory, point.get("memory"), False)

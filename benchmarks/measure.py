@@ -24,7 +24,7 @@ from .tasks import KIT, PARTS, traits
 
 
 def memory(field: str) -> float:
-    """MiB of this process, now (VmRSS) or at most (VmHWM), as Linux counts."""
+    """Resident MiB of this process: current (VmRSS) or peak (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
@@ -35,13 +35,12 @@ def _attention_flops(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **_
 
 
 def _attention_backward_flops(_: Any, q: Any, k: Any, v: Any, *__: Any, out_shape: Any = None, **___: Any) -> int:
+    """Scores recomputed, then the gradients of q, k, v and of the weights."""
     (b, heads, m, e), n, f = q, k[-2], v[-1]
-    return (
-        2 * b * heads * m * n * (3 * e + 2 * f)
-    )  # scores recomputed, then the gradients of q, k, v and of the weights
+    return 2 * b * heads * m * n * (3 * e + 2 * f)
 
 
-# torch's counter does not know its own fused kernel of the CPU.
+# torch's counter does not know torch's fused CPU kernel.
 FUSED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
@@ -49,7 +48,7 @@ FUSED = {
 
 
 def flops(call: Call) -> int:
-    """Multiplications and additions of all matrix products, convolutions and fused attention of a call."""
+    """FLOPs of all matrix products, convolutions and fused attention of a call."""
     with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         call()
     return counter.get_total_flops()
@@ -72,24 +71,24 @@ def timed(call: Call, repeats: int) -> float:
     return statistics.median(times)
 
 
-def measured(call: Call, model: nn.Module, repeats: int, warm: bool) -> dict[str, Any]:
-    """Median seconds and the peak above what is held once the model and its inputs are there.
+def measured(call: Call, model: nn.Module, order: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """Median seconds, and peak memory above that of the loaded model and inputs.
 
     With ``warm``, a first call is not measured: libraries allocate buffers in it that they keep.
     """
+    order = order | changed
     for parameter in model.parameters():
-        parameter.detach().sum()  # a file that is mapped into memory counts only once it is read
-    if warm:
+        parameter.detach().sum()  # memory-mapped weights count once they are read
+    if order["warm"]:
         call()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    held = memory("VmRSS")
-    seconds = timed(call, repeats)
-    # Less than a MiB cannot be told from what else a process does.
-    return {"seconds": seconds, "mebibytes": max(1.0, memory("VmHWM") - held)}
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM, the peak
+    before = memory("VmRSS")
+    seconds = timed(call, order["repeats"])
+    return {"seconds": seconds, "mebibytes": max(1.0, memory("VmHWM") - before)}  # less than 1 MiB is noise
 
 
 def loaded(order: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, Callable[..., Call]]:
-    """This side's model, and what makes a call of it."""
+    """This side's model, and the function that makes a call of it."""
     if order["side"] == KIT:
         return models.kit_model(order["directory"], dtype), models.kit_call
     return models.reference_model(order["recipe"], order["directory"], dtype), models.reference_call
@@ -106,7 +105,7 @@ def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
         raw = inputs(recipe, point, order["small"], dtype)
         call = make(structure, model, raw)
         with torch.inference_mode():
-            entry = measured(call, model, order["repeats"], order["warm"] and number < 2)
+            entry = measured(call, model, order, warm=order["warm"] and number < 2)
         if order["count"]:
             with counting(model):
                 outputs: list[Any] = []
@@ -117,20 +116,20 @@ def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) -> dict[str, Any]:
-    """All rows of several outputs: the kit decodes them all, the reference one of its equal parts, timed 128-fold."""
+    """Several outputs: the kit decodes all rows, the reference one of 128 equal parts, whose time is multiplied."""
     recipe, structure = order["recipe"], structure_of(order["recipe"], order["small"])
     raw = inputs(recipe, {}, order["small"], torch.float32)
     one_part = make(structure, model, raw, part(structure, order["small"]))
     if order["side"] != KIT:
         with torch.inference_mode():
-            entry = measured(one_part, model, order["repeats"], order["warm"])
+            entry = measured(one_part, model, order)
         entry["seconds"] *= PARTS
     else:
-        # All rows are decoded once; one part is the warm-up.
+        # One part is the warm-up; all rows are decoded once.
         whole = one_part if order["small"] else make(structure, model, raw)
         with torch.inference_mode():
             one_part()
-            entry = measured(whole, model, 1, False)
+            entry = measured(whole, model, order, repeats=1, warm=False)
     if order["count"]:
         with counting(model):
             every_row = order["side"] == KIT and not order["small"]
@@ -141,13 +140,11 @@ def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) ->
 
 def video_flops(model: Any, raw: dict[str, Tensor]) -> int:
     """FLOPs of decoding all rows, from a sample of them: rows are independent."""
-    held: list[Any] = []
-    total = flops(lambda: held.append(model.encode(raw)))
-    for name, every in rows(model).items():
-        some = min(every, 16384)
-        total += (
-            flops(lambda name=name, some=some: model.decode(held[0], at={name: torch.arange(some)})) * every // some
-        )
+    encoded: list[Any] = []
+    total = flops(lambda: encoded.append(model.encode(raw)))
+    for name, size in rows(model).items():
+        at = {name: torch.arange(min(size, 16384))}
+        total += flops(lambda at=at: model.decode(encoded[0], at=at)) * size // len(at[name])
     return total
 
 
@@ -165,7 +162,7 @@ def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
 
     def once() -> None:
-        if not optimizer.state:  # AdamW's averages: there from the second step on, whose peak counts
+        if not optimizer.state:  # allocate AdamW's averages, as from the second step on
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
@@ -173,17 +170,17 @@ def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:
         sum(value.square().mean() for value in call().values()).backward()
         optimizer.step()
 
-    return measured(once, model, order["repeats"], order["warm"])
+    return measured(once, model, order)
 
 
 def growth(order: dict[str, Any]) -> list[dict[str, Any]]:
     entries = []
     with torch.inference_mode():
         model, raw = models.growing({})
-        model(raw)  # what the libraries under it take once is no growth
+        model(raw)  # one-time allocations of libraries are no growth
         for point in order["points"]:
             model, raw = models.growing(point)
-            entries.append(measured(lambda model=model, raw=raw: model(raw), model, order["repeats"], order["warm"]))
+            entries.append(measured(lambda model=model, raw=raw: model(raw), model, order))
     return entries
 
 
@@ -191,7 +188,7 @@ def generic(order: dict[str, Any]) -> list[dict[str, Any]]:
     model, call = models.generic_model(order["side"], order["small"])
     with torch.inference_mode():
         model.eval()
-        entry = measured(call, model, order["repeats"], order["warm"])
+        entry = measured(call, model, order)
     if order["count"]:
         with counting(model):
             entry["flops"] = flops(call)
@@ -215,14 +212,7 @@ def peak(order: dict[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-KINDS = {
-    "forward": forward,
-    "train": train,
-    "growth": growth,
-    "generic": generic,
-    "generic_train": generic_train,
-    "peak": peak,
-}
+KINDS = {kind.__name__: kind for kind in (forward, train, growth, generic, generic_train, peak)}
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])

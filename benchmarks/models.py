@@ -1,4 +1,4 @@
-"""The models that are compared, each as a call that returns outputs by name, and their inputs."""
+"""Models of each side, as calls that return outputs by name, and their inputs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from .tasks import KIT, PARTS, Point, traits
 
 Call = Callable[[], Any]
-# What --quick builds: published widths, which Hugging Face's format needs, but few layers and latents.
+# Sizes of --quick: published widths, which Hugging Face's format needs, but few layers and latents.
 SMALL: dict[str, Any] = dict(num_latents=32, layers=1)
 SMALL_INPUTS = dict(length=256, size=56)
 
 
 def parameters(recipe: str, small: bool) -> dict[str, Any]:
-    """What the recipe is built with."""
+    """Parameters of the recipe."""
     return {} if not small else SMALL | ({"image_size": (32, 48)} if traits(recipe).tiled else {})
 
 
@@ -48,7 +48,7 @@ def rows(model: Any) -> dict[str, int]:
 
 
 def part(model: Any, small: bool) -> dict[str, Tensor | None]:
-    """The rows of one of the reference's parts, or a few of them; None: all rows of a small output."""
+    """Rows of one of the reference's parts, or 15 of them; None: all rows of a small output."""
     sizes = {name: number // PARTS for name, number in rows(model).items()}
     return {name: torch.arange(15 if small else size) if size else None for name, size in sizes.items()}
 
@@ -65,7 +65,7 @@ def kit_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at: Any =
 
 @functools.cache
 def structure_of(recipe: str, small: bool) -> Any:
-    """The kit's model without weights, which says what the reference's raw inputs and outputs look like."""
+    """The kit's model without weights: its blocks determine the reference's inputs and outputs."""
     import perceiver_kit as kit
 
     with torch.device("meta"):
@@ -90,7 +90,7 @@ def reference_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at:
     blocks, options = structure.inputs.blocks, {}
     given = dict(raw)
     for name, value in raw.items():
-        if isinstance(blocks[name], Neighbourhoods):  # its caller makes them
+        if isinstance(blocks[name], Neighbourhoods):  # Hugging Face leaves them to the caller
             b, t, _, h, w = value.shape
             around = F.unfold(rearrange(value, "b t c h w -> (b t) c h w"), 3, padding=1)
             given[name] = rearrange(around, "(b t) (c k) (h w) -> b t (k c) h w", b=b, t=t, k=9, h=h, w=w)
@@ -106,7 +106,7 @@ def reference_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at:
 
 
 def _several(structure: Any, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rows of an output of patches are patches."""
+    """Split patched outputs into rows."""
     patches = {name: getattr(structure.inputs.blocks[name], "samples_per_patch", None) for name in logits}
     return {name: value.unflatten(1, (-1, patches[name])) if patches[name] else value for name, value in logits.items()}
 
@@ -116,36 +116,36 @@ def _single(block: Any, logits: Tensor, raw: Tensor) -> Tensor:
 
     if isinstance(block, Flow):  # Hugging Face divides by 100
         return 100 * block.scale * rearrange(logits, "b h w c -> b c h w")
-    return logits[:, : raw.shape[1]] if logits.ndim == 3 else logits  # texts: it always decodes the longest
+    return logits[:, : raw.shape[1]] if logits.ndim == 3 else logits  # the reference always decodes the longest text
 
 
 def signature(outputs: dict[str, Tensor]) -> float:
-    """A number that equal outputs share; of a video the label's, which both decode."""
+    """Root mean square of an output: the label where there is one, which both sides decode whole."""
     value = outputs["label"] if "label" in outputs else next(iter(outputs.values()))
     return float(value.detach().float().square().mean().sqrt())
 
 
 def growing(point: Point) -> tuple[nn.Module, dict[str, Tensor]]:
-    """64 channels a row, 64 latents × 128, two layers; one side of it as large as the point says."""
+    """64 channels a row, 64 latents × 128, two layers; the point gives the number of rows or queries."""
     import perceiver_kit as kit
     from perceiver_kit import inputs as blocks
     from perceiver_kit import outputs, positions, queries
 
     rows, asked = point.get("rows", 1024), point.get("queries", 1024)
-    every = blocks.Inputs(rows=blocks.Features(64))
+    read = blocks.Inputs(rows=blocks.Features(64))
     encoder = kit.Encoder(64, num_latents=64, latent_dim=128, layers=2)
     places = positions.Fourier(bands=32, max_resolution=(65536,))
     ask = queries.Queries(rows=queries.PositionQuery(places, size=(asked,)))
     answer = outputs.Outputs(rows=outputs.Project(ask.channels, 4))
-    model = kit.PerceiverIO(every, encoder, ask, kit.Decoder(ask.channels, 128), answer)
+    model = kit.PerceiverIO(read, encoder, ask, kit.Decoder(ask.channels, 128), answer)
     return model.eval(), {"rows": torch.randn(1, rows, 64)}
 
 
 def generic_model(side: str, small: bool) -> tuple[nn.Module, Call]:
-    """What the kit and perceiver-pytorch both have: ready-made rows, latents, one query, a feed-forward layer after it.
+    """A model that the kit and perceiver-pytorch share: given rows, latents, one query, an MLP after it.
 
-    50,176 rows × 261 into 512 latents × 1,024, six layers of eight heads. perceiver-pytorch's feed-forward layers are
-    gated and four times as wide, 12 d² multiply-adds a row: the kit's, without a gate, have as many at six times.
+    50,176 rows × 261 into 512 latents × 1,024, six layers of eight heads. perceiver-pytorch's MLPs are gated and
+    four times as wide, 12 d² multiply-adds a row; the kit's, without a gate, have as many at six times.
     """
     rows, width, latents, dim, depth = (1024, 33, 32, 64, 2) if small else (50176, 261, 512, 1024, 6)
     torch.manual_seed(0)

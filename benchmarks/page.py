@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, its plot, and what the terminal shows, from the figures."""
+"""docs/benchmarks.md, its plot and the terminal's table."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from typing import Any
 
 from .tasks import HUGGING_FACE, KIT, PERCEIVER_PYTORCH, Task
 
-# Why a target is missed, shown only where it is: pattern of the task's name → text.
+# Reasons for missed targets: pattern of task names → text.
 NOTES: dict[str, str] = json.loads(
     (Path(__file__).resolve().parent.parent / "docs" / "benchmark_notes.json").read_text(encoding="utf-8")
 )
 
 INTRODUCTION = """\
 The kit beside Hugging Face's `transformers`: the same weights, inputs, threads and dtype, batch 1, published sizes.
-Each figure is the median over several processes in which the two take turns; the range is that of the processes'
-ratios. *MiB* is the peak beyond the loaded model and its inputs, in a process of its own where freed memory goes back
-to the system at once, after a first call, whose buffers the libraries keep.
-`make bench` makes this page again; [benchmarks.json](benchmarks.json) has all figures."""
+Figures are medians over several processes, in which the two take turns; ranges are those of the processes' ratios.
+*MiB* is peak memory above the loaded model and its inputs, after a warm-up call, in a separate process whose allocator
+returns freed memory at once. `make bench` writes this page; [benchmarks.json](benchmarks.json) has all figures."""
 
 FORWARD = """\
 Of a recipe with several outputs all rows are decoded (804,737 of a video with sound). The kit encodes once. Hugging
-Face decodes at given points only, and encodes again for each of 128 equal parts: a few calls for one part are timed and
-multiplied by 128. Outputs are checked to be equal before times are compared.
+Face decodes at given points only, and runs its encoder for each of 128 equal parts: calls for one part are timed and
+multiplied by 128. Outputs are compared first.
 
-TFLOP counts matrix products, convolutions and attention of the calls that were made (`torch.utils.flop_counter`). The
-kit makes fewer where it projects only the short side of an attention; *of the peak* and the floor are of its own."""
+TFLOP counts matrix products, convolutions and attention (`torch.utils.flop_counter`). The kit needs fewer where it
+projects only the short side of an attention; *of the peak* and the floor refer to the kit's FLOPs."""
 
 TRAIN = """\
-Forward, mean square as a loss, backward, a step of AdamW. Gradients and the optimizer's state, the same on both sides,
-are part of the memory. Of several outputs one of the 128 parts is decoded: Hugging Face cannot train on more."""
+Forward, mean square loss, backward, a step of AdamW. Memory includes gradients and the optimizer's state, equal on
+both sides. Of several outputs one of the 128 parts is decoded: Hugging Face cannot train on more."""
 
 GROWTH = """\
-The kit alone: rows of 64 channels, 64 latents × 128 of two layers, queries of 65 channels; 1,024 of what does not
-grow. Slopes are those of logarithms: 1 is in proportion."""
+The kit alone: rows of 64 channels, 64 latents × 128, two layers, queries of 65 channels; 1,024 rows or queries where
+the other grows. Slopes are of logarithms: 1 is proportional growth."""
 
 GENERIC = """\
-It has a generic Perceiver IO over ready-made rows, without position features, modalities or published weights.
+It has a generic Perceiver IO on given rows, without position features, modalities or published weights.
 Compared: 50,176 rows × 261 into 512 latents × 1,024, six layers of eight heads, one query, 1,000 logits. Its
-feed-forward layers are gated, so weights cannot be the same; the kit's are made as many multiply-adds wide."""
+MLPs are gated, so weights differ; the kit's MLPs are widened to the same number of multiply-adds."""
 
 NAMES = {KIT: "kit", HUGGING_FACE: "Hugging Face", PERCEIVER_PYTORCH: "perceiver-pytorch"}
 
@@ -51,11 +50,10 @@ def short(value: float) -> str:
 
 
 def verdict(entry: dict[str, Any]) -> str:
-    said = []
-    for each in entry["targets"]:
-        found = "met" if each["met"] else f"**not met** ({each['found']})"
-        said.append(f"{each['target']}: {found}")
-    return "; ".join(said) or "–"
+    verdicts = [
+        (each["target"], "met" if each["met"] else f"**not met** ({each['found']})") for each in entry["targets"]
+    ]
+    return "; ".join(f"{target}: {found}" for target, found in verdicts) or "–"
 
 
 def label(entry: dict[str, Any], point: dict[str, Any]) -> str:
@@ -65,10 +63,10 @@ def label(entry: dict[str, Any], point: dict[str, Any]) -> str:
 
 
 def compared(entries: Sequence[dict[str, Any]], *, targets: bool = True) -> str:
-    """A table with a line for each point of each task."""
-    them = NAMES[PERCEIVER_PYTORCH if any(PERCEIVER_PYTORCH in e["points"][0] for e in entries) else HUGGING_FACE]
+    """A table with a line per point of each task."""
+    other_name = NAMES[PERCEIVER_PYTORCH if any(PERCEIVER_PYTORCH in e["points"][0] for e in entries) else HUGGING_FACE]
     titles = ["task", "times faster (range)", "seconds", "theirs", "MiB", "theirs", "TFLOP", "theirs", "of the peak"]
-    titles = [title.replace("theirs", them) if title == "theirs" else title for title in titles]
+    titles = [title.replace("theirs", other_name) for title in titles]
     titles += ["targets"] if targets else []
     lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     for entry in entries:
@@ -101,7 +99,7 @@ def of(data: dict[str, Any], *groups: str) -> list[dict[str, Any]]:
 
 
 def table(tasks: Sequence[Task], data: dict[str, Any]) -> str:
-    """For the terminal: all that was just measured."""
+    """The terminal's table of the given tasks."""
     names = {task.name for task in tasks}
     entries = [entry for entry in data["tasks"] if entry["task"] in names]
     lines = [f"{dtype} products: {peak / 1e9:.0f} GFLOP/s" for dtype, peak in data["peak_flops_per_second"].items()]
@@ -141,11 +139,11 @@ def markdown(data: dict[str, Any]) -> str:
         TRAIN,
         compared(of(data, "train")),
         "## bfloat16",
-        "Both in bfloat16, which is what the target is held against.",
+        "Both in bfloat16.",
         compared(of(data, "bfloat16")),
         against_float32(data),
         "## Batches, lengths, sizes",
-        "Hugging Face decodes 2,048 rows of a text of any length; the kit decodes as many as there are.",
+        "Hugging Face decodes 2,048 rows for every text; the kit decodes as many as the text has.",
         compared(of(data, "batch", "length", "size"), targets=False),
         "## Growth",
         GROWTH,
@@ -164,54 +162,43 @@ def markdown(data: dict[str, Any]) -> str:
 
 def explained(entry: dict[str, Any]) -> str:
     notes = [text for pattern, text in NOTES.items() if fnmatch.fnmatch(entry["task"], pattern)]
-    what = "; ".join(f"{v['target']}, found {v['found']}" for v in entry["targets"] if not v["met"])
-    return f"- `{entry['task']}`: {what}. {' '.join(notes)}".rstrip()
+    missed = "; ".join(f"{v['target']}, found {v['found']}" for v in entry["targets"] if not v["met"])
+    return f"- `{entry['task']}`: {missed}. {' '.join(notes)}".rstrip()
 
 
 def against_float32(data: dict[str, Any]) -> str:
-    """The kit in bfloat16 beside the reference in float32, the type that its weights have."""
+    """The kit in bfloat16 beside the reference in float32, the dtype of the checkpoint."""
     every = {entry["task"]: entry for entry in data["tasks"]}
-    said = []
+    ratios = []
     for entry in of(data, "bfloat16"):
-        other = every[f"forward/{entry['task'].split('/')[1]}"]
-        times = other["points"][0][HUGGING_FACE]["seconds"] / entry["points"][0][KIT]["seconds"]
-        said.append(f"`{entry['task'].split('/')[1]}` {times:.1f}")
-    return f"The kit in bfloat16 beside Hugging Face in float32, times faster: {', '.join(said)}."
+        recipe = entry["task"].split("/")[1]
+        reference = every[f"forward/{recipe}"]["points"][0][HUGGING_FACE]["seconds"]
+        ratios.append(f"`{recipe}` {reference / entry['points'][0][KIT]['seconds']:.1f}")
+    return f"The kit in bfloat16 beside Hugging Face in float32, times faster: {', '.join(ratios)}."
 
 
 def plot(data: dict[str, Any], path: Path) -> None:
-    """Bars of times faster: forward and training, from 1 on a logarithmic axis."""
+    """Bars of speed-ups of forward and training, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures make the same file
+    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # reproducible output
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
     every = [entry["task"].split("/")[1] for entry in of(data, "forward")]
-    groups = [("forward", "#3949ab"), ("train", "#c5cae9")]
-    for offset, (group, colour) in zip((0.2, -0.2), groups, strict=True):
+    groups = [("forward", "forward", "#3949ab", 0.2), ("train", "training step", "#c5cae9", -0.2)]
+    for group, title, colour, offset in groups:
         entries = {entry["task"].split("/")[1]: entry["points"][0] for entry in of(data, group)}
-        names = [name for name in every if name in entries]
-        places = [len(every) - 1 - every.index(name) + offset for name in names]
-        values = [entries[name]["ratio"] for name in names]
-        below = [entries[name]["ratio"] - entries[name]["least"] for name in names]
-        above = [entries[name]["most"] - entries[name]["ratio"] for name in names]
-        title = {"forward": "forward", "train": "training step"}[group]
-        axes.barh(
-            places,
-            [value - 1 for value in values],
-            0.38,
-            left=1,
-            color=colour,
-            label=title,
-            xerr=[below, above],
-            ecolor="#555",
-        )
+        places = [len(every) - 1 - every.index(name) + offset for name in entries]
+        values = [point["ratio"] for point in entries.values()]
+        below = [point["ratio"] - point["least"] for point in entries.values()]
+        above = [point["most"] - point["ratio"] for point in entries.values()]
+        widths, style = [value - 1 for value in values], dict(left=1, color=colour, label=title, ecolor="#555")
+        axes.barh(places, widths, 0.38, xerr=[below, above], **style)
         for place, value, more in zip(places, values, above, strict=True):
-            axes.annotate(
-                f"{value:.1f}", (value + more, place), (3, 0), textcoords="offset points", va="center", size=8
-            )
+            style = dict(textcoords="offset points", va="center", size=8)
+            axes.annotate(f"{value:.1f}", (value + more, place), (3, 0), **style)
     axes.axvline(1, color="#555", linewidth=0.8)
     axes.set_yticks(range(len(every)), [*reversed(every)], size=8)
     axes.set_xscale("log", base=2)

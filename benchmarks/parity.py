@@ -1,7 +1,7 @@
-"""Every recipe with a counterpart, at published size, against Hugging Face with the same weights: ``make parity``.
+"""Every recipe with a Hugging Face counterpart, at published size and with the same weights: ``make parity``.
 
-Writes docs/parity.md. Models are made and dropped one after another, in float32 on the CPU; 16 GB of memory and a
-quarter of an hour of two idle cores will do. Names of recipes as arguments run only those and write nothing.
+Writes docs/parity.md. Models are built one after another, in float32 on the CPU; this needs 16 GB of memory and about
+half an hour on two cores. ``python -m benchmarks.parity RECIPE …`` runs only those recipes and writes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,23 +22,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.models.perceiver.modeling_perceiver import PerceiverLayer
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import perceiver_kit as kit
+from perceiver_kit.hub.huggingface import write_config
+from perceiver_kit.queries import InputQuery
+from perceiver_kit.registry import find
+from tests.hub import reference
+from tests.hub.reference import Tensors, relative
 
-import perceiver_kit as kit  # noqa: E402
-from benchmarks.models import reference_call, rows  # noqa: E402
-from benchmarks.tasks import recipes  # noqa: E402
-from perceiver_kit.hub.huggingface import write_config  # noqa: E402
-from perceiver_kit.queries import InputQuery  # noqa: E402
-from perceiver_kit.registry import find  # noqa: E402
-from tests.hub import reference  # noqa: E402
-from tests.hub.reference import Tensors, relative  # noqa: E402
+from .models import reference_call, rows
+from .tasks import recipes
 
-TITLES = ("recipe", "parameters", "compared", "outputs", "masked", "gradient", "masks move by")
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "parity.md"
 
 
 class Row(NamedTuple):
-    """What a line of the table says; differences relative to the largest value of the reference."""
+    """A line of the table; differences are relative to the largest value of the reference."""
 
     recipe: str
     parameters: int
@@ -49,14 +48,14 @@ class Row(NamedTuple):
 
 
 def points(model: Any) -> dict[str, dict[str, Tensor | None]]:
-    """The reference decodes several outputs at some points only: 400 rows of each large one."""
+    """400 rows of each large output, where the reference decodes several outputs at given points only."""
     if len(model.outputs.blocks) == 1:
         return {}
     return {"at": {name: torch.randint(n, (400,)) if n > 400 else None for name, n in rows(model).items()}}
 
 
 def reference_of(recipe: str) -> nn.Module:
-    """The reference with the published numbers of its config and random ones everywhere else."""
+    """The reference at published size with random weights."""
     with torch.device("meta"):
         parameters = kit.build(recipe).recipe["parameters"]
     config = write_config(recipe, parameters)
@@ -66,14 +65,14 @@ def reference_of(recipe: str) -> nn.Module:
 
 
 def masks(model: Any, given: Tensors) -> Tensors:
-    """Keep the first third of every modality: a random choice of so many rows would hardly move the outputs."""
+    """Keep the first third of every modality; a random third would hardly move the outputs."""
     tokens, _ = model.inputs(given)
     sizes = {name: tokens[name].shape[1] for name in tokens.layout}
     return {name: (torch.arange(n) <= n // 3).expand(tokens.rows.shape[0], -1) for name, n in sizes.items()}
 
 
 def readable(model: Any, out: Tensors, given: Tensors, keep: Tensors) -> Tensors:
-    """Zero outputs whose query is a masked input row, which the reference still asks with its content."""
+    """Zero outputs whose query is a masked input row: the reference queries with its content."""
     for name in out:
         query = model.queries.blocks[name]
         if isinstance(query, InputQuery):
@@ -122,47 +121,36 @@ def recompute(model: nn.Module) -> None:
 
 
 def page(rows: list[Row], seconds: float) -> str:
-    """docs/parity.md: as short as the table lets it be."""
+    """The text of docs/parity.md."""
     lines = [
         f"| {row.recipe} | {row.parameters:,} | {row.compared} | {row.outputs:.1e} | {row.masked:.1e} "
         f"| {row.gradient:.1e} | {row.moved:.0%} |"
         for row in rows
     ]
-    return "\n".join(
-        [
-            "# Parity with Hugging Face",
-            "",
-            f"{len(rows)} recipes at published size against the same models in Hugging Face's `transformers`, with",
-            "random weights that were saved there and loaded here. No published checkpoint is used.",
-            "",
-            f"| {' | '.join(TITLES)} |",
-            f"|{' --- |' * len(TITLES)}",
-            *lines,
-            "",
-            "Differences are the largest over all values, relative to the largest value of the reference; gradients",
-            "are those of all parameters, end to end. Everything is in float32, whose rounding these differences are:",
-            "in float64 small models of each recipe agree to 1e-9 (`tests/hub/test_parity.py`). *Masked*: only the",
-            "first third of every input's rows may be read; the last column says how much that moves the outputs, so",
-            "that agreement about masks means something. Weights have the variance 1.5² / fan-in, so attention picks;",
-            "all that is looked up is a standard normal.",
-            "",
-            "A few differences are by design. Where queries are made from inputs, the reference queries with",
-            "the content of masked rows: only rows that may be read are compared. For a fully masked sample the kit",
-            "reads zeros and the reference reads what is masked. The reference decodes several outputs at some points",
-            "only.",
-            "",
-            f"`make parity` makes this page ({seconds / 60:.0f} minutes on {torch.get_num_threads()} threads).",
-            f"perceiver_kit {version()}, torch {torch.__version__.partition('+')[0]}, transformers "
-            f"{transformers.__version__}, Python {platform.python_version()}, on the CPU.",
-            "",
-        ]
-    )
+    return f"""\
+# Parity with Hugging Face
 
+{len(rows)} recipes at published size against the same models in Hugging Face's `transformers`. Random weights are saved
+there and loaded here. No published checkpoint is used.
 
-def version() -> str:
-    from importlib.metadata import version
+| recipe | parameters | compared | outputs | masked | gradient | masks move by |
+| --- | --- | --- | --- | --- | --- | --- |
+{chr(10).join(lines)}
 
-    return version("perceiver_kit")
+Differences are maxima over all values, relative to the largest value of the reference. Gradients are end to end, of all
+parameters. The differences are float32 rounding: small models of each recipe agree to 1e-9 in float64
+(`tests/hub/test_parity.py`). *Masked*: only the first third of every input's rows may be read; the last column says how
+much this changes the outputs. Weights have variance 1.5² / fan-in, so that attention is selective; tables are standard
+normal.
+
+Differences by design: where queries come from inputs, the reference queries with the content of masked rows, so only
+unmasked rows are compared. For a fully masked sample the kit's attention gives zeros; the reference attends to masked
+rows. The reference decodes several outputs at given points only.
+
+`make parity` writes this page ({seconds / 60:.0f} minutes on {torch.get_num_threads()} threads).
+perceiver_kit {version("perceiver_kit")}, torch {torch.__version__.partition("+")[0]}, transformers \
+{transformers.__version__}, Python {platform.python_version()}, on the CPU.
+"""
 
 
 def main(chosen: list[str]) -> None:
@@ -180,7 +168,7 @@ def main(chosen: list[str]) -> None:
             flush=True,
         )
     if not chosen:
-        (ROOT / "docs" / "parity.md").write_text(page(rows, time.perf_counter() - start), encoding="utf-8")
+        PAGE.write_text(page(rows, time.perf_counter() - start), encoding="utf-8")
         print("wrote docs/parity.md")
 
 

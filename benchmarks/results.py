@@ -1,9 +1,8 @@
 """`make results`: train on real data for about five minutes a run, beside a baseline, and write docs/results.md.
 
-Each run is a process of its own with a fixed seed and number of steps. What has finished in `results/` is not run
-again and what was interrupted goes on, so the command can be stopped at any time. `RUNS="mnist_conv flow"` picks some.
-The rows of all runs, of now and of earlier, are in docs/results.json, of which the page is made; `RUNS=--page` makes
-it without running anything.
+Each run is a process of its own with a fixed seed and number of steps. `results/` holds finished runs, which are
+skipped, and interrupted ones, which are resumed. `RUNS="flow clip"` picks some. docs/results.json keeps the rows of
+all runs, earlier ones included; `RUNS=--page` only rewrites the page from it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import argparse
 import functools
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -23,13 +21,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import perceiver_kit as kit
-from benchmarks.tasks import traits
 from perceiver_kit.data import corpora, texts, warps
 from perceiver_kit.data.tasks import Task, open_task
 from perceiver_kit.objectives import Classification
@@ -38,45 +34,52 @@ from perceiver_kit.registry import find
 from perceiver_kit.training import Data, Training, fit
 from perceiver_kit.training.recipe import large_outputs
 
+from .tasks import traits
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PAGE, ROWS = ROOT / "docs" / "results.md", ROOT / "docs" / "results.json"
 SEED = 0
+COSTS = ("seconds", "processor_seconds", "steps", "batch", "threads")
 
 Row = dict[str, Any]
 
 
-def train(name: str, model: nn.Module, task: Task, objective: Any, *, steps: int, batch: int, **options: Any) -> Row:
-    """One run: the held-out metrics of the last step, and what it took."""
+def train(
+    name: str,
+    recipe: str,
+    task: Task,
+    *,
+    objective: Any = None,
+    parameters: dict[str, Any] | None = None,
+    prepare: Callable[[nn.Module], None] = lambda model: None,
+    **settings: Any,
+) -> Row:
+    """Train the tiny preset with the recipe's settings; returns the last held-out metrics and the cost."""
+    options = dict(find("recipes", recipe).training) | settings
+    steps, batch = options.pop("steps"), options.pop("batch")
+    torch.manual_seed(SEED)
+    model = kit.build(recipe, preset="tiny", **(dict(task.overrides) | (parameters or {})))
+    prepare(model)
     training = Training(
-        model,  # type: ignore[arg-type]
-        objective,
+        model,
+        objective or objective_for(recipe),
         steps=steps,
         warmup=steps // 20,
         seed=SEED,
-        queries=large_outputs(model),  # type: ignore[arg-type]
+        queries=large_outputs(model),
         **options,
     )
     data = Data(task.train, task.held_out, batch=batch, steps=steps, seed=SEED, held_out_batch=50)
     resume = (RESULTS / name / "checkpoints" / "last.ckpt").exists()
-    start, used = time.time(), time.process_time()
+    start, cpu_start = time.time(), time.process_time()
     metrics = fit(training, data, RESULTS / name, save_every=100, resume=resume)
-    return metrics | {
-        "seconds": time.time() - start,
-        "processor_seconds": time.process_time() - used,
-        "steps": steps,
-        "batch": batch,
-        "threads": torch.get_num_threads(),
-    }
+    cost = (time.time() - start, time.process_time() - cpu_start, steps, batch, torch.get_num_threads())
+    return metrics | dict(zip(COSTS, cost, strict=True))
 
 
-def run(name: str, recipe: str, source: str, *, steps: int, batch: int, objective: Any = None, **options: Any) -> Row:
-    """A tiny recipe on data by name."""
-    parameters = options.pop("parameters", {})
-    task = open_task(source, recipe=recipe, preset="tiny", seed=SEED, **options.pop("data", {}))
-    torch.manual_seed(SEED)
-    model = kit.build(recipe, preset="tiny", **(dict(task.overrides) | parameters))
-    return train(name, model, task, objective or objective_for(recipe), steps=steps, batch=batch, **options)
+def opened(recipe: str, data: str, **options: Any) -> Task:
+    return open_task(data, recipe=recipe, preset="tiny", seed=SEED, **options)
 
 
 def recipes_for(data: str) -> list[str]:
@@ -84,52 +87,42 @@ def recipes_for(data: str) -> list[str]:
     return [name for name in kit.list() if data in find("recipes", name).data]
 
 
-def settings(recipe: str) -> dict[str, Any]:
-    """What the recipe declares to work for its tiny preset."""
-    return dict(find("recipes", recipe).training)
-
-
 def row(task: str, metric: str, ours: float, metrics: Row, baselines: dict[str, float]) -> Row:
-    took = {key: metrics[key] for key in ("seconds", "processor_seconds", "steps", "batch", "threads")}
-    return {"task": task, "metric": metric, "ours": ours, "baselines": baselines} | took
+    return {"task": task, "metric": metric, "ours": ours, "baselines": baselines} | {key: metrics[key] for key in COSTS}
 
 
 def mnist(recipe: str) -> list[Row]:
-    smooth = Classification(label_smoothing=0.1)
-    metrics = run(f"mnist_{recipe}", recipe, "mnist", objective=smooth, **settings(recipe))
-    return [row(f"MNIST-5k, `{recipe}`", "accuracy", metrics["accuracy"], metrics, {"logistic regression": _pixels()})]
-
-
-def _pixels() -> float:
     from sklearn.linear_model import LogisticRegression
 
-    task = open_task("mnist", recipe=recipes_for("mnist")[0], preset="tiny")
-    train_set, held_out = task.train, task.held_out
-    pixels = [part.pixels.flatten(1).numpy() / 255 for part in (train_set, held_out)]  # type: ignore[attr-defined]
-    model = LogisticRegression(max_iter=200).fit(pixels[0], train_set.labels.numpy())  # type: ignore[attr-defined]
-    return float(model.score(pixels[1], held_out.labels.numpy()))  # type: ignore[attr-defined]
-
-
-BYTES = dict(max_length=64)
+    task = opened(recipe, "mnist")
+    metrics = train(f"mnist_{recipe}", recipe, task, objective=Classification(label_smoothing=0.1))
+    (x, y), held_out = (
+        (rearrange(part.pixels, "n ... -> n (...)").numpy() / 255, part.labels.numpy())
+        for part in (task.train, task.held_out)
+    )
+    baseline = float(LogisticRegression(max_iter=200).fit(x, y).score(*held_out))
+    return [row(f"MNIST-5k, `{recipe}`", "accuracy", metrics["accuracy"], metrics, {"logistic regression": baseline})]
 
 
 def masked_bytes() -> list[Row]:
-    (recipe,) = recipes_for("bible")
-    metrics = run("masked_bytes", recipe, "bible", data=BYTES, **settings(recipe))
+    (recipe,), length = recipes_for("bible"), 64
+    metrics = train("masked_bytes", recipe, opened(recipe, "bible", max_length=length))
     train_text, held_out_text = corpora.bible_text()
-    held_out = texts.MaskedBytes(held_out_text, length=BYTES["max_length"], seed=SEED)
-    return [row(f"masked bytes of the Bible, `{recipe}`", *_hidden("masked_bytes", train_text, held_out, metrics))]
+    held_out = texts.MaskedBytes(held_out_text, length=length, seed=SEED)
+    return [row(f"masked bytes of the Bible, `{recipe}`", *hidden_bytes("masked_bytes", train_text, held_out, metrics))]
 
 
-def _hidden(name: str, train_text: bytes, held_out: texts.MaskedBytes, metrics: Row) -> tuple[str, float, Row, Row]:
-    """The loss where [MASK] stands, without the bytes that are asked for but in sight: those can be copied."""
+def hidden_bytes(
+    name: str, train_text: bytes, held_out: texts.MaskedBytes, metrics: Row
+) -> tuple[str, float, Row, Row]:
+    """The loss at [MASK] only: other target bytes are visible and could be copied."""
     model, total, count = kit.load(RESULTS / name), 0.0, 0
     for batch in DataLoader(held_out, batch_size=100):
         ids, targets = batch["inputs"]["text"], batch["targets"]["text"]
         targets[ids != kit.ByteTokenizer.mask_id] = texts.IGNORED
         with torch.no_grad():
             logits = model(ids)["text"]
-        total += F.cross_entropy(logits.transpose(1, 2), targets, reduction="sum").item()
+        total += F.cross_entropy(rearrange(logits, "b n c -> b c n"), targets, reduction="sum").item()
         count += int((targets != texts.IGNORED).sum())
     return "nats a hidden byte", total / count, metrics, texts.byte_baselines(train_text, held_out)
 
@@ -144,30 +137,30 @@ def reviews_pretraining() -> list[Row]:
     )
     (recipe,) = recipes_for("bible")
     task = Task("reviews", train_set, held_out, REVIEW, corpora.REVIEWS_SOURCE)
-    model = kit.build(recipe, preset="tiny", **REVIEW)
-    metrics = train("reviews_pretraining", model, task, objective_for(recipe), **settings(recipe))
+    metrics = train("reviews_pretraining", recipe, task, steps=3500)
     label = f"masked bytes of reviews, `{recipe}`"
-    return [row(label, *_hidden("reviews_pretraining", parts[0], held_out, metrics))]
+    return [row(label, *hidden_bytes("reviews_pretraining", parts[0], held_out, metrics))]
 
 
-def reviews(pretrained: bool) -> list[Row]:
-    (recipe,) = recipes_for("reviews")
-    task = open_task("reviews", recipe=recipe, preset="tiny", seed=SEED, **REVIEW)
-    model = kit.build(recipe, preset="tiny", dropout=0.1, **REVIEW)
-    if pretrained:
+def reviews(how: str) -> list[Row]:
+    def load_encoder(model: nn.Module) -> None:
         source = kit.load(RESULTS / "reviews_pretraining").state_dict()
-        kept = {name: tensor for name, tensor in source.items() if name.startswith(("inputs.", "encoder."))}
-        if model.load_state_dict(kept, strict=False).unexpected_keys:
-            raise SystemExit("the pre-trained model is not this model's encoder")
-    name = "reviews_pretrained" if pretrained else "reviews_scratch"
-    metrics = train(name, model, task, Classification(), **settings(recipe))
-    how = "after masked pre-training" if pretrained else "from scratch"
+        encoder = {name: tensor for name, tensor in source.items() if name.startswith(("inputs.", "encoder."))}
+        if model.load_state_dict(encoder, strict=False).unexpected_keys:
+            raise SystemExit("reviews_pretrained: the encoder of reviews_pretraining differs from this model's")
+
+    (recipe,) = recipes_for("reviews")
+    name, options = (
+        ("reviews_scratch", {}) if how == "from scratch" else ("reviews_pretrained", {"prepare": load_encoder})
+    )
+    task = opened(recipe, "reviews", **REVIEW)
+    metrics = train(name, recipe, task, parameters=dict(dropout=0.1, **REVIEW), **options)
     label = f"review sentiment {how}, `{recipe}`"
-    return [row(label, "accuracy", metrics["accuracy"], metrics, _words(REVIEW["max_length"]))]
+    return [row(label, "accuracy", metrics["accuracy"], metrics, word_baselines(REVIEW["max_length"]))]
 
 
-def _words(length: int) -> dict[str, float]:
-    """TF-IDF + logistic regression of whole reviews, and of what our model has of them."""
+def word_baselines(length: int) -> dict[str, float]:
+    """TF-IDF + logistic regression on whole reviews, and on the bytes that the model reads."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -184,73 +177,69 @@ def _words(length: int) -> dict[str, float]:
 
 
 def flow() -> list[Row]:
-    (recipe,) = recipes_for("flow")
-    metrics = run("flow", recipe, "flow", **settings(recipe))
-    task = open_task("flow", recipe=recipe, preset="tiny", seed=SEED)
-    mean = torch.stack([task.train[i]["targets"]["flow"] for i in range(200)]).mean(0).mean((1, 2))
-    warped = _flow_errors([task.held_out[i]["targets"] for i in range(len(task.held_out))], mean)  # type: ignore[arg-type]
-    rows = [row(f"flow of warped photos, `{recipe}`", "end-point error, pixels", metrics["epe"], metrics, warped)]
+    (recipe,), metric = recipes_for("flow"), "end-point error, pixels"
+    task = opened(recipe, "flow")
+    metrics = train("flow", recipe, task)
+    mean = reduce([task.train[i]["targets"]["flow"] for i in range(200)], "n c h w -> c", "mean")
+    held_out = [task.held_out[i]["targets"] for i in range(len(task.held_out))]
     pair = warps.middlebury(scale=0.125)
     with torch.no_grad():
         predicted = kit.load(RESULTS / "flow")(pair["inputs"]["frames"][None])["flow"][0]
-    error = _end_point(predicted, pair["targets"]["flow"], pair["targets"]["valid"])
-    label = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`"
-    return [*rows, row(label, "end-point error, pixels", error, metrics, _flow_errors([pair["targets"]], mean))]
+    error = float(flow_error(predicted, pair["targets"]).mean())
+    unseen = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`"
+    return [
+        row(f"flow of warped photos, `{recipe}`", metric, metrics["epe"], metrics, flow_baselines(held_out, mean)),
+        row(unseen, metric, error, metrics, flow_baselines([pair["targets"]], mean)),
+    ]
 
 
-def _end_point(predicted: Tensor, target: Tensor, valid: Tensor) -> float:
-    return float((predicted - target).norm(dim=0)[valid].mean())
+def flow_error(predicted: Tensor, target: dict[str, Tensor]) -> Tensor:
+    return (predicted - target["flow"]).norm(dim=0)[target["valid"]]
 
 
-def _flow_errors(targets: Iterable[dict[str, Tensor]], mean: Tensor) -> dict[str, float]:
-    """Zero flow, and the mean flow of training, over all valid pixels."""
-    errors: dict[str, list[Tensor]] = {"zero flow": [], "mean flow of training": []}
-    for target in targets:
-        for name, guess in zip(errors, (torch.zeros(2), mean), strict=True):
-            errors[name].append((guess[:, None, None] - target["flow"]).norm(dim=0)[target["valid"]])
-    return {name: float(torch.cat(parts).mean()) for name, parts in errors.items()}
+def flow_baselines(targets: Iterable[dict[str, Tensor]], mean: Tensor) -> dict[str, float]:
+    """Errors of zero flow and of the mean flow of training, over all valid pixels."""
+    guesses = {"zero flow": torch.zeros(2, 1, 1), "mean flow of training": rearrange(mean, "c -> c 1 1")}
+    return {
+        name: float(torch.cat([flow_error(guess, target) for target in targets]).mean())
+        for name, guess in guesses.items()
+    }
 
 
 def clip() -> list[Row]:
     (recipe,) = recipes_for("clip")
-    metrics = run("clip", recipe, "clip", **settings(recipe))
-    task = open_task("clip", recipe=recipe, preset="tiny", seed=SEED)
-    train_set, held_out = ([part[i]["targets"] for i in range(len(part))] for part in (task.train, task.held_out))  # type: ignore[arg-type]
-    mean = torch.stack([target["image"] for target in train_set]).mean((0, 1))
+    task = opened(recipe, "clip")
+    metrics = train("clip", recipe, task)
+    train_set, held_out = ([part[i]["targets"] for i in range(len(part))] for part in (task.train, task.held_out))
+    mean = reduce([target["image"] for target in train_set], "n t c h w -> c h w", "mean")
     images, sound = (torch.stack([target[name] for target in held_out]) for name in ("image", "audio"))
-    chance = 1 / len(task.classes)
-    name = f"`{recipe}`"
     return [
-        row(
-            f"video windows, {name}",
-            "image PSNR",
-            metrics["image_psnr"],
-            metrics,
-            {"mean frame": _psnr(images - mean)},
-        ),
-        row(f"their sound, {name}", "audio PSNR", metrics["audio_psnr"], metrics, {"silence": _psnr(sound)}),
-        row(f"their part of the clip, {name}", "accuracy", metrics["label_accuracy"], metrics, {"chance": chance}),
+        row(f"{part}, `{recipe}`", name, metrics[key], metrics, baseline)
+        for part, name, key, baseline in (
+            ("video windows", "image PSNR", "image_psnr", {"mean frame": psnr(images - mean)}),
+            ("their sound", "audio PSNR", "audio_psnr", {"silence": psnr(sound)}),
+            ("their part of the clip", "accuracy", "label_accuracy", {"chance": 1 / len(task.classes)}),
+        )
     ]
 
 
-def _psnr(error: Tensor) -> float:
+def psnr(error: Tensor) -> float:
     return 10 * math.log10(4 / float(error.square().mean()))
 
 
 def initialisation() -> list[Row]:
-    """Fan-in scaling against a normal of 0.02 for every weight, at equal steps."""
-    rows = []
-    steps = 400
-    recipe = next(name for name in recipes_for("mnist") if traits(name).pixels)
-    task = open_task("mnist", recipe=recipe, preset="tiny", seed=SEED)
-    for how in ("fan-in", "normal 0.02"):
-        torch.manual_seed(SEED)
-        model = kit.build(recipe, preset="tiny", num_labels=10)
+    """Fan-in scaling against a normal of 0.02 for every linear weight, at equal steps."""
+
+    def normal(model: nn.Module) -> None:
         for module in model.modules():
-            if how == "normal 0.02" and isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
+
+    recipe = next(name for name in recipes_for("mnist") if traits(name).pixels)
+    task, rows = opened(recipe, "mnist"), []
+    for how, prepare in (("fan-in", lambda model: None), ("normal 0.02", normal)):
         name = f"initialisation_{how.replace(' ', '_')}"
-        metrics = train(name, model, task, Classification(), steps=steps, batch=64, rate=2e-3)
+        metrics = train(name, recipe, task, prepare=prepare, steps=400, batch=64, rate=2e-3)
         label = f"initialisation by {how}, MNIST-5k, `{recipe}`"
         rows.append(row(label, "accuracy", metrics["accuracy"], metrics, {"chance": 0.1}))
     return rows
@@ -260,8 +249,8 @@ RUNS: dict[str, Callable[[], list[Row]]] = {
     **{f"mnist_{recipe}": functools.partial(mnist, recipe) for recipe in recipes_for("mnist")},
     "masked_bytes": masked_bytes,
     "reviews_pretraining": reviews_pretraining,
-    "reviews_scratch": lambda: reviews(pretrained=False),
-    "reviews_pretrained": lambda: reviews(pretrained=True),
+    "reviews_scratch": functools.partial(reviews, "from scratch"),
+    "reviews_pretrained": functools.partial(reviews, "after masked pre-training"),
     "flow": flow,
     "clip": clip,
     "initialisation": initialisation,
@@ -269,28 +258,30 @@ RUNS: dict[str, Callable[[], list[Row]]] = {
 
 
 def merged(earlier: list[Row], new: list[Row]) -> list[Row]:
-    """All rows in the order of RUNS; those of a run that was made again replace all of its earlier ones."""
-    again = {entry["run"] for entry in new}
-    rows = [entry for entry in earlier if entry["run"] in RUNS and entry["run"] not in again] + new
+    """All rows in the order of RUNS; the new rows of a run replace all of its earlier ones."""
+    rerun = {entry["run"] for entry in new}
+    rows = [entry for entry in earlier if entry["run"] in RUNS and entry["run"] not in rerun] + new
     return sorted(rows, key=lambda entry: [*RUNS].index(entry["run"]))
 
 
+INTRODUCTION = f"""\
+# Results
+
+What the tiny presets learn from real data in a few minutes on a CPU, measured on held-out data beside baselines.
+`make results` trains them with seed {SEED} and the steps and batches below, and writes this page. Accuracy and PSNR
+(dB): higher is better. Nats and pixels: lower is better. Bold: our model. Minutes are wall-clock minutes of training
+and evaluation, with the number of threads in brackets, on a machine shared with other work; processor minutes, where
+measured, are summed over threads. Byte counts (unigram, bigram, neighbours) see the true bytes beside a hidden one; the
+model sees them only where they are not hidden too.
+
+| task | metric | ours | baselines | steps × batch | minutes (threads) | processor minutes |
+|---|---|---|---|---|---|---|
+"""
+
+
 def page(rows: list[Row]) -> str:
-    """The page docs/results.md."""
-    lines = [
-        "# Results",
-        "",
-        "What the tiny presets learn from real data in a few minutes on a processor, measured on held-out data beside",
-        f"baselines. `make results` trains them again, with seed {SEED} and the steps and batches below, and writes",
-        "this page. Accuracy and PSNR (dB): higher is better. Nats and pixels: lower is better. Minutes are those of",
-        "training with its evaluation, on as many threads as stand in brackets. The machine was busy with other work:",
-        "processor minutes, where they were measured, are what a run has used of it, on all threads together. Bold is",
-        "what our model reaches, better or worse than a baseline. Counts of bytes (unigram, bigram, neighbours) see",
-        "the true bytes beside a hidden one, which the model sees only where they are not hidden too.",
-        "",
-        "| task | metric | ours | baselines | steps × batch | minutes (threads) | processor minutes |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """The text of docs/results.md."""
+    lines = []
     for entry in rows:
         used = f"{entry['processor_seconds'] / 60:.1f}" if "processor_seconds" in entry else "–"
         baselines = ", ".join(f"{name} {value:.3f}" for name, value in entry["baselines"].items())
@@ -298,13 +289,13 @@ def page(rows: list[Row]) -> str:
             f"| {entry['task']} | {entry['metric']} | **{entry['ours']:.3f}** | {baselines} "
             f"| {entry['steps']} × {entry['batch']} | {entry['seconds'] / 60:.1f} ({entry['threads']}) | {used} |"
         )
-    return "\n".join(lines) + "\n"
+    return INTRODUCTION + "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", help=f"some of: {', '.join(RUNS)}")
-    parser.add_argument("--page", action="store_true", help="run nothing, only make the page again")
+    parser.add_argument("--page", action="store_true", help="run nothing, only rewrite the page")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -319,7 +310,7 @@ def main() -> None:
     for name in () if arguments.page else arguments.runs or RUNS:
         if not (RESULTS / f"{name}.json").exists():
             print(f"\n{name}", flush=True)
-            subprocess.run([sys.executable, __file__, "--only", name], check=True, env=os.environ)
+            subprocess.run([sys.executable, "-m", "benchmarks.results", "--only", name], check=True, cwd=ROOT)
     new = []
     for name in RUNS:
         if (finished := RESULTS / f"{name}.json").exists():

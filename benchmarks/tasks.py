@@ -1,15 +1,15 @@
-"""What is measured: tasks, their sizes, how often, and the targets that each is held to."""
+"""Tasks: what is measured, at which sizes, how often, and the targets."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 KIT, HUGGING_FACE, PERCEIVER_PYTORCH = "kit", "huggingface", "perceiver_pytorch"
 
-# The reference decodes several outputs in 128 equal parts, and encodes again for each.
+# The reference decodes several outputs in 128 equal parts and runs its encoder for each.
 PARTS = 128
 
 Point = dict[str, Any]
@@ -17,11 +17,11 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """At least so many times faster; at most such a share of the reference's memory above the weights."""
+    """Bounds on the figures of a task."""
 
-    faster: float | None = None
-    memory: float | None = None
-    floor: float | None = None  # seconds, at most so many times those at the matmul peak
+    faster: float | None = None  # least speed-up
+    memory: float | None = None  # largest share of the reference's memory above the weights
+    floor: float | None = None  # largest time, relative to that of the FLOPs at the matmul peak
     time_slope: float | None = None
     memory_slope: float | None = None
 
@@ -44,7 +44,7 @@ class Task:
     repeats: int = 3
     warm: bool = True
     memory: bool = True
-    target: Target = field(default_factory=Target)
+    target: Target = Target()
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def traits(recipe: str) -> Traits:
 
     with torch.device("meta"):
         model: Any = kit.build(recipe)
-    first, answer = (
-        next(iter(blocks[name] for name in blocks)) for blocks in (model.inputs.blocks, model.outputs.blocks)
-    )
+    first, answer = (blocks[next(iter(blocks))] for blocks in (model.inputs.blocks, model.outputs.blocks))
     return Traits(
         text=isinstance(first, TextTokens),
         text_out=isinstance(answer, TiedText),
@@ -87,10 +85,9 @@ def traits(recipe: str) -> Traits:
 
 def recipes() -> list[str]:
     """Recipes with a counterpart in Hugging Face's format."""
-    import perceiver_kit as kit
-    from perceiver_kit.registry import find
+    from perceiver_kit.hub.huggingface import convertible
 
-    return [name for name in kit.list() if find("recipes", name).huggingface is not None]
+    return [*convertible()]
 
 
 def _forward(recipe: str, group: str = "forward", **options: Any) -> Task:
@@ -110,6 +107,12 @@ def _train(recipe: str) -> Task:
     )
 
 
+def _bfloat16(recipe: str) -> Task:
+    tiled = traits(recipe).tiled
+    options = dict(rounds=2, repeats=1 if tiled else 3, target=Target(8.0 if tiled else None))
+    return _forward(recipe, "bfloat16", dtype="bfloat16", **options)
+
+
 def _sweep(group: str, recipe: str, sizes: tuple[int, ...], **options: Any) -> Task:
     points = tuple({group: size} for size in sizes)
     return _forward(recipe, group, points=points, rounds=1, target=Target(), **options)
@@ -126,25 +129,18 @@ def all_tasks() -> tuple[Task, ...]:
     """Every task, in the order in which they run."""
     every = recipes()
     pixels = [recipe for recipe in every if traits(recipe).pixels]
+    any_size = [recipe for recipe in pixels if traits(recipe).any_size]
+    texts = [recipe for recipe in every if traits(recipe).text_out]
     points = ({"dtype": "float32"}, {"dtype": "bfloat16"})
     generic = dict(sides=(KIT, PERCEIVER_PYTORCH), target=Target(1.0))
     return (
         Task("peak", "peak", sides=(KIT,), points=points, repeats=5, memory=False),
         *(_forward(recipe) for recipe in every),
         *(_train(recipe) for recipe in every),
-        *(
-            _forward(
-                recipe, "bfloat16", dtype="bfloat16", rounds=2, target=Target(8.0 if traits(recipe).tiled else None)
-            )
-            for recipe in pixels
-        ),
-        *(_sweep("batch", recipe, (1, 2, 4, 8), repeats=1) for recipe in pixels if traits(recipe).any_size),
-        *(
-            _sweep("length", recipe, (128, 256, 512, 1024, 2048), repeats=3)
-            for recipe in every
-            if traits(recipe).text_out
-        ),
-        *(_sweep("size", recipe, (112, 224, 336, 448), repeats=1) for recipe in pixels if traits(recipe).any_size),
+        *(_bfloat16(recipe) for recipe in pixels),
+        *(_sweep("batch", recipe, (1, 2, 4, 8), repeats=1) for recipe in any_size),
+        *(_sweep("length", recipe, (128, 256, 512, 1024, 2048), repeats=3) for recipe in texts),
+        *(_sweep("size", recipe, (112, 224, 336, 448), repeats=1) for recipe in any_size),
         _growth("rows", "inputs"),
         _growth("queries", "queries"),
         Task("perceiver-pytorch/forward", "generic", **generic),
@@ -153,12 +149,11 @@ def all_tasks() -> tuple[Task, ...]:
 
 
 def quick(task: Task) -> Task:
-    """The task at small sizes, which shows that it works; its figures mean nothing."""
-    small = {"rounds": 0, "repeats": 1, "warm": False, "target": Target()}
+    """The task at small sizes: a check that it runs."""
     points = task.points[:2]
     if task.kind == "growth":
         points = tuple({key: value // 16 for key, value in point.items()} for point in points)
-    return Task(**{**vars(task), **small, "points": points})
+    return replace(task, points=points, rounds=0, repeats=1, warm=False, target=Target())
 
 
 def chosen(patterns: list[str], tasks: Sequence[Task]) -> list[Task]:

@@ -1,6 +1,8 @@
-"""The benchmark's own logic: statistics, targets met or not, the page, the choice of tasks, FLOPs."""
+"""Logic of the benchmark: statistics, targets, the page, choice of tasks, FLOPs."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,21 +16,21 @@ TASKS = all_tasks()
 
 
 def rounds(*seconds: float, mebibytes: float = 100, flops: float | None = None) -> figures.Rounds:
-    """One point a round; the first one counted FLOPs."""
+    """One point per round; the first round counts FLOPs."""
     made = [[{"seconds": each, "mebibytes": mebibytes, "per_second": 1e11}] for each in seconds]
     if flops is not None:
         made[0][0]["flops"] = flops
     return made
 
 
-def test_the_slope_of_a_power_is_its_exponent() -> None:
+def test_slope_of_a_power_is_its_exponent() -> None:
     sizes = [64, 128, 256, 1024]
     for exponent in (0.0, 0.5, 1.0, 2.0):
         assert figures.slope(sizes, [7 * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-12)
 
 
-def test_ratios_are_of_the_same_round_and_their_median_is_not_the_ratio_of_medians() -> None:
-    ours, theirs = rounds(1, 10, 2), rounds(2, 50, 2)  # the machine was slow in the second round, for both
+def test_ratios_are_taken_within_rounds() -> None:
+    ours, theirs = rounds(1, 10, 2), rounds(2, 50, 2)  # a slow machine in the second round
     assert figures.ratios(ours, theirs) == [1, 2, 5]
     entry = figures.row(Task("forward/a", "forward"), {KIT: ours, HUGGING_FACE: theirs}, {})
     assert (entry["points"][0]["ratio"], entry["points"][0]["least"], entry["points"][0]["most"]) == (2, 1, 5)
@@ -42,11 +44,11 @@ def test_ratios_are_of_the_same_round_and_their_median_is_not_the_ratio_of_media
         (Target(faster=2.01), False),
         (Target(memory=0.25), True),
         (Target(memory=0.24), False),
-        (Target(floor=1.25), True),  # 8e10 FLOPs in a second, where 1e11 could be
+        (Target(floor=1.25), True),  # 8e10 FLOPs in a second at a peak of 1e11
         (Target(floor=1.24), False),
     ],
 )
-def test_a_target_is_met_or_not_by_the_data(target: Target, met: bool) -> None:
+def test_targets_are_judged_by_the_figures(target: Target, met: bool) -> None:
     found = {KIT: rounds(1, mebibytes=50, flops=8e10), HUGGING_FACE: rounds(2, mebibytes=200)}
     entry = figures.row(Task("forward/a", "forward", target=target), found, {"float32": 1e11})
     assert [each["met"] for each in entry["targets"]] == [met]
@@ -60,13 +62,13 @@ def growth(exponent: float) -> dict:
     return figures.row(task, {KIT: [entries, entries]}, {})
 
 
-def test_growth_is_judged_by_its_slopes() -> None:
+def test_growth_is_judged_by_slopes() -> None:
     assert [each["met"] for each in growth(1.0)["targets"]] == [True, True]
     assert [each["met"] for each in growth(1.1)["targets"]] == [False, True]
 
 
-def everything(ratio: float) -> dict:
-    """Of every task: the kit takes a second, others ``ratio`` of them."""
+def all_figures(ratio: float) -> dict:
+    """Figures of every task: the kit takes one second, others ``ratio`` seconds."""
     found = {}
     for task in TASKS:
         sides = {}
@@ -78,20 +80,18 @@ def everything(ratio: float) -> dict:
     return figures.summary(TASKS, found)
 
 
-def test_the_page_says_what_is_met_and_explains_only_what_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page, "NOTES", {"forward/optical_flow": "Because of this.", "forward/masked_lm": "Not said."})
-    data = everything(2.0)
+def test_page_lists_targets_and_explains_missed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "NOTES", {"forward/optical_flow": "Because of this.", "forward/masked_lm": "Unused."})
+    data = all_figures(2.0)
     assert data["geometric_mean"] == pytest.approx(2.0)
     machine = dict(cpu="a machine", threads=2, python="3", torch="2", transformers="5")
     page.write(tmp_path, data | {"machine": machine | {"perceiver-pytorch": "0"}, "commits": ["abc"]})
     text = (tmp_path / "benchmarks.md").read_text()
     assert "times faster ≥ 3.00: **not met** (2.00)" in text and "times faster ≥ 1.00: met" in text
-    assert "Because of this." in text and "Not said." not in text
+    assert "Because of this." in text and "Unused." not in text
     assert "**2.00** times faster (target ≥ 1.5: met)" in text
     assert {path.name for path in tmp_path.rglob("*.*")} == {"benchmarks.md", "benchmarks.json", "benchmarks.svg"}
-    for line in text.splitlines():  # tables are whole: as many cells in every line
+    for line in text.splitlines():  # every line of a table has all cells
         if line.startswith("| `"):
             assert line.count(" | ") in (8, 9), line
 
@@ -109,7 +109,7 @@ def test_tasks_are_chosen_by_words() -> None:
     assert len({task.name for task in TASKS}) == len(TASKS)
 
 
-def test_flops_of_the_fused_kernel_are_those_of_the_formula() -> None:
+def test_flops_of_fused_attention_match_the_formula() -> None:
     q, k, v = (torch.randn(2, 3, rows, 8, requires_grad=True) for rows in (5, 7, 7))
 
     def fused() -> torch.Tensor:
@@ -119,12 +119,12 @@ def test_flops_of_the_fused_kernel_are_those_of_the_formula() -> None:
         return (q @ k.mT).softmax(-1) @ v
 
     assert flops(fused) == flops(plain) == 2 * 2 * 3 * 5 * 7 * 16
-    again = 2 * 2 * 3 * 5 * 7 * 8  # the fused kernel computes its scores once more on the way back
-    assert flops(lambda: fused().sum().backward()) == flops(lambda: plain().sum().backward()) + again
+    recomputed = 2 * 2 * 3 * 5 * 7 * 8  # the fused kernel recomputes scores in the backward pass
+    assert flops(lambda: fused().sum().backward()) == flops(lambda: plain().sum().backward()) + recomputed
     assert len(FUSED) == 2
 
 
-def test_flops_of_a_model_are_counted_without_gradients() -> None:
+def test_flops_of_a_model_without_gradients() -> None:
     encoder = kit.Encoder(6, num_latents=4, latent_dim=8, layers=0, cross_qk_channels=8, cross_heads=2)
     rows = torch.randn(2, 10, 6)
     with counting(encoder):

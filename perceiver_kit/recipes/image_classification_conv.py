@@ -27,7 +27,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=1200, batch=32, rate=2e-3),
+    training=dict(steps=1500, batch=64, rate=2e-3),
     data=images.DATA,
     reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
     random_inputs=images.random_image,

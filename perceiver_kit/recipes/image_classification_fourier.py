@@ -22,7 +22,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, PAPER
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=1200, batch=32, rate=2e-3),
+    training=dict(steps=2000, batch=32, rate=2e-3),
     data=images.DATA,
     reads=lambda parameters: dict(image_size=parameters["max_resolution"]),
     random_inputs=images.random_image,

@@ -40,7 +40,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=3000, batch=32, rate=2e-3),
+    training=dict(steps=4500, batch=32, rate=3e-3),
     data=images.DATA,
     random_inputs=images.random_image,
     huggingface=HuggingFace(

@@ -21,7 +21,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
     sources=_text.SOURCES | dict(num_labels=f"{REFERENCE}: 2 unless said otherwise"),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=1000, batch=32, rate=1e-3),
+    training=dict(steps=600, batch=32, rate=5e-4),
     data=dict(reviews="perceiver_kit.data.tasks:reviews", path="perceiver_kit.data.folders:labelled_texts"),
     random_inputs=_text.random_text,
     huggingface=HuggingFace(
