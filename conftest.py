@@ -14,7 +14,7 @@ def _names_for_examples(request: pytest.FixtureRequest) -> None:
 
     import perceiver_kit as kit
 
-    # A module's own names come first: two kinds may each have a block of one name, such as Learned.
+    # The names of the module itself come first.
     for module in (vars(kit), {"kit": kit, "torch": torch}, *_blocks(kit)):
         for name, value in module.items():
             if not name.startswith("_"):
@@ -22,5 +22,5 @@ def _names_for_examples(request: pytest.FixtureRequest) -> None:
 
 
 def _blocks(kit) -> list[dict]:
-    modules = (kit.outputs, kit.inputs, kit.queries, kit.positions, kit.decoders, kit.encoders)
+    modules = (kit.outputs, kit.inputs, kit.queries, kit.positions, kit.decoders, kit.encoders, kit.objectives)
     return [{name: value for name, value in vars(module).items() if isinstance(value, type)} for module in modules]

@@ -416,7 +416,10 @@ REFUSED = {
     "text as floats": (lambda: _apply(MaskedTokens(), torch.zeros(2, 5, 9), text=torch.zeros(2, 5)), "float32"),
     "flow of another size": (lambda: _apply(EndPointError(), IMAGE, flow=IMAGE[:1]), "(1, 2, 4, 4)"),
     "validity with channels": (lambda: _apply(EndPointError(), IMAGE, flow=IMAGE, valid=IMAGE[:, :1] > 0), "(2, 4, 4)"),
-    "more scales than pixels": (lambda: _apply(EndPointError(scales=4), IMAGE, flow=IMAGE), "4 scales"),
+    "more scales than pixels": (
+        lambda: _apply(EndPointError(scales=4), IMAGE, flow=IMAGE),
+        "scales: expected at most 3",
+    ),
     "nothing that was asked for": (lambda: Weighted({"a": Regression("a")})({"b": IMAGE}, {"b": IMAGE}), "none of a"),
 }
 

@@ -59,10 +59,10 @@ def test_items_have_the_shapes_of_the_recipe(digits: tuple[Images, Images]) -> N
     assert image[:, 0].equal(image[:, 1]) and image[:, 0].equal(image[:, 2])
     assert batch["targets"]["label"].dtype == torch.int64 and batch["targets"]["label"].shape == (8,)
     assert held_out[3]["inputs"]["image"].equal(held_out[3]["inputs"]["image"])
-    started = time.perf_counter()
+    started = time.process_time()
     for index in range(500):
         train[index, 0]
-    assert (time.perf_counter() - started) / 500 < 0.005
+    assert (time.process_time() - started) / 500 < 0.005
 
 
 def test_shifts_are_uniform_and_only_in_training() -> None:

@@ -174,10 +174,10 @@ def test_baselines_equal_the_documented_values(texts: tuple[bytes, bytes]) -> No
 
 def test_bible_items_are_fast(texts: tuple[bytes, bytes]) -> None:
     train = MaskedBytes(texts[0], length=2048)
-    started = time.perf_counter()
+    started = time.process_time()
     for index in range(200):
         train[index, 0]
-    assert (time.perf_counter() - started) / 200 < 0.005
+    assert (time.process_time() - started) / 200 < 0.005
 
 
 @pytest.fixture(scope="module")

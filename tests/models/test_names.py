@@ -131,7 +131,7 @@ def test_a_recipe_may_use_any_name(
 ) -> None:
     monkeypatch.setitem(registry._entries, "recipes", dict(registry._entries["recipes"]))
 
-    @kit.register("recipes")
+    @kit.recipe()
     def of_any_name(*, names: tuple[str, ...] = (*sorted(ANY),)) -> kit.PerceiverIO:
         return model_of(*names)
 
