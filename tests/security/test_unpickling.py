@@ -32,8 +32,6 @@ BUILTINS = {"__import__", "breakpoint", "compile", "eval", "exec"}  # only as fu
 METHODS = {"import_module", "system", "popen", "unpack_archive", "extractall", "from_pretrained"}
 # Exceptions and why they are safe.
 ALLOWED = {
-    ("training/saving.py", "zipfile"): "names the exception that a damaged checkpoint raises; opens nothing",
-    ("training/saving.py", "pickle"): "names the exception with which weights_only refuses; opens nothing",
     ("training/fit.py", "load"): "reads shards of tensors after training/shards.py has checked their list",
     ("training/shards.py", "pickle"): "unpickles with an allow-list, tested by test_shards.py",
     ("recipe.py", "import_module"): "imports what a registered recipe refers to, not names from a file",
