@@ -35,7 +35,6 @@ ALLOWED = {
     ("training/fit.py", "load"): "reads shards of tensors after training/shards.py has checked their list",
     ("training/shards.py", "pickle"): "unpickles with an allow-list, tested by test_shards.py",
     ("recipe.py", "import_module"): "imports what a registered recipe refers to, not names from a file",
-    ("recipes/__init__.py", "import_module"): "imports the modules beside it",
     ("registry.py", "entry_points"): "imports installed plugins, not names from a file",
 }
 
