@@ -1,7 +1,7 @@
 """The kit's own checkpoints: a directory of ``config.json`` (the spec) and ``model.safetensors`` (the numbers).
 
-The weights carry a copy of the spec in their header, and one rename puts them in place: a save that is killed at any
-moment leaves either the old model or the new one, never a mixture. ``config.json`` is the copy that people read.
+The header of the weights holds a copy of the spec, and one rename puts them in place: a killed save leaves the old or
+the new model, never a mixture. ``config.json`` is the readable copy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..spec import build, spec
 from .files import read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# What safetensors calls the types of parameters, and of counters and the like.
+# Safetensors' names for the dtypes of parameters and of counters.
 FLOATS, INTEGERS = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
@@ -61,8 +61,8 @@ def load_kit(directory: Path) -> nn.Module:
         except (PerceiverKitError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{directory}: its spec does not build: {error}") from error
         if any(True for _ in _unsaved_buffers(model)):
-            check_weights(model, weights, str(directory / WEIGHTS))  # before memory is taken that the file may not need
-            model = build(document)  # such buffers are made by the blocks themselves, which meta cannot
+            check_weights(model, weights, str(directory / WEIGHTS))  # before memory is allocated
+            model = build(document)  # blocks compute such buffers, which the meta device cannot
         return fill(model, weights, str(directory / WEIGHTS)).eval()
 
 
@@ -74,7 +74,7 @@ def fill(model: nn.Module, weights: Any, source: str, names: Mapping[str, str] |
     check_weights(model, weights, source, names)
     groups = shared_tensors(model)
     names = {ours[0]: ours[0] for ours, _ in groups} if names is None else names
-    # Copied: in the file tensors are not aligned, and unaligned products differ in the last digit.
+    # Copied: tensors in the file are unaligned, and unaligned products differ in the last digit.
     assign(model, {ours: weights.get_tensor(names[ours[0]]).clone() for ours, _ in groups})
     return model
 

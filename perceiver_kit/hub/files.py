@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all, whatever happens while they are written; and JSON that is read."""
+"""Atomic writes of several files, and reading of JSON objects."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ MOST_JSON = 2**24
 
 
 def write_atomically(contents: Mapping[Path, bytes | memoryview]) -> None:
-    """Every file as it was or with its new content: all are written beside and flushed to the disk, then renamed.
+    """Write files so that each keeps its old content or gets the new one: temporary files are flushed, then renamed.
 
-    What an earlier write left beside when it was killed is removed; what another process is writing now is not.
-    Raises OSError.
+    Temporary files of killed writers are removed; those of running processes are kept. Raises OSError.
     """
     with ExitStack() as stack:
         beside = {}
@@ -41,12 +40,12 @@ def write_atomically(contents: Mapping[Path, bytes | memoryview]) -> None:
         for path, temporary in beside.items():
             os.replace(temporary, path)
     for folder in {path.parent for path in contents}:
-        with suppress(OSError):  # of systems that have no such thing; the files are whole all the same
+        with suppress(OSError):  # some systems cannot flush folders
             flush(folder)
 
 
 def flush(path: Path) -> None:
-    """What has been written to a file, or renamed in a folder, outlives a power cut from here on."""
+    """Flush a file or folder to the disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -56,29 +55,29 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[int, Path]]:
-    """A new file, open, in the folder of ``path``: locked while this process lives, gone in the end unless renamed."""
+    """A new open file in the folder of ``path``: locked by this process, removed at the end unless renamed."""
     while True:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
-        lock = os.dup(descriptor)  # holds the lock until after the rename, when the file itself is closed
+        lock = os.dup(descriptor)  # keeps the lock until after the rename, when the file is closed
         if fcntl is not None:
-            with suppress(OSError):  # of file systems without locks, where nobody removes what is left over
+            with suppress(OSError):  # file systems without locks: leftovers stay
                 fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.exists(name):
             break
-        os.close(descriptor)  # before it was locked, another process took it for left over
+        os.close(descriptor)  # another process removed it before it was locked
         os.close(lock)
     try:
         yield descriptor, Path(name)
     finally:
         try:
-            with suppress(OSError):  # what cannot be removed now, the next save removes
+            with suppress(OSError):  # the next save removes it
                 os.unlink(name)
         finally:
             os.close(lock)
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Files that a process which is gone has left beside: nobody holds their lock."""
+    """Remove temporary files of dead processes: their locks are free."""
     if fcntl is None:
         return
     for old in path.parent.glob(f".{path.name}.*{SUFFIX}"):
@@ -96,7 +95,7 @@ def _umask() -> int:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a CheckpointError that names the file."""
     try:
-        if path.exists() and not path.is_file():  # a device has no end
+        if path.exists() and not path.is_file():  # a device may be endless
             raise CheckpointError(f"{path} must be a file")
         if path.stat().st_size > MOST_JSON:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; at most {MOST_JSON:,} are read")

@@ -128,7 +128,7 @@ def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
     parameters = {ours: config.get(theirs, default) for ours, (theirs, default) in counterpart.sizes.items()}
     parameters |= {**counterpart.fixed, "gelu": gelu[act]}
     if counterpart.labels is not None:
-        # Not stored as such: id2label is left out where there are two.
+        # config.json omits id2label when there are two labels.
         labels = config.get("id2label")
         parameters["num_labels"] = config.get("num_labels", 2) if labels is None else len(labels)
     try:
@@ -197,7 +197,7 @@ def from_hub(repository: str) -> Path:
         try:
             return Path(hf_hub_download(repository, file, local_files_only=True))
         except LocalEntryNotFoundError:
-            # One question first: a download itself would ask five times more where nobody answers.
+            # Probe first: a failing download would retry five times.
             get_hf_file_metadata(hf_hub_url(repository, file), timeout=5)
             return Path(hf_hub_download(repository, file))
 
