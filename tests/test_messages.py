@@ -138,7 +138,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "queries": (lambda: kit.Queries(label=inputs.Features(3)), ["'label'", "(Query)", "got Features"]),
     "outputs": (lambda: outputs.Classify(4, 0), ["Classify", "at least 1", "got 0"]),
     "queries, rows": (lambda: queries.LearnedQuery(0, 3), ["LearnedQuery", "at least 1", "got 0"]),
-    "draw": (lambda: kit.draw(torch.nn.Linear(2, 2)), ["a PerceiverIO", "got a Linear", "unwrap the model"]),
+    "draw": (lambda: kit.draw(torch.nn.Linear(2, 2)), ["a PerceiverIO", "got a Linear", "model inside"]),
     "losses": (lambda: kit.plots.losses({}), ["series", "at least one"]),
     "register": (lambda: kit.register("inputs")(object), ["'inputs'", "object", "derived from kit.Block"]),
 }
