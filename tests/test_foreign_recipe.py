@@ -62,39 +62,48 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
-def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
-    command = [sys.executable, *arguments]
+def run(environment: dict[str, str], folder: Path, code: str) -> str:
+    command = [sys.executable, "-c", dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def test_a_foreign_recipe_is_trained_converted_and_loaded(environment: dict[str, str], tmp_path: Path) -> None:
-    cli = ("-c", "from perceiver_kit.cli import main; raise SystemExit(main())")
-    assert "moon_classification" in run(environment, tmp_path, *cli, "list", "*moon*").split()
-    assert "num_labels = 2" in run(environment, tmp_path, *cli, "describe", "moon_classification")
-    run(environment, tmp_path, *cli, "train", "moon_classification", "--data", "moons", "--out", "run")
-    for source, destination in (("run", "theirs"), ("theirs", "ours")):
-        run(environment, tmp_path, *cli, "convert", source, destination)
-    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["architectures"] == ["MoonPerceiver"]
-    equal = """
+    commands = """
         import torch, perceiver_kit as kit
+        from perceiver_kit.cli import main
+        for line in (
+            "list *moon*",
+            "describe moon_classification",
+            "train moon_classification --data moons --out run",
+            "convert run theirs",
+            "convert theirs ours",
+        ):
+            assert main(line.split()) == 0, line
         points = torch.randn(2, 7, 2)
         first, second = (kit.load(path)(points)["label"] for path in ("run", "ours"))
         print(torch.equal(first, second), first.shape)
     """
-    assert run(environment, tmp_path, "-c", dedent(equal)).strip() == "True torch.Size([2, 2])"
+    printed = run(environment, tmp_path, commands).splitlines()
+    assert printed[0] == "moon_classification"
+    assert "num_labels = 2" in "\n".join(printed)
+    assert printed[-1] == "True torch.Size([2, 2])"
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["architectures"] == ["MoonPerceiver"]
 
 
 def test_a_foreign_recipe_has_a_page_on_the_site(environment: dict[str, str], tmp_path: Path) -> None:
-    pages = f"""
+    page = run(
+        environment,
+        tmp_path,
+        f"""
         import sys
         sys.path.insert(0, {str(ROOT / "docs")!r})
         import hooks
         for name, content in hooks.recipe("moon_classification"):
             print(name, content if name.endswith(".md") else "")
-    """
-    page = run(environment, tmp_path, "-c", dedent(pages))
+        """,
+    )
     assert "recipes/moon_classification.svg" in page
     assert "::: moon_package.moon_classification" in page
     assert "the two moons" in page
