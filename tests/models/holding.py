@@ -40,9 +40,12 @@ def holds_for_chunks(model: nn.Module, tensors: dict, data: st.DataObject, withi
     for name, result in whole.items():
         count = math.prod(sizes[name])
         assert result.isfinite().all()
-        chunk = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk")
-        assert_close(model.decode(encoded, chunk=chunk)[name], result, within)
-        assert_close(model(tensors, chunk=chunk)[name], result, within)
+        chunk, only = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk"), {name: None}
+        assert_close(model.decode(encoded, at=only, chunk=chunk)[name], result, within)
+        assert_close(model(tensors, at=only, chunk=chunk)[name], result, within)
+    together = model(tensors, chunk=max(map(math.prod, sizes.values())) // 3 + 1)
+    for name, result in whole.items():
+        assert_close(together[name], result, within)
 
 
 def holds_for_some(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:

@@ -77,7 +77,7 @@ COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
 def test_every_registered_block_and_combination_is_drawn() -> None:
     seen: Counter[str] = Counter()
 
-    @settings(WHOLE, max_examples=max(250, MODELS))
+    @settings(WHOLE, max_examples=max(150, MODELS))
     @given(case=assemblies())
     def draw(case: Assembly) -> None:
         seen.update({name_of(type(block)) for block in case.blocks})
