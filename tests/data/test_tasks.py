@@ -184,7 +184,7 @@ def test_windows_of_a_clip_have_its_frames_and_their_sound() -> None:
     assert min(abs(a - b) for a in seen[0] for b in seen[1]) > 3
     clip = Footage(torch.zeros(5, 3, 2, 2, dtype=torch.uint8), torch.zeros(5))
     for rows in ([], [Window(0, 3, 0)], [Window(0, 0, 2)], [Window(0, -1, 0)]):
-        with pytest.raises(InputError, match=r"at least one window|is outside its clip"):
+        with pytest.raises(InputError, match=r"at least one window|lies outside its clip"):
             Windows([clip], rows, num_frames=3, classes=2)
 
 
