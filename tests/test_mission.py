@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -190,16 +191,10 @@ def test_15_perceiver_multimodal_decoder() -> None:
     assert relative(model.decode(encoded, chunk=999), whole) < 1e-5
 
 
-def test_16_perceiver_projection_postprocessor() -> None:
+def test_16_to_18_perceiver_postprocessors() -> None:
     assert outputs.Project(8, 3)(torch.randn(2, 5, 8)).shape == (2, 5, 3)
-
-
-def test_17_perceiver_audio_postprocessor() -> None:
     block, rows = outputs.ToWaveform(8, 16), torch.randn(2, 30, 8)
     assert torch.equal(block.whole(block(rows), (30,)).view(2, 30, 16), block(rows))
-
-
-def test_18_perceiver_classification_postprocessor() -> None:
     block, rows = outputs.Classify(8, 3), torch.randn(2, 1, 8)
     assert torch.equal(block.whole(block(rows), (1,)), block(rows)[:, 0])
 
@@ -242,23 +237,19 @@ def test_22_perceiver_for_sequence_classification() -> None:
         learns(kit.build("sequence_classification", preset="tiny", num_labels=3), loss, ids)
 
 
-def _classifies(recipe: str, *sizes: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "sizes"),
+    [
+        ("image_classification_learned", [(28, 28), (28, 20), (35, 40), (9, 9)]),
+        ("image_classification_fourier", [(28, 28), (17, 30)]),
+        ("image_classification_conv", [(28, 28), (31, 44)]),
+    ],
+)
+def test_23_to_25_perceiver_for_image_classification(recipe: str, sizes: list[tuple[int, int]]) -> None:
     model, labels = kit.build(recipe, preset="tiny"), torch.tensor([7, 1])
     learns(model, lambda out: F.cross_entropy(out["label"], labels), torch.randn(2, 3, *sizes[0]))
     for size in sizes:
         assert model.eval()(torch.randn(2, 3, *size))["label"].shape == (2, 10)
-
-
-def test_23_perceiver_for_image_classification_learned() -> None:
-    _classifies("image_classification_learned", (28, 28), (28, 20), (35, 40), (9, 9))
-
-
-def test_24_perceiver_for_image_classification_fourier() -> None:
-    _classifies("image_classification_fourier", (28, 28), (17, 30))
-
-
-def test_25_perceiver_for_image_classification_conv_processing() -> None:
-    _classifies("image_classification_conv", (28, 28), (31, 44))
 
 
 def test_26_perceiver_for_optical_flow() -> None:

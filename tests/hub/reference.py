@@ -134,11 +134,9 @@ def prepared(
     return several if len(outputs) > 1 else single
 
 
-def ask(
-    recipe: str, model: nn.Module, raw: Tensors, mask: Tensors | None = None, **options: Any
-) -> tuple[Tensors, Any]:
+def ask(recipe: str, model: nn.Module, raw: Tensors, *mask: Tensors, **options: Any) -> tuple[Tensors, Any]:
     """The reference's outputs in the kit's form, and its full return value."""
-    return prepared(recipe, model, raw, mask, **options)()
+    return prepared(recipe, model, raw, *mask, **options)()
 
 
 # ---- comparing
