@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from perceiver_kit.data.bytes import BYTE_OFFSET, SPECIAL, TRUNCATIONS, ByteTokenizer, TextBatch
+from perceiver_kit.data.bytes import BYTE_OFFSET, SPECIAL, TRUNCATIONS, ByteTokenizer
 from perceiver_kit.errors import AssemblyError, InputError
 
 TOK = ByteTokenizer()
@@ -57,27 +57,6 @@ def test_decode_takes_lists_arrays_and_tensors(ids: list[int]) -> None:
     assert TOK.decode(torch.tensor(ids, dtype=torch.int64)) == text
 
 
-@patient
-@given(st.lists(TEXTS, min_size=1, max_size=4), st.data(), st.integers(3, 40), st.integers(0, 8))
-def test_batches_are_padded_rows(texts: list[str], data: st.DataObject, most: int, more: int) -> None:
-    pairs = data.draw(st.none() | st.lists(TEXTS, min_size=len(texts), max_size=len(texts)))
-    rows = [
-        TOK.encode(text, pair, max_length=most) for text, pair in zip(texts, pairs or [None] * len(texts), strict=True)
-    ]
-    longest = max(map(len, rows))
-    assert longest <= most
-    for pad_to, n in ((None, longest), (longest + more, longest + more)):
-        batch = TOK(texts, pairs, max_length=most, pad_to=pad_to)
-        assert isinstance(batch, TextBatch)
-        assert batch.ids.dtype == torch.int64
-        assert batch.keep.dtype == torch.bool
-        assert batch.ids.shape == batch.keep.shape == (len(texts), n)
-        for ids, keep, row in zip(*batch, rows, strict=True):
-            assert ids[keep].tolist() == row
-            assert keep.tolist() == [True] * len(row) + [False] * (n - len(row))
-            assert not ids[~keep].any()
-
-
 def test_max_length_of_the_call_overrides_the_default() -> None:
     tok = ByteTokenizer(max_length=5)
     assert len(tok.encode("x" * 9)) == 5
@@ -86,18 +65,6 @@ def test_max_length_of_the_call_overrides_the_default() -> None:
     assert len(TOK.encode("x" * 3000)) == 2048
     assert len(ByteTokenizer(max_length=None).encode("x" * 3000)) == 3002
     assert tok.encode("xyz", truncation=None) == [4, 126, 127, 128, 5]  # exactly full
-
-
-@patient
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(3, 30))
-def test_longest_first_cuts_no_more_than_needed(a: int, b: int, most: int) -> None:
-    row = TOK.encode("a" * a, "b" * b, max_length=most)
-    left_a, left_b = row.count(ord("a") + 6), row.count(ord("b") + 6)
-    assert len(row) == min(a + b + 3, most)
-    if left_a < a:
-        assert left_a >= left_b  # the first was cut: it has the odd id
-    if left_b < b:
-        assert left_b >= left_a - 1
 
 
 def test_tokenizers_compare_pickle_and_print() -> None:

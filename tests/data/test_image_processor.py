@@ -1,4 +1,4 @@
-"""ImageProcessor: parity with the published processor, or with Pillow where that one fails; errors."""
+"""ImageProcessor: parity with the published processor, or with Pillow where the published one fails; errors."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_thin_images_keep_at_least_one_pixel(reference: Any, shape: tuple[int, i
     assert same(reference(Image.fromarray(image)), black.expand(1, 3, 224, 224))  # every pixel is lost
 
 
-def test_a_result_that_is_not_square_keeps_proportions() -> None:
+def test_results_that_are_not_square_keep_the_aspect_ratio() -> None:
     image = Image.fromarray(noise(60, 60, 3))
     # the largest box of 16 by 32 is 30 by 60; 0.5 of it 15 by 30
     assert same(ImageProcessor((16, 32), crop=0.5)(image), step_by_step(image, (16, 32), (15, 22, 45, 37)))
@@ -198,7 +198,7 @@ def test_floats_equal_bytes(dtype: Any) -> None:
     assert torch.equal(SMALL(torch.ones(3, 9, 9).bfloat16()), SMALL(torch.ones(3, 9, 9)))
 
 
-def test_views_are_read_and_inputs_unchanged() -> None:
+def test_views_work_and_inputs_are_unchanged() -> None:
     image = noise(20, 30, 3)
     before = image.copy()
     flipped = image[::-1, ::-1]

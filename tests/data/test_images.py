@@ -103,17 +103,6 @@ def test_flips_have_probability_half_and_only_in_training() -> None:
         assert all(images[index]["inputs"]["image"][0, 6, 3] == 1 for index in range(4))
 
 
-def test_shifts_depend_on_seed_step_and_index() -> None:
-    moved = {
-        (seed, step, index): dot(seed, shift=5)[index, step]["inputs"]["image"].numpy().tobytes()
-        for seed in range(3)
-        for step in range(3)
-        for index in range(3)
-    }
-    assert len(set(moved.values())) > 18
-    assert dot(2, shift=5)[1, 2]["inputs"]["image"].numpy().tobytes() == moved[2, 2, 1]
-
-
 def test_bad_tensors_are_refused(unchecked: None) -> None:
     for pixels, labels in [((0, 1, 4, 4), 0), ((3, 1, 4, 4), 2), ((3, 2, 4, 4), 3)]:
         with pytest.raises(InputError, match=r"images \(1 or 3, h, w\) and a label for each"):

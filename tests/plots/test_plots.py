@@ -35,22 +35,9 @@ def maps(axes) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for image in axes.images]
 
 
-@given(
-    st.integers(0, 2**16),
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    st.sampled_from([0.01, 1.0, 300.0]),
-)
-def test_flow_has_the_colours_of_flow_vis(seed: int, size: tuple[int, int], scale: float) -> None:
-    """flow_vis is an independent implementation; it rounds down to whole 255ths."""
-    flow = scale * torch.randn(2, *size, generator=torch.Generator().manual_seed(seed))
-    wanted = flow_vis.flow_to_color(flow.permute(1, 2, 0).numpy(), convert_to_bgr=False) / 255
-    found = plots.flow_to_rgb(flow).permute(1, 2, 0).double().numpy()
-    assert np.abs(found - wanted).max() <= 1.01 / 255
-
-
 def test_all_directions_and_lengths_have_the_colours_of_flow_vis() -> None:
     angle = torch.linspace(-math.pi, math.pi, 721)
-    for length in (0.0, 0.4, 0.999, 1.5):
+    for length in (0.0, 0.4, 0.999, 1.5):  # flow_vis rounds down to whole 255ths
         flow = length * torch.stack([angle.cos(), angle.sin()])[:, None]
         x, y = flow.numpy()
         wanted = flow_vis.flow_uv_to_colors(x, y) / 255
