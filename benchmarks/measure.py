@@ -97,13 +97,12 @@ def loaded(order: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, Callab
 def forward(order: dict[str, Any]) -> list[dict[str, Any]]:
     recipe, dtype = order["recipe"], getattr(torch, order["dtype"])
     model, make = loaded(order, dtype)
-    structure = structure_of(recipe, order["small"])
     if traits(recipe).several:
         return [video(order, model, make)]
     entries = []
     for number, point in enumerate(order["points"]):
         raw = inputs(recipe, point, order["small"], dtype)
-        call = make(structure, model, raw)
+        call = make(recipe, model, raw)
         with torch.inference_mode():
             entry = measured(call, model, order, warm=order["warm"] and number < 2)
         if order["count"]:
@@ -119,14 +118,14 @@ def video(order: dict[str, Any], model: nn.Module, make: Callable[..., Call]) ->
     """Several outputs: the kit decodes all rows, the reference one of 128 equal parts, whose time is multiplied."""
     recipe, structure = order["recipe"], structure_of(order["recipe"], order["small"])
     raw = inputs(recipe, {}, order["small"], torch.float32)
-    one_part = make(structure, model, raw, part(structure, order["small"]))
+    one_part = make(recipe, model, raw, part(structure, order["small"]))
     if order["side"] != KIT:
         with torch.inference_mode():
             entry = measured(one_part, model, order)
         entry["seconds"] *= PARTS
     else:
         # One part is the warm-up; all rows are decoded once.
-        whole = one_part if order["small"] else make(structure, model, raw)
+        whole = one_part if order["small"] else make(recipe, model, raw)
         with torch.inference_mode():
             one_part()
             entry = measured(whole, model, order, repeats=1, warm=False)
@@ -153,9 +152,8 @@ def train(order: dict[str, Any]) -> list[dict[str, Any]]:
     recipe = order["recipe"]
     model, make = loaded(order, torch.float32)
     raw = inputs(recipe, {}, order["small"], torch.float32)
-    structure = structure_of(recipe, order["small"])
-    at = part(structure, order["small"]) if traits(recipe).several else None
-    return [step(model.train(), make(structure, model, raw, at), order)]
+    at = part(structure_of(recipe, order["small"]), order["small"]) if traits(recipe).several else None
+    return [step(model.train(), make(recipe, model, raw, at), order)]
 
 
 def step(model: nn.Module, call: Call, order: dict[str, Any]) -> dict[str, Any]:

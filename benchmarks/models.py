@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from .tasks import KIT, PARTS, Point, traits
@@ -59,13 +57,13 @@ def kit_model(directory: str, dtype: torch.dtype) -> nn.Module:
     return kit.load(directory).to(dtype)
 
 
-def kit_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at: Any = None) -> Call:
+def kit_call(recipe: str, model: nn.Module, raw: dict[str, Tensor], at: Any = None) -> Call:
     return lambda: model(raw, at=at)
 
 
 @functools.cache
 def structure_of(recipe: str, small: bool) -> Any:
-    """The kit's model without weights: its blocks determine the reference's inputs and outputs."""
+    """The kit's model without weights."""
     import perceiver_kit as kit
 
     with torch.device("meta"):
@@ -83,40 +81,12 @@ def reference_model(recipe: str, directory: str, dtype: torch.dtype) -> nn.Modul
     return architecture.from_pretrained(directory, dtype=dtype).eval()
 
 
-def reference_call(structure: Any, model: nn.Module, raw: dict[str, Tensor], at: Any = None, mask: Any = None) -> Call:
+def reference_call(recipe: str, model: nn.Module, raw: dict[str, Tensor], at: Any = None, mask: Any = None) -> Call:
     """A call of Hugging Face's model with the kit's inputs, which returns outputs in the kit's form."""
-    from perceiver_kit.inputs import AudioPatches, Neighbourhoods
+    from tests.hub.reference import prepared
 
-    blocks, options = structure.inputs.blocks, {}
-    given = dict(raw)
-    for name, value in raw.items():
-        if isinstance(blocks[name], Neighbourhoods):  # Hugging Face leaves them to the caller
-            b, t, _, h, w = value.shape
-            around = F.unfold(rearrange(value, "b t c h w -> (b t) c h w"), 3, padding=1)
-            given[name] = rearrange(around, "(b t) (c k) (h w) -> b t (k c) h w", b=b, t=t, k=9, h=h, w=w)
-        elif isinstance(blocks[name], AudioPatches):
-            given[name] = value[..., None]
-    if mask is not None:
-        options["attention_mask"] = torch.cat([mask[name].flatten(1) for name in sorted(mask)], dim=1)
-    if len(structure.outputs.blocks) > 1:
-        return lambda: _several(structure, model(given, subsampled_output_points=at, **options).logits)
-    (only,) = given.values()
-    (name,) = structure.outputs.blocks
-    return lambda: {name: _single(structure.outputs.blocks[name], model(only, **options).logits, only)}
-
-
-def _several(structure: Any, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Split patched outputs into rows."""
-    patches = {name: getattr(structure.inputs.blocks[name], "samples_per_patch", None) for name in logits}
-    return {name: value.unflatten(1, (-1, patches[name])) if patches[name] else value for name, value in logits.items()}
-
-
-def _single(block: Any, logits: Tensor, raw: Tensor) -> Tensor:
-    from perceiver_kit.outputs import Flow
-
-    if isinstance(block, Flow):  # Hugging Face divides by 100
-        return 100 * block.scale * rearrange(logits, "b h w c -> b c h w")
-    return logits[:, : raw.shape[1]] if logits.ndim == 3 else logits  # the reference always decodes the longest text
+    call = prepared(recipe, model, raw, mask, at=at)
+    return lambda: call()[0]
 
 
 def signature(outputs: dict[str, Tensor]) -> float:

@@ -89,7 +89,7 @@ def compared(recipe: str, directory: Path) -> Row:
     assert parameters == sum(p.numel() for p in theirs.parameters())
     given = find("recipes", recipe).example()
     options = points(ours)
-    ask = partial(reference_call, ours, theirs, given, **options)
+    ask = partial(reference_call, recipe, theirs, given, **options)
     with torch.no_grad():
         wanted, free = ask()(), ours(given, **options)
         what = ", ".join(f"{name} {' × '.join(map(str, value.shape[1:]))}" for name, value in wanted.items())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader
 import perceiver_kit as kit
 from perceiver_kit.data import corpora, texts, warps
 from perceiver_kit.data.tasks import Task, open_task
+from perceiver_kit.demo import psnr
 from perceiver_kit.objectives import Classification
 from perceiver_kit.recipe import objective_for
 from perceiver_kit.registry import find
@@ -221,10 +221,6 @@ def clip() -> list[Row]:
             ("their part of the clip", "accuracy", "label_accuracy", {"chance": 1 / len(task.classes)}),
         )
     ]
-
-
-def psnr(error: Tensor) -> float:
-    return 10 * math.log10(4 / float(error.square().mean()))
 
 
 def initialisation() -> list[Row]:

@@ -12,7 +12,7 @@ from .errors import InputError, PerceiverKitError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a mistake that the kit reports is one line on stderr and exit code 2.
+    """Run one command. An error of the kit is one line on stderr, with exit code 2.
 
     >>> main(["list", "positions"])
     Fourier
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (PerceiverKitError, OSError) as error:  # or a path that the system refuses, in words of its own
+    except (PerceiverKitError, OSError) as error:  # OSError: a path that cannot be read or written
         print(f"perceiver-kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -45,13 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "recipes (the default), a pattern of them such as '*image*', or inputs, positions, queries, outputs, …"
     added.add_argument("kind", nargs="?", default="recipes", help=help_)
 
+    preset = "base (published size, the default) or tiny"
     added = command("describe", _describe, "show a recipe stage by stage, with the source of each number")
     added.add_argument("name", help="a recipe, or a block such as inputs.Patches")
-    added.add_argument("--preset", help="base (published size, the default) or tiny")
+    added.add_argument("--preset", help=preset)
 
     added = command("draw", _draw, "draw the data flow of a recipe, with its shapes, as SVG")
     added.add_argument("name", help="a recipe")
-    added.add_argument("--preset", help="base (published size, the default) or tiny")
+    added.add_argument("--preset", help=preset)
     added.add_argument("--out", type=Path, help="the file (NAME.svg)")
 
     added = command("demo", _demo, "train a small model on a clip of video and sound, and show what it learned")
@@ -124,7 +125,7 @@ def _demo(options: argparse.Namespace) -> None:
     recipe = options.recipe or next(iter(demos))
     if recipe not in demos:
         raise UnknownName(f"no demo of {recipe!r}; {nearest(recipe, demos)}")
-    # The model is small: where a core is busy, two threads wait for each other several times as long as they compute.
+    # The model is small: on a busy machine, threads wait for each other longer than they compute.
     torch.set_num_threads(1)
     resolve(demos[recipe])(
         recipe=recipe, clip=options.clip, directory=options.out, seconds=options.seconds, seed=options.seed
@@ -135,12 +136,9 @@ def _train(options: argparse.Namespace) -> None:
     from .training import train_recipe
 
     directory = options.out or Path("runs") / options.recipe
-    names = (
-        *("preset", "steps", "batch", "rate", "optimizer", "schedule", "seed", "workers", "checkpoint_activations"),
-        *("precision", "accumulate", "ema", "save_every", "validate_every", "resume"),
-    )
+    others = ("run", "recipe", "data", "out")
     # None: the recipe's own setting, or the default.
-    settings = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings = {name: value for name, value in vars(options).items() if name not in others and value is not None}
     metrics = train_recipe(options.recipe, options.data, directory, **settings)
     width = max(len(name) for name in metrics)
     print("\nheld out")

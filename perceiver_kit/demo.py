@@ -17,6 +17,7 @@ from .data.video import CREDIT, load_clip, split
 from .errors import InputError, MissingPackage
 from .model import PerceiverIO
 from .objectives import Classification, Reconstruction, Weighted
+from .plots.style import pixels as as_pixels
 from .spec import build
 from .tokens import take_rows
 
@@ -174,9 +175,8 @@ def draw(
     for column, (window, frame) in enumerate((window, frame) for window in shown for frame in (0, FRAMES - 1)):
         pictures = (held_out["image"][window, frame], out["image"][window, frame], mean)
         for axes, pixels in zip(grid[:, column], pictures, strict=True):
-            axes.imshow(rearrange(pixels.clamp(-1, 1).add(1).div(2), "c h w -> h w c").numpy(), interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.imshow(as_pixels(pixels, signed=True), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
         if frame == 0:
             predicted = int(out["label"][window].argmax())
             title = f"part {held_out['label'][window] + 1}, predicted {predicted + 1}"
@@ -191,16 +191,14 @@ def draw(
             wave = (source["audio"][window] / loudest).clamp(-1, 1) - 2.2 * row
             sounds.plot(milliseconds, wave, color=colour, linewidth=0.8, label=label if row == 0 else None)
     sounds.set_yticks([-2.2 * row for row in range(PARTS)], [f"part {row + 1}" for row in range(PARTS)], fontsize=8)
-    sounds.set_ylim(-2.2 * PARTS + 0.9, 2.4)
-    sounds.set_xlabel("milliseconds")
+    sounds.set(ylim=(-2.2 * PARTS + 0.9, 2.4), xlabel="milliseconds")
     sounds.set_title("Sound, normalised by part", fontsize=10)
     for name in WEIGHTS:
         values = torch.tensor([loss[name] for loss in losses])
         window = max(1, len(values) // 100)
         smooth = reduce(values[: len(values) // window * window], "(n w) -> n", "mean", w=window)
         curve.plot(torch.arange(len(smooth)) * window, smooth, linewidth=1.2, label=name)
-    curve.set_yscale("log")
-    curve.set_xlabel("step")
+    curve.set(yscale="log", xlabel="step")
     curve.set_title("Training loss (L1, L1, cross-entropy)", fontsize=10)
     for axes in (sounds, curve):
         axes.spines[["top", "right"]].set_visible(False)

@@ -123,20 +123,16 @@ class Fourier(Positions):
 
     def _tables(self, axes: list[Float[Tensor, "..."]]) -> list[list[Float[Tensor, "..."]]]:
         """Coordinates, sines and cosines of each axis."""
-        phases = [
-            math.pi * (axis[..., None] * _frequencies(resolution, self.bands, axis.device))
-            for axis, resolution in zip(axes, self.max_resolution, strict=True)
-        ]
+        phases = []
+        for axis, resolution in zip(axes, self.max_resolution, strict=True):
+            # float32 explicitly: training in bfloat16 changes the default.
+            frequencies = torch.linspace(1.0, resolution / 2, self.bands, dtype=torch.float32, device=axis.device)
+            phases.append(math.pi * (axis[..., None] * frequencies))
         tables = [[axis[..., None] for axis in axes]] if self.coordinates else []
         tables.append([phase.sin() for phase in phases])
         if not self.sine_only:
             tables.append([phase.cos() for phase in phases])
         return tables
-
-
-def _frequencies(resolution: int, bands: int, device: torch.device | None) -> Float[Tensor, "bands"]:
-    # float32 explicitly: training in bfloat16 changes the default.
-    return torch.linspace(1.0, resolution / 2, bands, dtype=torch.float32, device=device)
 
 
 @register("positions")

@@ -1,7 +1,8 @@
-"""The picture of a model's data flow: whole, legible and true; models/test_made.py draws any assembly."""
+"""Drawings of a model are complete, legible and correct; models/test_made.py draws any assembly."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import xml.etree.ElementTree as ET
@@ -21,13 +22,13 @@ STAGES = ["model", "input", "rows", "encoder", "latents", "query", "decoder", "o
 
 
 def check(model: nn.Module) -> kit.Drawing:
-    """What holds for the picture of any model."""
+    """Check what holds for the drawing of any model."""
     drawing = kit.draw(model)
     root = ET.fromstring(drawing.svg)
     assert root.tag == f"{SVG}svg"
     texts = [text.text or "" for text in root.iter(f"{SVG}text")]
     boxes = drawing.boxes
-    assert kit.draw(model).svg == drawing.svg, "drawn again it is another picture"
+    assert kit.draw(model).svg == drawing.svg, "the drawing is not deterministic"
 
     kinds = [box.kind for box in boxes]
     assert sorted(kinds, key=STAGES.index) == kinds, "stages are not in the order of the data"
@@ -63,37 +64,33 @@ def lines(drawing: kit.Drawing, kind: str, name: str) -> tuple[str, ...]:
     return box.lines
 
 
-def whole(lines: tuple[str, ...]) -> str:
-    """Lines that were broken, joined again."""
-    return " ".join(lines)
+@functools.cache
+def published(name: str) -> kit.Drawing:
+    with torch.device("meta"):
+        return check(kit.build(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_drawn_at_both_sizes(name: str) -> None:
     check(tiny(name))
-    with torch.device("meta"):
-        published = kit.build(name)
-    drawing = check(published)
-    assert drawing.boxes[0].name == name
+    assert published(name).boxes[0].name == name
 
 
 def test_shapes_of_published_models_are_the_documented_ones() -> None:
-    with torch.device("meta"):
-        models = {name: kit.draw(kit.build(name)) for name in RECIPES}
-    video = models["multimodal_autoencoding"]
+    video = published("multimodal_autoencoding")
     assert lines(video, "input", "image")[0] == "(b, t, 3, h, w)"
     assert "50,176 rows × 243" in lines(video, "input", "image")
     assert lines(video, "rows", "")[0] == "(b, 52,097, 704)"
     assert "802,816 rows × 195" in lines(video, "query", "image")
     assert lines(video, "output", "audio")[-1] == "(b, 30720)"
     assert lines(video, "output", "image")[-1] == "(b, 16, 3, 224, 224)"
-    flow = models["optical_flow"]
+    flow = published("optical_flow")
     assert lines(flow, "input", "frames")[0] == "(b, 2, 3, h, w)"
     assert lines(flow, "output", "flow")[-1] == "(b, 2, h, w)"
     assert "rows of input frames" in lines(flow, "query", "flow")
     assert "stroke-dasharray" in flow.svg, "no line from the input's rows to the query"
     assert "stroke-dasharray" not in video.svg
-    text = models["masked_lm"]
+    text = published("masked_lm")
     assert lines(text, "output", "text")[-1] == "(b, n, 262)"
     (output,) = [box for box in text.boxes if box.kind == "output"]
     assert output.parameters == 262, "the tied table is counted again"
@@ -119,7 +116,7 @@ def test_any_name_is_drawn(name: str) -> None:
 
 
 class Unshaped(kit.outputs.Output):
-    """An output of the user's whose form follows from its values."""
+    """A custom output whose shape depends on its values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,14 +130,14 @@ class Unshaped(kit.outputs.Output):
 
 
 class Raw(kit.inputs.Input):
-    """An input of the user's that says nothing of its raw tensor."""
+    """A custom input that does not declare the axes of its raw tensor."""
 
     def __init__(self) -> None:
         super().__init__(4)
 
 
 class Mean(kit.Block):
-    """An encoder of the user's, which has none of ours's arguments."""
+    """A custom encoder with other arguments than the kit's."""
 
     channels = latent_dim = 4
 
@@ -149,7 +146,7 @@ class Mean(kit.Block):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_blocks_of_the_users_own_are_drawn() -> None:
+def test_custom_blocks_are_drawn() -> None:
     queries = kit.Queries(a=kit.queries.PositionQuery(kit.positions.Learned((3,), 4), follows="a"))
     model = kit.PerceiverIO(kit.Inputs(a=Raw()), Mean(), queries, kit.Decoder(4, 4), kit.Outputs({"a": Unshaped()}))
     drawing = check(model)
@@ -169,7 +166,6 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path) -> None:
 
 
 def test_sound_of_any_length_is_drawn_in_patches() -> None:
-    """Sixteen samples a row: n rows in, and as many out."""
     sound = kit.inputs.AudioPatches(16)
     model = kit.PerceiverIO(
         kit.Inputs(sound=sound),
@@ -186,12 +182,12 @@ def test_sound_of_any_length_is_drawn_in_patches() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_model_is_refused() -> None:
+def test_other_modules_are_refused() -> None:
     with pytest.raises(kit.InputError, match="PerceiverIO"):
         kit.draw(nn.Linear(2, 2))
 
 
-def test_text_is_broken_to_fit_and_loses_nothing() -> None:
+def test_wrapped_text_fits_and_is_complete() -> None:
     for text in ("a b c", "abcdefgh", "名前 名前", "one two, three", " x", "e\u0301" * 9):
         for room in (2, 3, 5, 40):
             parts = wrapped(text, room)
@@ -202,12 +198,12 @@ def test_text_is_broken_to_fit_and_loses_nothing() -> None:
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0"), (999, "999"), (1000, "1.0k"), (99_940, "99.9k"), (99_960, "100k"), (10**9, "1.0G")]
 )
-def test_numbers_are_short(number: int, text: str) -> None:
+def test_numbers_have_at_most_five_letters(number: int, text: str) -> None:
     assert written(number) == text
     assert len(written(number)) <= 5
 
 
-def test_a_box_is_as_high_as_its_lines() -> None:
+def test_boxes_grow_with_their_lines() -> None:
     short, long = (place("input", "a", ["x"] * count, 0, 0.0, 0.0, 100.0) for count in (1, 4))
     assert isinstance(short, Box)
     assert math.isclose(long.height - short.height, 3 * 17)

@@ -1,47 +1,35 @@
-"""Raw modality → rows: in the order that is promised, padded, hidden, masked, or left out."""
+"""Modalities as rows: order, padding, hiding, masks and errors; tests/inputs/ compares each block with NumPy."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit import inputs, positions, registry
 
-from . import restated
 from .blocks import input_blocks
-from .strategies import NAMES, RAW, RECIPES, assert_close, axes, grids, noisy, raw, tiny
+from .strategies import NAMES, RAW, RECIPES, axes, raw, tiny
 
 INPUTS = [name for name in kit.list("inputs") if name != "Inputs"]
 
 
-def test_a_name_that_no_file_can_hold_is_refused() -> None:
-    with pytest.raises(kit.AssemblyError, match="UTF-8"):
-        kit.Inputs({"x\ud800": inputs.Features(3)})
-
-
 def test_every_input_block_is_tested() -> None:
-    """A block that is registered later needs a line in RAW, then recipes that use it are tested with it."""
+    """A new block needs a line in RAW."""
     assert set(INPUTS) <= set(RAW)
-
-
-# ---- one modality
 
 
 @given(drawn=input_blocks(), batch=st.integers(1, 3))
 def test_rows_are_content_with_its_positions(drawn: tuple[nn.Module, tuple], batch: int) -> None:
     block, grid = drawn
     value = raw(block, batch, grid)
-    tokens = block(value, "thing")
-    content = block.embed(value, "thing")
-    assert tokens.layout.segments == (("thing", grid),)
+    tokens = block(value, "raw")
+    content = block.embed(value, "raw")
+    assert tokens.layout.segments == (("raw", grid),)
     assert content.shape == (batch, *grid, block.content_channels)
     rows = content.flatten(1, -2)
     if block.positions is not None:
@@ -51,123 +39,8 @@ def test_rows_are_content_with_its_positions(drawn: tuple[nn.Module, tuple], bat
     assert tokens.rows.shape[-1] == block.channels
 
 
-@settings(max_examples=10)
-@given(grid=grids(3, most=3), size=grids(3, most=3), channels=st.integers(1, 3))
-def test_patches_are_rows_of_frame_y_x_channel(grid: tuple, size: tuple, channels: int) -> None:
-    block = inputs.Patches(size, channels=channels)
-    video = raw(block, 2, grid)
-    found = block.embed(video, "video")
-    for t, y, x in itertools.product(*map(range, grid)):
-        dt, dy, dx = size
-        patch = video[:, t * dt : (t + 1) * dt, :, y * dy : (y + 1) * dy, x * dx : (x + 1) * dx]
-        assert torch.equal(found[:, t, y, x], patch.movedim(2, -1).flatten(1))
-    image = inputs.Patches(size[1:], channels=channels)
-    one = inputs.Patches((1, *size[1:]), channels=channels)
-    assert torch.equal(image.embed(video[:, 0], "image"), one.embed(video[:, :1], "video")[:, 0])
-
-
-def test_projected_patches_are_a_linear_layer_over_patches() -> None:
-    block, plain = inputs.Patches((2, 2), out_channels=5), inputs.Patches((2, 2))
-    image = torch.randn(2, 3, 4, 6)
-    assert_close(block(image).rows, block.project(plain(image).rows), 1e-6)
-
-
-@given(stride=grids(2, most=3), h=st.integers(1, 7), w=st.integers(1, 7))
-def test_pixels_are_every_so_many(stride: tuple, h: int, w: int) -> None:
-    image = torch.randn(2, 3, h, w)
-    block = inputs.Pixels(stride)
-    found = block.embed(image, "image")
-    for y, x in itertools.product(range(0, h, stride[0]), range(0, w, stride[1])):
-        assert torch.equal(found[:, y // stride[0], x // stride[1]], image[:, :, y, x])
-    conv = noisy(inputs.Conv1x1(4, stride=stride))
-    wanted = F.conv2d(image, conv.conv.weight, conv.conv.bias, stride=stride).movedim(1, -1)
-    assert_close(conv.embed(image, "image"), wanted, 1e-5)
-    video = image[:, None].expand(-1, 3, -1, -1, -1)
-    assert torch.equal(inputs.Pixels((2, *stride)).embed(video, "video"), torch.stack([found, found], 1))
-
-
-@settings(max_examples=5)
-@given(h=st.integers(1, 9), w=st.integers(1, 9), norm=st.booleans())
-def test_the_stem_pads_as_same_does(h: int, w: int, norm: bool) -> None:
-    """⌈n / 2⌉ outputs of each layer; what is added is split evenly, the odd one at the end; the pool never sees it."""
-    stem = noisy(inputs.ConvStem(2, batch_norm=norm)).double().eval()
-    image = torch.randn(1, 3, h, w).double()
-
-    def windows(values: np.ndarray, kernel: int):
-        size = [-(-n // 2) for n in values.shape[1:]]
-        before = [max(0, (m - 1) * 2 + kernel - n) // 2 for m, n in zip(size, values.shape[1:], strict=True)]
-        for y, x in np.ndindex(*size):
-            top, left = y * 2 - before[0], x * 2 - before[1]
-            yield (
-                y,
-                x,
-                [
-                    (dy, dx, values[:, top + dy, left + dx])
-                    for dy, dx in np.ndindex(kernel, kernel)
-                    if 0 <= top + dy < values.shape[1] and 0 <= left + dx < values.shape[2]
-                ],
-            )
-
-    values, weight = image[0].numpy(), restated.array(stem.convs[0].weight)
-    out = np.zeros((2, -(-h // 2), -(-w // 2)))
-    for y, x, inside in windows(values, 7):
-        out[:, y, x] = sum(weight[:, :, dy, dx] @ value for dy, dx, value in inside)
-    if norm:
-        p, buffers = restated.arrays(stem.norms[0]), dict(stem.norms[0].named_buffers())
-        mean, variance = buffers["running_mean"].numpy(), buffers["running_var"].numpy()
-        scaled = (out - mean[:, None, None]) / np.sqrt(variance + 1e-5)[:, None, None]
-        out = scaled * p["weight"][:, None, None] + p["bias"][:, None, None]
-    out = np.maximum(out, 0)
-    pooled = np.zeros((2, -(-out.shape[1] // 2), -(-out.shape[2] // 2)))
-    for y, x, inside in windows(out, 3):
-        pooled[:, y, x] = np.max([value for _, _, value in inside], axis=0)
-    assert_close(stem.embed(image, "image")[0], torch.from_numpy(pooled).movedim(0, -1), 1e-9)
-
-
-def test_the_stem_is_of_the_published_size() -> None:
-    with torch.device("meta"):
-        image = torch.empty(1, 3, 224, 224)
-        assert inputs.ConvStem(64).embed(image, "image").shape == (1, 56, 56, 64)
-        assert inputs.ConvStem(64, padding="huggingface").embed(image, "image").shape == (1, 55, 55, 64)
-        assert inputs.ConvStem(64, layers=2).embed(image, "image").shape == (1, 14, 14, 64)
-    video = torch.randn(2, 3, 3, 8, 8)
-    stem = inputs.ConvStem(4, axes=3).eval()
-    frames = inputs.ConvStem(4).eval()
-    frames.load_state_dict(stem.state_dict())
-    for t in range(3):
-        assert_close(stem.embed(video, "video")[:, t], frames.embed(video[:, t], "image"), 1e-5)
-
-
-@settings(max_examples=5)
-@given(h=st.integers(1, 5), w=st.integers(1, 5), frames=st.integers(1, 3), size=st.sampled_from([1, 3, 5]))
-def test_neighbourhoods_are_rows_of_frame_y_x_channel(h: int, w: int, frames: int, size: int) -> None:
-    block = noisy(inputs.Neighbourhoods(4, size=size, frames=frames, channels=2)).double()
-    pair = torch.randn(2, frames, 2, h, w).double()
-    found = block.embed(pair, "frames")
-    for y, x in np.ndindex(h, w):
-        values = torch.zeros(2, frames, size, size, 2).double()
-        for t, dy, dx in np.ndindex(frames, size, size):
-            v, u = y + dy - size // 2, x + dx - size // 2
-            if 0 <= v < h and 0 <= u < w:
-                values[:, t, dy, dx] = pair[:, t, :, v, u]
-        assert_close(found[:, y, x], block.project(values.flatten(1)), 1e-9)
-
-
-def test_text_is_looked_up_and_audio_cut() -> None:
-    text = inputs.TextTokens(11, 4)
-    ids = torch.tensor([[0, 10, 3]])
-    assert torch.equal(text(ids).rows[0], text.embedding.weight[[0, 10, 3]])
-    audio = torch.arange(6.0)[None]
-    assert inputs.AudioPatches(2)(audio).rows.tolist() == [[[0, 1], [2, 3], [4, 5]]]
-    label = torch.eye(3)
-    assert torch.equal(inputs.OneHot(3)(label).rows[:, 0], label)
-
-
-# ---- several
-
-
 @given(data=st.data(), batch=st.integers(1, 3), padding=st.integers(0, 2))
-def test_several_are_padded_and_joined_in_alphabetical_order(data: st.DataObject, batch: int, padding: int) -> None:
+def test_modalities_are_padded_and_joined_in_alphabetical_order(data: st.DataObject, batch: int, padding: int) -> None:
     names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
     drawn = {name: data.draw(input_blocks()) for name in names}
     blocks = {name: block for name, (block, _) in drawn.items()}
@@ -208,13 +81,13 @@ def token_of(every: inputs.Inputs, name: str) -> Tensor:
     return every.mask_tokens[name].vector.view(-1)
 
 
-def test_what_is_left_out_becomes_mask_tokens_on_its_declared_grid() -> None:
+def test_missing_modalities_become_mask_tokens_on_their_declared_grid() -> None:
     every = pair(hide=dict(image=0.0, points=0.0), min_padding=1)
     tokens, _ = every({"points": VALUE["points"]})
     assert tokens.layout.segments == (("image", (2, 3)), ("points", (4,)))
     assert torch.equal(tokens["image"], token_of(every, "image").expand(2, 6, -1))
     tokens, _ = every({"image": VALUE["image"]})
-    assert tokens.layout.segments == (("image", (2, 3)),)  # no grid is declared for the points: no rows
+    assert tokens.layout.segments == (("image", (2, 3)),)  # points have no declared grid, so no rows
     tokens, _ = every({"points": VALUE["points"]}, {"points": torch.ones(2, 4) > 0})
     assert tokens.mask.all()
     assert tokens.mask.shape == (2, 10)
@@ -229,7 +102,7 @@ def test_evaluation_hides_all_or_nothing(hide: object, hidden: bool) -> None:
     tokens, content = every(VALUE, content=["image"])
     is_token = (tokens["image"] == token_of(every, "image")).all(-1)
     assert is_token.all() if hidden else not is_token.any()
-    assert content["image"].any() != hidden  # what is hidden is hidden from content queries too
+    assert content["image"].any() != hidden  # hidden from content queries too
     assert (every(VALUE)[0].rows == tokens.rows).all()
 
 
@@ -244,8 +117,8 @@ def test_training_hides_rows_with_the_probability_given(probability: float) -> N
 
 
 @given(seed=st.integers(0, 2**16))
-def test_masked_content_is_zero_and_its_positions_stay(seed: int) -> None:
-    """A masked row is still a query: it must have its place and nothing of what was masked."""
+def test_masked_content_is_zero_but_keeps_its_positions(seed: int) -> None:
+    """A masked row can still be a query."""
     torch.manual_seed(seed)
     every, image = pair(min_padding=1), torch.randn(2, 3, 2, 3)
     mask = torch.rand(2, 2, 3) < 0.5
@@ -264,27 +137,24 @@ def test_a_modality_may_have_any_name(names: list[str]) -> None:
     assert [*tokens.layout] == sorted(names)
     for i, name in enumerate(names):
         assert (tokens[name][..., :2] == i).all()
-    assert len(every.state_dict()) == 2 * len(names)  # a padding and a mask token each: no two share a key
+    assert len(every.state_dict()) == 2 * len(names)  # each name has a padding and a mask token
     assert kit.spec(kit.build(kit.spec(every))) == kit.spec(every)
 
 
-def test_names_that_look_like_each_others_keys_stay_apart() -> None:
+def test_names_that_resemble_escaped_names_do_not_collide() -> None:
     names = ["a.b", "a%2Eb", "a%252Eb", "type", "%type", "%25type"]
     every = inputs.Inputs({name: inputs.Features(i + 1) for i, name in enumerate(names)}, min_padding=1)
     assert len(every.state_dict()) == len(names)
     assert [every.blocks[name].channels for name in names] == [1, 2, 3, 4, 5, 6]
 
 
-def test_names_that_are_legal_are_not_touched_in_parameters() -> None:
+def test_legal_names_are_unchanged_in_the_state_dict() -> None:
     every = inputs.Inputs({"image": inputs.Features(2), "a.b": inputs.Features(2)}, min_padding=1)
     assert sorted(every.state_dict()) == ["padding.a%2Eb.vector", "padding.image.vector"]
 
 
-# ---- what is refused
-
-
 BAD = [
-    (inputs.Patches((2, 2)), torch.zeros(2, 3, 5, 4), r"thing is \(2, 3, 5, 4\) but patches of \(2, 2\) need height"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 5, 4), r"raw is \(2, 3, 5, 4\) but patches of \(2, 2\) need height"),
     (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 5), "need height and width divisible by them; crop or pad"),
     (inputs.Patches((2, 2, 2)), torch.zeros(2, 3, 3, 4, 4), "need frames, height and width divisible by them"),
     (inputs.Patches((2, 2)), torch.zeros(2, 1, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(2, 1, 4, 4\)"),
@@ -296,38 +166,43 @@ BAD = [
     ),
     (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 4).long(), r"must be float .* got int64 \(2, 3, 4, 4\)"),
     (inputs.Patches((2, 2)), torch.zeros(2, 3, 4, 4).byte(), r"must be float .* got uint8 \(2, 3, 4, 4\)"),
-    (inputs.Patches((2, 2)), torch.zeros(0, 3, 4, 4), r"thing has no elements along b: float32 \(0, 3, 4, 4\)"),
-    (inputs.Patches((2, 2)), torch.zeros(2, 3, 0, 4), r"thing has no elements along h: float32 \(2, 3, 0, 4\)"),
+    (inputs.Patches((2, 2)), torch.zeros(0, 3, 4, 4), r"raw has no elements along b: float32 \(0, 3, 4, 4\)"),
+    (inputs.Patches((2, 2)), torch.zeros(2, 3, 0, 4), r"raw has no elements along h: float32 \(2, 3, 0, 4\)"),
     (inputs.Patches((2, 2)), np.zeros((2, 3, 4, 4)), "got a ndarray"),
     (inputs.Pixels((1, 1)), torch.zeros(2, 4, 4, 3), r"must be float \(b, 3, h, w\), got float32 \(2, 4, 4, 3\)"),
     (inputs.Conv1x1(4), torch.zeros(2, 4, 4), r"must be float \(b, 3, h, w\), got float32 \(2, 4, 4\)"),
     (inputs.ConvStem(4), torch.zeros(2, 1, 8, 8), r"must be float \(b, 3, h, w\), got float32 \(2, 1, 8, 8\)"),
+    (
+        inputs.ConvStem(4, axes=3),
+        torch.zeros(2, 3, 8, 8),
+        r"must be float \(b, t, 3, h, w\), got float32 \(2, 3, 8, 8\)",
+    ),
     (inputs.ConvStem(4, padding="huggingface"), torch.zeros(2, 3, 2, 8), "too small for a stem"),
     (inputs.Neighbourhoods(4), torch.zeros(2, 3, 3, 8, 8), r"must be float \(b, 2, 3, h, w\), got float32 \(2, 3, 3"),
-    (inputs.AudioPatches(4), torch.zeros(2, 6), r"thing is \(2, 6\) but patches need .* divisible by 4: crop or pad"),
+    (inputs.AudioPatches(4), torch.zeros(2, 6), r"raw is \(2, 6\) but patches need .* divisible by 4: crop or pad"),
     (inputs.AudioPatches(4), torch.zeros(2, 1, 8), r"must be float \(b, samples\), got .*; mono, without a channel"),
     (inputs.OneHot(3), torch.zeros(2, 4), r"must be float \(b, 3\), got float32 \(2, 4\); one-hot labels"),
     (inputs.OneHot(3), torch.zeros(2).long(), r"must be float \(b, 3\), got int64 \(2,\); one-hot labels"),
-    (inputs.Features(3), torch.zeros(2, 0, 3), r"thing has no elements along n: float32 \(2, 0, 3\)"),
+    (inputs.Features(3), torch.zeros(2, 0, 3), r"raw has no elements along n: float32 \(2, 0, 3\)"),
     (inputs.Features(3), torch.zeros(2, 4, 5, 3), r"must be float \(b, n, 3\), got float32 \(2, 4, 5, 3\)"),
     (inputs.Features(3, axes=2), torch.zeros(2, 4, 3), r"must be float \(b, n1, n2, 3\), got float32 \(2, 4, 3\)"),
     (inputs.TextTokens(11, 4), torch.zeros(2, 3), r"must be int64 \(b, n\), got float32 \(2, 3\); token ids"),
     (inputs.TextTokens(11, 4), torch.zeros(2, 3).int(), r"must be int64 \(b, n\), got int32 \(2, 3\)"),
-    (inputs.TextTokens(11, 4), torch.tensor([[0, 11]]), "thing must be ids from 0 to 10, got 0 to 11"),
-    (inputs.TextTokens(11, 4), torch.tensor([[-1, 3]]), "thing must be ids from 0 to 10, got -1 to 3"),
-    (inputs.TextTokens(11, 4), torch.zeros(2, 0).long(), r"thing has no elements along n: int64 \(2, 0\)"),
+    (inputs.TextTokens(11, 4), torch.tensor([[0, 11]]), "raw must be ids from 0 to 10, got 0 to 11"),
+    (inputs.TextTokens(11, 4), torch.tensor([[-1, 3]]), "raw must be ids from 0 to 10, got -1 to 3"),
+    (inputs.TextTokens(11, 4), torch.zeros(2, 0).long(), r"raw has no elements along n: int64 \(2, 0\)"),
 ]
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("block", "value", "message"), BAD)
-def test_a_raw_tensor_that_does_not_fit_is_refused(block: nn.Module, value: object, message: str) -> None:
-    for call in (lambda: block(value, "thing"), lambda: inputs.Inputs(thing=block)({"thing": value})):
-        with pytest.raises(kit.InputError, match=f"{message}|thing must be a tensor with a batch axis, {message}"):
+def test_bad_raw_tensors_are_refused(block: nn.Module, value: object, message: str) -> None:
+    for call in (lambda: block(value, "raw"), lambda: inputs.Inputs(raw=block)({"raw": value})):
+        with pytest.raises(kit.InputError, match=f"{message}|raw must be a tensor with a batch axis, {message}"):
             call()
 
 
-def test_every_input_block_has_something_that_it_refuses() -> None:
+def test_every_input_block_refuses_a_bad_tensor() -> None:
     assert {type(block).__name__ for block, _, _ in BAD} == set(INPUTS)
 
 
@@ -372,7 +247,7 @@ def test_wrong_calls_are_refused(value: object, mask: object, message: str) -> N
         ([True, False], "a list"),
     ],
 )
-def test_what_does_not_say_which_rows_are_hidden_is_refused(hidden: object, got: str) -> None:
+def test_bad_hidden_masks_are_refused(hidden: object, got: str) -> None:
     every = pair(hide=dict(points=0.5))
     with pytest.raises(kit.InputError, match=rf"hidden of 'points' must be bool \(2,\) or \(2, 4\), got {got}"):
         every(VALUE, hidden={"points": hidden})
@@ -380,12 +255,12 @@ def test_what_does_not_say_which_rows_are_hidden_is_refused(hidden: object, got:
         every(VALUE, hidden={"image": torch.ones(2) > 0})
 
 
-def test_a_modality_that_is_not_there_is_named_with_the_nearest() -> None:
+def test_unknown_modalities_are_refused_with_the_nearest() -> None:
     with pytest.raises(kit.UnknownName, match="no modality 'imgae'; did you mean 'image'"):
         pair().blocks["imgae"]
 
 
-def test_a_mask_of_what_was_left_out_is_refused() -> None:
+def test_masks_of_missing_modalities_are_refused() -> None:
     with pytest.raises(kit.InputError, match="mask names 'image', but inputs has no 'image'"):
         pair(hide=dict(image=0.0))({"points": VALUE["points"]}, {"image": torch.ones(2, 6) > 0})
 
@@ -401,6 +276,7 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
         (lambda: inputs.Inputs([inputs.OneHot(2)]), r"give blocks by name, such as Inputs\(image=…\), got a list"),
         (lambda: inputs.Inputs({"a": inputs.OneHot(2)}, a=inputs.OneHot(2)), r"needs one block, got \['a', 'a'\]"),
         (lambda: inputs.Inputs({"": inputs.OneHot(2)}), "a modality's name must be a non-empty str, got ''"),
+        (lambda: inputs.Inputs({"x\ud800": inputs.Features(3)}), "must be text that UTF-8 can write"),
         (lambda: inputs.Inputs({3: inputs.OneHot(2)}), "a modality's name must be a non-empty str, got 3"),
         (lambda: inputs.Inputs(a=FOURIER), r"'a' must be a block for inputs \(Input\), got Fourier"),
         (lambda: inputs.Inputs(a=inputs.OneHot(2), min_padding=-1), "min_padding must be an int of at least 0, got -1"),
@@ -426,6 +302,7 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
         (lambda: inputs.Patches((2, 2), out_channels=0), "out_channels must be an int of at least 1, got 0"),
         (lambda: inputs.ConvStem(4, axes=1), r"axes must be 2 \(images\) or 3 \(video\), got 1"),
         (lambda: inputs.ConvStem(4, padding="hugging"), "padding is 'hugging'; did you mean 'huggingface'"),
+        (lambda: inputs.AudioPatches(0), "samples_per_patch must be an int of at least 1, got 0"),
         (lambda: inputs.Neighbourhoods(4, size=2), "size must be odd, so that a pixel is in the centre, got 2"),
     ],
 )
@@ -435,7 +312,7 @@ def test_wrong_arguments_are_refused(make, message: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_inputs_of_a_recipe_are_registered_blocks_with_as_many_axes_as_they_say(recipe: str) -> None:
+def test_recipes_use_registered_input_blocks_with_grids_of_their_axes(recipe: str) -> None:
     blocks = tiny(recipe).inputs.blocks
     for name in blocks:
         assert registry.name_of(type(blocks[name])).startswith("inputs.")

@@ -1,4 +1,4 @@
-"""Every objective against a restatement in NumPy, thing by thing; sums, counts and metrics; what is refused."""
+"""Objectives compared with NumPy, element by element: sums, counts and metrics; errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from perceiver_kit.objectives import (
 )
 from perceiver_kit.recipe import objective_for
 
+from .restated import Array, array
 from .strategies import raws, tiny
 
-Array = np.ndarray
 sizes = st.integers(1, 4)
 
 
@@ -36,18 +36,11 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def log_softmax(logits: Array) -> Array:
-    return (
-        logits
-        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-        - logits.max(-1, keepdims=True)
-    )
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def array(tensor: Tensor) -> Array:
-    return tensor.detach().double().numpy()
-
-
-# ---- each objective, restated: the sum and the count
+# ---- the sum and the count of each objective in NumPy
 
 
 def cross_entropy(logits: Array, target: Array, smoothing: float) -> tuple[float, int]:
@@ -66,18 +59,18 @@ def binary_cross_entropy(logits: Array, target: Array) -> tuple[float, int]:
 
 
 def masked_tokens(logits: Array, target: Array) -> tuple[float, int]:
-    asked = [(b, i) for b, i in np.ndindex(target.shape) if target[b, i] != -100]
-    return -sum(log_softmax(logits[b, i])[target[b, i]] for b, i in asked), len(asked)
+    counted = [(b, i) for b, i in np.ndindex(target.shape) if target[b, i] != -100]
+    return -sum(log_softmax(logits[b, i])[target[b, i]] for b, i in counted), len(counted)
 
 
 def end_point_error(flow: Array, target: Array, valid: Array, scales: int, robust: bool) -> tuple[float, int]:
-    """Each scale's mean over the places with a valid pixel, times the number of valid pixels of the whole."""
+    """The mean over valid places of each scale, times the number of valid pixels at full size."""
     count, total = int(valid.sum()), 0.0
     for scale in range(scales):
         side = 2**scale
         found = []
         for b, y, x in np.ndindex(len(flow), flow.shape[2] // side, flow.shape[3] // side):
-            # Halved again and again: the mean of means, each over what is valid below it.
+            # Halved repeatedly: means of means, each over the valid values below it.
             error = pooled(flow[b] - target[b], valid[b], y, x, scale)
             if error is not None:
                 distance = math.hypot(*error)
@@ -95,7 +88,7 @@ def pooled(error: Array, valid: Array, y: int, x: int, scale: int) -> Array | No
 
 
 def agrees(objective: Objective, output: Tensor, targets: dict[str, Tensor], wanted: tuple[float, int]) -> None:
-    """The objective's sum, count, mean and reported part are those wanted; a model's dtype may be any."""
+    """Check the objective's sum, count, mean and reported part, also for bfloat16."""
     name, (total, count) = objective.output, wanted
     term = objective.terms({name: output}, targets)[name]
     assert term.total.item() == pytest.approx(total, rel=1e-5, abs=1e-5)
@@ -162,10 +155,7 @@ def test_end_point_error(b: int, height: int, width: int, share: float | None, s
     agrees(EndPointError(scales=scales, robust=robust), flow, targets, wanted)
 
 
-# ---- what does not count has no influence
-
-
-def test_what_nobody_asked_for_has_no_gradient_even_where_it_is_nan() -> None:
+def test_ignored_elements_have_no_gradient_even_if_nan() -> None:
     flow, valid = random(1, 2, 4, 4).requires_grad_(), torch.zeros(1, 4, 4, dtype=torch.bool)
     valid[:, :2] = True
     target = torch.zeros(1, 2, 4, 4).masked_fill(~valid[:, None], torch.nan)
@@ -181,13 +171,13 @@ def test_what_nobody_asked_for_has_no_gradient_even_where_it_is_nan() -> None:
 
 
 @pytest.mark.parametrize("objective", [EndPointError(), EndPointError(scales=2, robust=True)])
-def test_flow_that_is_right_everywhere_has_a_finite_gradient(objective: Objective) -> None:
+def test_exact_flow_has_a_finite_gradient(objective: Objective) -> None:
     flow = torch.zeros(1, 2, 4, 4, requires_grad=True)
     objective({"flow": flow}, {"flow": torch.zeros(1, 2, 4, 4)})[0].backward()
     assert flow.grad.eq(0).all()
 
 
-def test_no_things_at_all_give_a_loss_of_zero_that_has_a_gradient() -> None:
+def test_no_counted_elements_give_zero_loss_and_gradient() -> None:
     logits = random(2, 3, 5).requires_grad_()
     loss, _ = MaskedTokens()({"text": logits}, {"text": torch.full((2, 3), -100)})
     loss.backward()
@@ -201,9 +191,6 @@ def test_no_things_at_all_give_a_loss_of_zero_that_has_a_gradient() -> None:
     assert flow.grad.eq(0).all()
 
 
-# ---- several
-
-
 def three() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     outputs = {"image": random(2, 3, 4, 4), "audio": random(2, 8), "label": random(2, 3)}
     targets = {"image": random(2, 3, 4, 4, seed=1), "audio": random(2, 8, seed=1), "label": torch.tensor([0, 2])}
@@ -211,7 +198,7 @@ def three() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @given(weights=st.lists(st.sampled_from([0.0, 1e-4, 0.03, 2.0]), min_size=3, max_size=3), data=st.data())
-def test_weighted_is_the_weighted_sum_over_what_was_asked_for(weights: list[float], data: st.DataObject) -> None:
+def test_weighted_is_the_weighted_sum_over_the_decoded_outputs(weights: list[float], data: st.DataObject) -> None:
     parts = dict(image=Reconstruction("image"), audio=Regression("audio"), label=Classification())
     outputs, targets = three()
     asked = data.draw(st.lists(st.sampled_from(sorted(parts)), min_size=1, unique=True))
@@ -224,7 +211,7 @@ def test_weighted_is_the_weighted_sum_over_what_was_asked_for(weights: list[floa
     )
 
 
-def test_several_objectives_of_one_output_all_count_and_sums_of_sums_are_sums() -> None:
+def test_weighted_takes_several_objectives_of_one_output_and_nests() -> None:
     outputs, targets = three()
     both = Weighted(dict(near=Reconstruction("image"), far=Regression("image")), weights=dict(near=2.0))
     near, far = Reconstruction("image")(outputs, targets)[0], Regression("image")(outputs, targets)[0]
@@ -238,21 +225,18 @@ def test_several_objectives_of_one_output_all_count_and_sums_of_sums_are_sums() 
     assert loss.item() == pytest.approx(near.item() + far.item() / 2)
     of_two = Weighted(dict(near=Reconstruction("image"), sound=Regression("audio")))
     loss, parts = Weighted(dict(two=of_two, label=Classification()))({"image": outputs["image"]}, targets)
-    assert {*parts} == {"two_near"}, "the sound was not asked for"
+    assert {*parts} == {"two_near"}, "audio was not decoded"
     assert loss.item() == pytest.approx(near.item())
     assert {*nested.meters()} == {"both_near_psnr", "both_far_mse", "both_far_mae", "label_accuracy"}
 
 
-def test_combining_counts_of_several_processes_is_the_mean_over_all_things() -> None:
-    """SoftmaxState and counts kept apart: two halves with one and three masked bytes, as one batch has them."""
+def test_sums_and_counts_of_several_processes_combine_to_the_mean_over_all_elements() -> None:
+    """Two halves with one and three masked bytes."""
     logits, text = random(2, 3, 5), torch.tensor([[1, -100, -100], [2, 3, 4]])
     halves = [MaskedTokens().terms({"text": logits[i : i + 1]}, {"text": text[i : i + 1]})["text"] for i in (0, 1)]
     count = halves[0].count + halves[1].count
     mean = sum(combine({"text": half._replace(count=count)})[0] for half in halves)
     assert mean.item() == pytest.approx(MaskedTokens()({"text": logits}, {"text": text})[0].item())
-
-
-# ---- metrics, over batches of different sizes
 
 
 def measured(objective: Objective, batches: list[tuple[dict[str, Tensor], dict[str, Tensor]]]) -> dict[str, float]:
@@ -270,7 +254,7 @@ def in_batches(objective: Objective, output: Tensor, targets: dict[str, Tensor])
     return measured(objective, batches)
 
 
-def test_metrics_are_those_of_all_samples_at_once() -> None:
+def test_metrics_over_batches_equal_those_over_all_samples() -> None:
     output, target = random(9, 2, 3), random(9, 2, 3, seed=1)
     error = array(output - target)
     assert in_batches(Regression("y"), output, {"y": target}) == pytest.approx(
@@ -313,8 +297,8 @@ def test_average_precision_is_the_area_under_precision_over_recall(labels: int) 
     assert found == pytest.approx({"average_precision": np.mean(wanted)}, rel=1e-5)
 
 
-def test_metrics_of_several_objectives_are_each_their_own() -> None:
-    """Also where one name begins as another does, and an output is missing from a batch."""
+def test_metrics_of_several_objectives_are_separate() -> None:
+    """Also if one name is a prefix of another, or an output is missing from a batch."""
     outputs, targets = three()
     objective = Weighted(dict(a=Regression("image"), a_b=Regression("audio"), label=Classification()))
     some = {name: outputs[name] for name in ("image", "label")}
@@ -323,9 +307,6 @@ def test_metrics_of_several_objectives_are_each_their_own() -> None:
         error = array(outputs[output] - targets[output])
         assert found[f"{name}_mse"] == pytest.approx((error**2).mean(), rel=1e-5)
         assert found[f"{name}_mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
-
-
-# ---- recipes and specs
 
 
 EVERY = [
@@ -350,12 +331,12 @@ def test_an_objective_is_plain_json(objective: Objective) -> None:
     assert {name: value for name, value in vars(again).items() if name in plain} == plain
 
 
-def test_every_objective_is_registered_and_held_here() -> None:
+def test_every_registered_objective_is_tested() -> None:
     assert {type(objective).__name__ for objective in EVERY} == set(kit.list("objectives"))
 
 
 @pytest.mark.parametrize("recipe", kit.list())
-def test_every_recipe_has_an_objective_that_moves_its_parameters(recipe: str) -> None:
+def test_the_objective_of_every_recipe_gives_gradients(recipe: str) -> None:
     model, objective = tiny(recipe, train=True), objective_for(recipe)
     outputs = model(raws(model, 2))
     targets = {name: _target(output, name, recipe) for name, output in outputs.items()}
@@ -377,11 +358,8 @@ def _target(output: Tensor, name: str, recipe: str) -> Tensor:
     return torch.arange(len(output)) if name == "label" else torch.rand_like(output) * 2 - 1
 
 
-def test_the_recipes_weights_are_the_published_ones() -> None:
+def test_the_weights_of_multimodal_autoencoding_are_published() -> None:
     assert objective_for("multimodal_autoencoding").weights == {"image": 0.03, "audio": 1.0, "label": 1e-4}
-
-
-# ---- refusals
 
 
 def _apply(objective: Objective, output: Tensor, **targets: Tensor) -> None:
@@ -420,12 +398,12 @@ REFUSED = {
         lambda: _apply(EndPointError(scales=4), IMAGE, flow=IMAGE),
         "scales: expected at most 3",
     ),
-    "nothing that was asked for": (lambda: Weighted({"a": Regression("a")})({"b": IMAGE}, {"b": IMAGE}), "none of a"),
+    "no output of an objective": (lambda: Weighted({"a": Regression("a")})({"b": IMAGE}, {"b": IMAGE}), "none of a"),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_does_not_fit_is_refused_and_both_are_named(what: str) -> None:
+def test_bad_targets_are_refused(what: str) -> None:
     call, said = REFUSED[what]
     with pytest.raises(kit.InputError) as error:
         call()
@@ -459,7 +437,7 @@ def test_wrong_names_and_arguments_are_refused_with_a_hint() -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 3, 255])
-def test_classes_that_there_are_not_are_named_with_those_that_there_are(wrong: int) -> None:
+def test_classes_out_of_range_are_refused_with_the_range(wrong: int) -> None:
     said = f"^target '.*' must be classes from 0 to 2, got {min(wrong, 0)} to {max(wrong, 0)}$"
     with pytest.raises(kit.InputError, match=said):
         Classification("label")({"label": torch.zeros(2, 3)}, {"label": torch.tensor([0, wrong])})

@@ -1,4 +1,4 @@
-"""Decoded rows → values row by row → the whole in its own form."""
+"""Output blocks: row by row, and in the final form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make(name: str) -> nn.Module:
 
 @every_output
 @given(b=st.integers(1, 3), k=st.integers(1, 6))
-def test_rows_are_worked_on_one_by_one(name: str, b: int, k: int) -> None:
+def test_rows_are_independent(name: str, b: int, k: int) -> None:
     block, rows = make(name), torch.randn(b, k, 6)
     assert block.in_channels == 6
     found = block(rows)
@@ -45,20 +45,20 @@ def test_rows_are_worked_on_one_by_one(name: str, b: int, k: int) -> None:
 
 @every_output
 @given(data=st.data(), b=st.integers(1, 3))
-def test_the_whole_is_all_rows_in_another_form(name: str, data: st.DataObject, b: int) -> None:
+def test_the_final_form_holds_all_rows(name: str, data: st.DataObject, b: int) -> None:
     block = make(name)
     axes = {"Classify": [0], "Flow": [2], "ToPixels": [2, 3], "ToWaveform": [1]}.get(name, [1, 2, 3])
     grid = data.draw(st.sampled_from(axes).flatmap(grids)) or (1,)
-    block.check_grid("it", grid)
+    block.check_grid("out", grid)
     rows = block(torch.randn(b, torch.Size(grid).numel(), 6))
     whole = block.whole(rows, grid)
     assert torch.equal(rows_of(block, whole), rows)
-    assert torch.equal(block.rows_of(whole), rows)  # as targets take it
+    assert torch.equal(block.rows_of(whole), rows)
     assert name in ROWS or name == "ToWaveform" or whole is rows
 
 
 @every_output
-def test_an_output_says_which_linear_layer_it_is_or_none(name: str) -> None:
+def test_affine_is_the_linear_layer_of_an_output(name: str) -> None:
     block, rows = make(name), torch.randn(2, 5, 6)
     layer = block.affine()
     assert (layer is None) == (name == "Rows")
@@ -67,7 +67,7 @@ def test_an_output_says_which_linear_layer_it_is_or_none(name: str) -> None:
 
 
 @given(grid=grids(3), b=st.integers(1, 2))
-def test_pixels_are_channels_first_at_their_place(grid: tuple, b: int) -> None:
+def test_pixels_are_channels_first_at_their_position(grid: tuple, b: int) -> None:
     rows = torch.randn(b, int(np.prod(grid)), 3)
     video = outputs.ToPixels(6, 3).whole(rows, grid)
     assert video.shape == (b, grid[0], 3, *grid[1:])
@@ -75,12 +75,7 @@ def test_pixels_are_channels_first_at_their_place(grid: tuple, b: int) -> None:
         assert torch.equal(video[:, t, :, y, x], rows[:, flat])
 
 
-def test_a_waveform_is_its_patches_end_to_end() -> None:
-    rows = torch.arange(12.0).view(1, 3, 4)
-    assert torch.equal(outputs.ToWaveform(6, 4).whole(rows, (3,)), torch.arange(12.0)[None])
-
-
-def test_flow_starts_at_no_motion_and_is_scaled() -> None:
+def test_flow_starts_at_zero_and_is_scaled() -> None:
     block, rows = outputs.Flow(6), torch.randn(2, 5, 6)
     assert not block(rows).any()
     assert_close(noisy(block)(rows), block.project(rows) * 0.2, 1e-6)
@@ -88,7 +83,7 @@ def test_flow_starts_at_no_motion_and_is_scaled() -> None:
     assert_close(block(rows), block.project(rows) * 3, 1e-6)
 
 
-def test_tied_text_looks_up_backwards_in_the_inputs_own_table() -> None:
+def test_tied_text_multiplies_by_the_input_embedding() -> None:
     text = inputs.TextTokens(11, 6)
     block, rows = noisy(outputs.TiedText(text)), torch.randn(2, 5, 6)
     assert block.text is text
@@ -99,14 +94,14 @@ def test_tied_text_looks_up_backwards_in_the_inputs_own_table() -> None:
 @pytest.mark.parametrize(
     ("block", "grid", "message"),
     [
-        (outputs.ToPixels(6, 3), (4,), r"output 'it': the grid of pixels must be \(h, w\) or \(t, h, w\), got \(4,\)"),
+        (outputs.ToPixels(6, 3), (4,), r"output 'out': the grid of pixels must be \(h, w\) or \(t, h, w\), got \(4,\)"),
         (outputs.ToPixels(6, 3), (1, 1, 1, 1), r"must be \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
-        (outputs.Classify(6, 3), (2,), r"output 'it' has classes from one row, grid \(1,\), got \(2,\)"),
+        (outputs.Classify(6, 3), (2,), r"output 'out' has classes from one row, grid \(1,\), got \(2,\)"),
     ],
 )
-def test_a_grid_without_a_form_is_refused(block: nn.Module, grid: tuple, message: str) -> None:
+def test_unsuitable_grids_are_refused(block: nn.Module, grid: tuple, message: str) -> None:
     with pytest.raises(kit.InputError, match=message):
-        block.check_grid("it", grid)
+        block.check_grid("out", grid)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,4 +1,4 @@
-"""Position features equal their formula, and some of them equal the same rows of all of them."""
+"""Position features equal their formula; rows at indices equal those of the whole grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import perceiver_kit as kit
-from perceiver_kit.positions import Fourier, Learned, Positions, Projected, axis_coordinates, unravel
+from perceiver_kit.positions import Fourier, Learned, Positions, Projected, axis_coordinates
 
 from . import restated
 from .blocks import some_positions
@@ -43,29 +43,23 @@ def test_fourier_features_equal_their_formula(
 
 
 @given(data=st.data(), grid=ANY_GRID)
-def test_rows_at_indices_are_those_rows_of_all(data: st.DataObject, grid: tuple) -> None:
+def test_rows_at_indices_equal_those_of_the_whole_grid(data: st.DataObject, grid: tuple) -> None:
     positions = data.draw(some_positions(grid).filter(bool))
     rows = math.prod(grid)
     index = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=6, max_size=6)))
     whole = positions(grid)
     assert whole.shape == (rows, positions.channels)
-    for some in (index, index.view(2, 3)):  # one for the batch, and one for each sample
+    for some in (index, index.view(2, 3)):  # shared by the batch, and per sample
         assert_close(positions(grid, some), whole[some], 1e-6)
     if not isinstance(positions, Projected):
         assert torch.equal(positions(grid, index), whole[index])
 
 
-@given(data=st.data(), grid=ANY_GRID)
-def test_flat_indices_are_row_major(data: st.DataObject, grid: tuple) -> None:
-    index = data.draw(st.integers(0, math.prod(grid) - 1))
-    assert [int(place) for place in unravel(torch.tensor(index), grid)] == [*np.unravel_index(index, grid)]
-
-
-def test_coordinates_of_both_end_rules() -> None:
+def test_coordinates_with_and_without_the_right_end() -> None:
     assert axis_coordinates(5, "both").tolist() == [-1, -0.5, 0, 0.5, 1]
     assert axis_coordinates(4, "half_open").tolist() == [-1, -0.5, 0, 0.5]
     assert axis_coordinates(1, "both").tolist() == axis_coordinates(1, "half_open").tolist() == [-1]
-    # To the last bit as the references compute them: an ulp here is 7e-4 in the high bands of the audio.
+    # Bitwise equal to the reference: one ulp here is 7e-4 in the high bands of audio.
     assert torch.equal(axis_coordinates(30_720, "both"), torch.linspace(-1, 1, 30_720))
 
 
@@ -76,14 +70,8 @@ def test_a_traced_graph_has_the_same_coordinates(monkeypatch: pytest.MonkeyPatch
         assert (axis_coordinates(n, ends) - coordinates).abs().max() < 2e-7
 
 
-def test_fourier_features_stay_float32_in_a_bfloat16_model() -> None:
-    positions = Fourier(bands=4, max_resolution=(64,))
-    wanted = positions((64,))
-    assert torch.equal(positions.bfloat16()((64,)), wanted)
-
-
 @pytest.mark.parametrize("ends", ["both", "half_open"])
-def test_fourier_features_stay_float32_whatever_the_default_is(ends: str) -> None:
+def test_fourier_features_are_float32_for_any_default_dtype(ends: str) -> None:
     positions = Fourier(bands=4, max_resolution=(64,), ends=ends)
     wanted = positions((1000,))  # bfloat16 has the coordinates of 64 exactly
     torch.set_default_dtype(torch.bfloat16)
@@ -94,7 +82,7 @@ def test_fourier_features_stay_float32_whatever_the_default_is(ends: str) -> Non
         torch.set_default_dtype(torch.float32)
 
 
-def test_fourier_features_hold_nothing() -> None:
+def test_fourier_features_have_no_parameters_or_buffers() -> None:
     positions = Fourier(bands=64, max_resolution=(224, 224))
     positions((8, 8))
     assert not [*positions.parameters(), *positions.buffers()]
@@ -108,7 +96,7 @@ def test_a_shorter_text_takes_the_first_rows(n: int) -> None:
 
 
 @given(old=st.integers(1, 6), new=st.integers(1, 9))
-def test_interpolation_along_one_axis_equals_that_of_numpy(old: int, new: int) -> None:
+def test_interpolation_along_one_axis_equals_numpy(old: int, new: int) -> None:
     positions = Learned((old,), 2, interpolate=True).double()
     centres = (np.arange(new) + 0.5) * old / new - 0.5  # of the new rows, in units of the old
     table = restated.array(positions.table)
@@ -121,7 +109,7 @@ def test_interpolation_keeps_the_axes_apart(data: st.DataObject, axes: int) -> N
     old, new = data.draw(grids(axes)), data.draw(grids(axes))
     positions = Learned(old, 1, interpolate=True)
     assert torch.equal(positions(old), positions.table)
-    for axis in range(axes):  # a ramp along one axis stays one along it, and even along the others
+    for axis in range(axes):  # a ramp along one axis stays monotonic along it and constant along the others
         shape = [1] * axes
         shape[axis] = old[axis]
         ramp = torch.arange(old[axis], dtype=torch.float32).view(shape).expand(old)
@@ -132,8 +120,8 @@ def test_interpolation_keeps_the_axes_apart(data: st.DataObject, axes: int) -> N
         assert (found.diff(dim=-1) > 0).all() or old[axis] == 1
 
 
-def test_sines_start_each_axis_as_sines_and_cosines_of_the_place() -> None:
-    """A step along an axis turns each pair of columns by an angle of its own, the same everywhere."""
+def test_sines_initialise_each_axis_as_sines_and_cosines_of_the_position() -> None:
+    """A step along an axis rotates each pair of columns by an angle that is the same at every position."""
     grid, channels = (5, 8), 16
     table = Learned(grid, channels, start="sines", deviation=0.5).table.detach().double().view(5, 8, 4, 2, 2)
     waves, axes = table.unbind(3), (0, 1)  # (5, 8, waves, sine and cosine) of each axis
@@ -145,23 +133,18 @@ def test_sines_start_each_axis_as_sines_and_cosines_of_the_place() -> None:
         angles = turns[0, 0].angle().abs()
         assert angles[0].item() == pytest.approx(math.pi, rel=1e-5)
         assert angles[-1].item() == pytest.approx(math.pi / grid[axis], rel=1e-5)
-        assert_close(along, along[:, :1].expand_as(along), 1e-6)  # and nothing along the other axis
+        assert_close(along, along[:, :1].expand_as(along), 1e-6)  # constant along the other axis
     assert Learned((3, 4, 5), 7, start="sines").table.shape == (60, 7)
 
 
-def test_positions_start_with_the_deviation_that_is_asked_for() -> None:
-    for start, share in (("normal", 0.8796), ("sines", 1.0)):  # a normal cut at two deviations has 0.88 of its own
+def test_learned_positions_have_the_given_deviation() -> None:
+    for start, share in (
+        ("normal", 0.8796),
+        ("sines", 1.0),
+    ):  # a normal truncated at two deviations keeps 0.88 of its deviation
         for deviation in (0.02, 1.0):
             table = Learned((32, 32), 64, start=start, deviation=deviation).table
             assert table.square().mean().sqrt().item() == pytest.approx(share * deviation, rel=0.01)
-
-
-def test_projected_is_a_linear_layer_over_any_positions() -> None:
-    inner = Fourier(bands=2, max_resolution=(4,))
-    positions = Projected(inner, 7).double()
-    wanted = restated.array(inner((5,))) @ restated.array(positions.project.weight).T
-    assert_close(positions((5,)), torch.from_numpy(wanted) + positions.project.bias, 1e-9)
-    assert positions.channels == 7
 
 
 @pytest.mark.parametrize(
@@ -173,7 +156,7 @@ def test_projected_is_a_linear_layer_over_any_positions() -> None:
         (Learned((4, 4), 2, interpolate=True), (4, 4, 4), r"grid of \(4, 4\).*; got \(4, 4, 4\)"),
     ],
 )
-def test_grids_that_do_not_fit_are_refused(positions: Positions, grid: tuple, message: str) -> None:
+def test_unsuitable_grids_are_refused(positions: Positions, grid: tuple, message: str) -> None:
     with pytest.raises(kit.InputError, match=message):
         positions(grid)
 
@@ -199,7 +182,7 @@ def test_wrong_arguments_are_refused(make, message: str) -> None:
 
 
 class Sines(TorchDispatchMode):
-    """How many sines were computed at once, at most."""
+    """Records the largest number of sines computed at once."""
 
     most = 0
 
@@ -210,8 +193,8 @@ class Sines(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("rows", "most"), [(5, 5 * 4), (200, 100 * 4)])
-def test_some_rows_cost_no_table_of_a_longer_axis(rows: int, most: int) -> None:
-    """Else the chunks of a long output would cost its length squared."""
+def test_few_rows_compute_no_table_of_a_longer_axis(rows: int, most: int) -> None:
+    """Otherwise decoding a long output in chunks would cost the square of its length."""
     positions = Fourier(bands=4, max_resolution=(64, 64))
     with Sines() as sines:
         positions((100, 3), torch.arange(rows))

@@ -1,4 +1,4 @@
-"""What is asked: rows for a grid, or the input's own rows, at one width; some of them are those rows of all."""
+"""Queries: whole grids, rows at indices, content and positions of inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encoded(batch: int = 2, **rows: torch.Tensor) -> Encoded:
 
 
 @given(data=st.data(), padding=st.integers(0, 2), batch=st.integers(1, 3))
-def test_queries_at_indices_are_those_of_all_at_the_common_width(data: st.DataObject, padding: int, batch: int) -> None:
+def test_queries_at_indices_equal_those_of_the_whole_grid(data: st.DataObject, padding: int, batch: int) -> None:
     every = inputs.Inputs(points=inputs.Features(3, positions=FOURIER), other=inputs.Features(2))
     value = {"points": torch.randn(batch, 4, 3), "other": torch.randn(batch, 2, 2)}
     tokens, content = every(value, content=[*value])
@@ -38,7 +38,7 @@ def test_queries_at_indices_are_those_of_all_at_the_common_width(data: st.DataOb
         count = torch.Size(grid).numel()
         whole = asked(name, grid, None, seen)
         assert whole.shape[1:] == (count, asked.channels)
-        assert whole.shape[0] in (1, batch)  # those that depend on no sample are made once
+        assert whole.shape[0] in (1, batch)  # batch 1 if independent of the samples
         index = torch.tensor(data.draw(st.lists(st.integers(0, count - 1), min_size=3, max_size=3)))
         assert_close(asked(name, grid, index, seen), whole[:, index], 1e-6)
         each = torch.stack([index.roll(shift) for shift in range(batch)])
@@ -49,7 +49,7 @@ def test_queries_at_indices_are_those_of_all_at_the_common_width(data: st.DataOb
             assert torch.equal(whole[..., block.channels :], vector.expand_as(whole[..., block.channels :]))
 
 
-def test_content_queries_are_content_then_positions() -> None:
+def test_content_queries_concatenate_content_and_positions() -> None:
     query = queries.ContentQuery("points", content_channels=3, positions=FOURIER)
     content = torch.randn(2, 4, 3)
     found = query((4,), None, encoded(points=content))
@@ -59,8 +59,8 @@ def test_content_queries_are_content_then_positions() -> None:
     assert plain((4,), None, encoded(points=content)) is content
 
 
-def test_input_queries_are_the_encoders_rows() -> None:
-    """After padding and hiding, and zero where masked, as the encoder itself sees them."""
+def test_input_queries_equal_the_rows_of_the_encoder() -> None:
+    """After padding, hiding and masking."""
     every = inputs.Inputs(
         points=inputs.Features(3, positions=FOURIER), hidden=inputs.Features(2), hide=dict(hidden=1.0), min_padding=1
     )
@@ -83,7 +83,7 @@ def test_input_queries_are_the_encoders_rows() -> None:
     assert seen.rows["points"][..., 3:].any(-1).all()
 
 
-def test_learned_queries_are_their_table_and_nothing_asks_nothing() -> None:
+def test_learned_queries_are_their_table_and_no_query_has_no_channels() -> None:
     learned = queries.LearnedQuery(3, 5)
     assert torch.equal(learned((3,), None, encoded())[0], learned.positions.table)
     nothing = queries.NoQuery()
@@ -101,7 +101,7 @@ def test_a_query_follows_the_grid_of_its_input() -> None:
 
 
 @given(batch=st.integers(1, 3), n=st.integers(1, 5), data=st.data())
-def test_rows_are_taken_sample_by_sample(batch: int, n: int, data: st.DataObject) -> None:
+def test_take_rows_selects_per_sample(batch: int, n: int, data: st.DataObject) -> None:
     rows = torch.randn(batch, n, 2)
     index = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=4, max_size=4)))
     assert take_rows(rows, None) is rows

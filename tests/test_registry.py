@@ -1,4 +1,4 @@
-"""Names: a user's own blocks and recipes are like the kit's own; what is taken or unknown is refused with a hint."""
+"""Registered names: custom blocks and recipes; taken, unknown and bad names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .strategies import RECIPES
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays_registered() -> Iterator[None]:
+def _restore_the_registry() -> Iterator[None]:
     before = {kind: dict(entries) for kind, entries in registry._entries.items()}
     yield
     for kind, entries in registry._entries.items():
@@ -25,11 +25,11 @@ def _nothing_stays_registered() -> Iterator[None]:
 
 
 def own_block() -> type:
-    """What a user writes in a notebook: a block of spectra, one row a frequency."""
+    """A custom block, as a user would write it."""
 
     @kit.register("inputs")
     class Spectrum(inputs.Input):
-        """Frequencies of a signal (b, samples), each a row of its real and imaginary part."""
+        """Spectrum of a signal (b, samples): one row (real, imaginary) per frequency."""
 
         def __init__(self, *, scale: float = 1.0) -> None:
             super().__init__(2)
@@ -57,7 +57,7 @@ def own_recipe(block: type):
     return spectra
 
 
-def test_a_users_own_block_and_recipe_are_like_the_kits_own(tmp_path: Path) -> None:
+def test_custom_blocks_and_recipes_work_like_the_kits_own(tmp_path: Path) -> None:
     recipe = own_recipe(own_block())
     assert "Spectrum" in kit.list("inputs")
     assert kit.list() == sorted([*RECIPES, "spectra"])
@@ -83,7 +83,7 @@ def test_a_users_own_block_and_recipe_are_like_the_kits_own(tmp_path: Path) -> N
     assert torch.equal(loaded(signal)["label"], model(signal)["label"])
 
 
-def test_a_name_of_ones_own_choice() -> None:
+def test_a_block_can_be_registered_under_another_name() -> None:
     @kit.register("inputs", "Better")
     class Block(inputs.Features):
         pass
@@ -117,26 +117,22 @@ def cell(source: str, module: str) -> None:
         "@kit.recipe()\ndef mine(*, size: int = 1): pass",
     ],
 )
-def test_a_cell_of_a_notebook_may_be_run_again(source: str) -> None:
+def test_notebook_cells_can_run_again(source: str) -> None:
     cell(source, "__main__")
     cell(source, "__main__")
     with pytest.raises(kit.AssemblyError, match=r"is taken by __main__\.[Mm]ine"):
         cell(source, "another_module")
 
 
-def test_a_module_outside_of_main_may_not_be_run_again() -> None:
-    source = "@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass"
-    cell(source, "a_library")
-    with pytest.raises(kit.AssemblyError, match=r"is taken by a_library.Mine"):
-        cell(source, "a_library")
-    with pytest.raises(kit.AssemblyError, match=r"is taken by a_library.Mine"):
-        cell(source, "__main__")
-
-
-def test_two_cells_of_a_notebook_do_not_take_each_others_names() -> None:
-    cell("@kit.register('inputs')\nclass Mine(kit.inputs.Features): pass", "__main__")
-    with pytest.raises(kit.AssemblyError, match=r"is taken by __main__.Mine"):
-        cell("@kit.register('inputs', 'Mine')\nclass Other(kit.inputs.Features): pass", "__main__")
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [("a_library", "a_library", "Mine"), ("a_library", "__main__", "Mine"), ("__main__", "__main__", "Other")],
+)
+def test_taken_names_are_refused_in_modules_and_for_other_classes(first: str, second: str, name: str) -> None:
+    source = "@kit.register('inputs', 'Mine')\nclass {}(kit.inputs.Features): pass"
+    cell(source.format("Mine"), first)
+    with pytest.raises(kit.AssemblyError, match=rf"is taken by {first}\.Mine"):
+        cell(source.format(name), second)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +160,7 @@ def test_two_cells_of_a_notebook_do_not_take_each_others_names() -> None:
         ),
     ],
 )
-def test_what_cannot_be_registered_is_refused(register, message: str) -> None:
+def test_bad_registrations_are_refused(register, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         register()
 
@@ -190,13 +186,13 @@ def test_unknown_names_are_refused_with_the_nearest(call, message: str) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("what", [3, None, nn.Linear(2, 2), ["masked_lm"]])
-def test_build_refuses_what_is_neither_a_name_nor_a_spec(what: object) -> None:
+def test_build_takes_a_name_or_a_spec(what: object) -> None:
     name = type(what).__name__
     with pytest.raises(kit.AssemblyError, match=rf"build takes a recipe's name or a spec \(a dict\), got a {name}"):
         kit.build(what)
 
 
-def test_a_spec_is_complete() -> None:
+def test_specs_take_no_preset_and_no_overrides() -> None:
     spec = kit.spec(kit.build(RECIPES[0], preset="tiny"))
     for options in (dict(preset="tiny"), dict(layers=3)):
         with pytest.raises(kit.AssemblyError, match="takes no preset and no overrides: a spec is complete"):
@@ -212,21 +208,21 @@ def test_a_spec_is_complete() -> None:
         (lambda: queries.NoQuery(1), "NoQuery: too many positional arguments; it takes nothing"),
     ],
 )
-def test_a_block_refuses_arguments_that_it_does_not_take(make, message: str) -> None:
+def test_blocks_refuse_unknown_arguments(make, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         make()
 
 
-def test_a_block_remembers_copies_of_its_arguments() -> None:
+def test_blocks_record_copies_of_their_arguments() -> None:
     hide = {"label": 1.0}
     block = inputs.Inputs(label=inputs.OneHot(3), hide=hide)
     hide["label"] = 0.0
     assert block.recorded["hide"] == {"label": 1.0}
-    assert inputs.Patches((2, 2)).arguments()["channels"] == 3  # defaults too: a later version may have others
+    assert inputs.Patches((2, 2)).arguments()["channels"] == 3  # defaults too: they may change in a later version
 
 
-def test_a_block_that_keeps_its_child_under_another_name_is_refused() -> None:
-    """Else the spec would say that there is none, which shows in no parameter where the child has none."""
+def test_children_must_be_attributes_with_the_name_of_their_argument() -> None:
+    """Otherwise the spec would lack the child, and no parameter shows it if the child has none."""
 
     class Elsewhere(kit.Block):
         def __init__(self, positions: positions.Positions) -> None:
@@ -238,7 +234,7 @@ def test_a_block_that_keeps_its_child_under_another_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_defaults_give_way_to_the_preset_and_that_to_what_is_asked_for(recipe: str) -> None:
+def test_presets_override_defaults_and_overrides_override_presets(recipe: str) -> None:
     entry = registry.find("recipes", recipe)
     base, tiny = entry.parameters("base", {}), entry.parameters("tiny", {})
     assert tiny == base | dict(entry.presets["tiny"]) != base
@@ -247,7 +243,7 @@ def test_defaults_give_way_to_the_preset_and_that_to_what_is_asked_for(recipe: s
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_note_of_a_recipe_makes_the_model_again(recipe: str) -> None:
+def test_the_recorded_recipe_rebuilds_the_model(recipe: str) -> None:
     with torch.device("meta"):
         model = kit.build(recipe, preset="tiny", layers=1)
         assert model.recipe["name"] == recipe and model.recipe["preset"] == "tiny"
@@ -270,7 +266,7 @@ def test_every_recipe_is_described(recipe: str, preset: str) -> None:
         assert name in described
 
 
-def test_what_only_encodes_and_a_block_alone_are_described() -> None:
+def test_models_without_outputs_and_single_blocks_are_described() -> None:
     encoder = kit.Encoder(3, num_latents=4, latent_dim=8, layers=2)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     line = "Encoder(4 latents × 8, 1 blocks × 2 layers)"
@@ -292,7 +288,7 @@ def test_what_only_encodes_and_a_block_alone_are_described() -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_block_that_lacks_what_its_kind_is_made_of_says_so(base: type, call, method: str) -> None:
+def test_missing_methods_are_named(base: type, call, method: str) -> None:
     class Mine(base):
         pass
 
@@ -319,11 +315,3 @@ def test_every_block_is_described_and_known_by_its_class(name: str) -> None:
     assert kit.describe(name).startswith(f"{label}(")
     assert block.__doc__
     assert block.__doc__ in kit.describe(name) or block.__doc__.split("\n")[0] in kit.describe(name)
-
-
-def test_a_block_that_is_not_registered_says_how_to() -> None:
-    class Mine(inputs.Features):
-        pass
-
-    with pytest.raises(kit.AssemblyError, match=r'Mine is not registered: put @kit.register\("inputs"\)'):
-        registry.name_of(Mine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import json
@@ -35,28 +34,27 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("preset", ["base", "tiny"])
-def test_recipes_are_rebuilt_from_their_specs(recipe: str, preset: str) -> None:
+def test_recipes_are_rebuilt_from_their_specs(recipe: str) -> None:
     with torch.device("meta"):
-        model = kit.build(recipe, preset=preset)
+        model = kit.build(recipe)
         spec = kit.spec(model)
         rebuilt = kit.build(through_json(spec))
     assert shapes(rebuilt) == shapes(model)
     assert str(rebuilt) == str(model)  # all modules with their settings
     assert kit.spec(rebuilt) == spec == through_json(spec)
-    assert (
-        rebuilt.recipe == model.recipe == {"name": recipe, "preset": preset, "parameters": model.recipe["parameters"]}
-    )
+    expected = {"name": recipe, "preset": "base", "parameters": model.recipe["parameters"]}
+    assert rebuilt.recipe == model.recipe == expected
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipe_in_a_spec_is_metadata_only(recipe: str) -> None:
-    model = kit.build(recipe, preset="tiny")
-    spec = kit.spec(model)
-    spec["recipe"] = kit.spec(kit.build(RECIPES[0], preset="tiny", num_latents=5))["recipe"]
-    assert shapes(kit.build(spec)) == shapes(model)
-    del spec["recipe"]
-    assert shapes(kit.build(spec)) == shapes(model)
+    with torch.device("meta"):
+        model = kit.build(recipe, preset="tiny")
+        spec = kit.spec(model)
+        spec["recipe"] |= dict(preset="base", parameters={"dict": {"num_latents": 5}})
+        assert shapes(kit.build(spec)) == shapes(model)
+        del spec["recipe"]
+        assert shapes(kit.build(spec)) == shapes(model)
 
 
 def small(**options: Any) -> kit.PerceiverIO:
@@ -106,17 +104,6 @@ def test_several_shared_blocks_stay_distinct() -> None:
     blocks = kit.build(through_json(kit.spec(model))).inputs.blocks
     assert blocks["a"] is blocks["c"] is not blocks["b"]
     assert blocks["b"] is blocks["d"]
-
-
-def test_a_tied_embedding_stays_tied() -> None:
-    model = kit.build(through_json(kit.spec(kit.build("masked_lm", preset="tiny"))))
-    assert model.outputs.blocks["text"].text is model.inputs.blocks["text"]
-    names = [
-        name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if parameter is model.inputs.blocks["text"].embedding.weight
-    ]
-    assert len(names) == 2
 
 
 class OneArgument(kit.Block):
@@ -259,37 +246,3 @@ def edited(spec: dict, path: Sequence[Any], value: Any) -> dict:
 def test_errors_of_a_spec_name_the_path(path: str, value: Any, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         kit.build(edited(kit.spec(small()), path.split("/"), value))
-
-
-JUNK = st.sampled_from(
-    [
-        *(..., None, True, -1, 0, 3, 1.5, "", "x", [], [1], {}),
-        *({"tuple": [1]}, {"tuple": None}, {"dict": {}}, {"dict": 1}, {"same_as": 1}, {"same_as": []}),
-        *({"block": "inputs.OneHot"}, {"block": 1, "arguments": {}}, {"block": "inputs.Inputs", "arguments": {}}),
-        {"block": "inputs.OneHot", "arguments": {"classes": 3}},
-        {"block": "queries.NoQuery", "arguments": {}, "id": []},
-    ]
-)
-
-
-@functools.cache
-def tiny_spec(recipe: str) -> dict:
-    return kit.spec(kit.build(recipe, preset="tiny", layers=1))
-
-
-def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The path of every value in a spec."""
-    if path:
-        yield path
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from paths(item, (*path, key))
-
-
-@pytest.mark.usefixtures("unchecked")
-@settings(max_examples=200)
-@given(recipe=st.sampled_from(RECIPES), data=st.data())
-def test_a_spec_with_junk_builds_or_raises_a_kit_error(recipe: str, data: st.DataObject) -> None:
-    spec = tiny_spec(recipe)
-    spec = edited(spec, data.draw(st.sampled_from([*paths(spec)])), data.draw(JUNK))
-    with torch.device("meta"), contextlib.suppress(kit.PerceiverKitError):
-        kit.build(spec)

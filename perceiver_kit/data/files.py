@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -214,13 +214,7 @@ class Pictures(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(index, slice):
-            return Pictures(self.paths[index], self.size, cover=self.cover)
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         if index in self.cache:
             return self.cache[index]
         picture = read_picture(self.paths[index], self.size, cover=self.cover)

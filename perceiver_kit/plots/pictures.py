@@ -23,6 +23,7 @@ from .style import (
     open_frame,
     pixels,
     plain,
+    title,
 )
 
 if TYPE_CHECKING:
@@ -83,13 +84,12 @@ def latents(latents: Tensor) -> Figure:
     bar = page.colorbar(shown, ax=left, shrink=0.8, ticks=[-1, 0, 1])
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=SMALL, colors=MUTED, labelcolor=INK)
-    left.set_title("cosine similarity", fontsize=SMALL, color=INK, loc="left", pad=4)
-    left.set_xlabel("latent", fontsize=SMALL, color=INK)
+    title(left, "cosine similarity")
     left.set_ylabel("latent", fontsize=SMALL, color=INK)
-    open_frame(left)
     right.stairs(rows.norm(dim=-1).numpy(), fill=True, color=COLOURS[0])
-    right.set_title("length", fontsize=SMALL, color=INK, loc="left", pad=4)
-    right.set_xlabel("latent", fontsize=SMALL, color=INK)
+    title(right, "norm")
     right.set_xlim(0, len(rows))
-    open_frame(right)
+    for axes in (left, right):
+        axes.set_xlabel("latent", fontsize=SMALL, color=INK)
+        open_frame(axes)
     return page

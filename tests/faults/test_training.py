@@ -178,7 +178,7 @@ def test_disks_that_fail_to_write_a_checkpoint(rng: Random, folder: Path) -> Non
     check_resume(folder / "run")
 
 
-# TensorBoard's writer thread dies of it too.
+# TensorBoard's writer thread fails too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @injected(share=0.2, least=1)
 def test_full_disks(rng: Random, folder: Path) -> None:

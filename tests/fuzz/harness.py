@@ -11,7 +11,10 @@ import functools
 import os
 import resource
 import signal
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -89,6 +92,16 @@ def result_or_documented_error() -> Iterator[None]:
     except kit.PerceiverKitError as error:
         if not str(error).strip():
             raise AssertionError(f"{type(error).__name__} has no message") from error
+
+
+@contextlib.contextmanager
+def written(content: bytes, name: str) -> Iterator[Path]:
+    """A temporary file; warnings are ignored."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / name
+        path.write_bytes(content)
+        yield path
 
 
 def json_of_any_kind(rng: Random, depth: int = 3) -> Any:

@@ -1,4 +1,4 @@
-"""Calls that a user gets wrong: tensors of another kind, and arguments of the command line."""
+"""Wrong tensors, arguments and command lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32
 
 
 def changed(rng: Random, value: Tensor) -> Any:
-    """A tensor of another dtype, shape or content, or no tensor at all."""
+    """A tensor with another dtype, shape or content, or another object."""
     match rng.choice(["dtype", "shape", "rank", "content", "other", "same", "same"]):
         case "dtype":
             return value.to(rng.choice(DTYPES))
@@ -42,7 +42,7 @@ def changed(rng: Random, value: Tensor) -> Any:
 
 
 @fuzzed(share=2)
-def test_models_on_other_inputs(rng: Random) -> None:
+def test_wrong_inputs(rng: Random) -> None:
     model = tiny(rng.choice(RECIPES))
     given: dict = {name: changed(rng, value) for name, value in raws(model, rng.randint(1, 2)).items()}
     if rng.random() < 0.2:
@@ -58,7 +58,7 @@ def test_models_on_other_inputs(rng: Random) -> None:
 
 
 @fuzzed(share=2)
-def test_questions_of_any_kind(rng: Random) -> None:
+def test_wrong_at_chunk_and_size(rng: Random) -> None:
     model = tiny(rng.choice(RECIPES))
     given = raws(model, 1)
     indices: list[Any] = [None, [0], 0, "x"]
@@ -80,84 +80,45 @@ def test_parameters_of_recipes(rng: Random) -> None:
 
 
 WORDS = [
-    "list",
-    "describe",
-    "train",
-    "convert",
-    "demo",
-    "draw",
-    "--help",
-    "--preset",
-    "--data",
-    "--steps",
-    "--out",
-    "--seed",
-    "--rate",
-    "--batch",
-    "--resume",
-    "--clip",
-    "--seconds",
-    "inputs",
-    "positions",
-    "tiny",
-    "base",
-    "masked_lm",
-    "mnist",
-    "optical_flow",
-    "inputs.Patches",
-    "inputs.",
-    ".x",
-    "-1",
-    "0",
-    "1e9",
-    "nan",
-    "ünï",
-    "--",
-    "-x",
-    "nowhere/at/all",
-]
-WORDS += ["", "\0"]
+    "list", "describe", "train", "convert", "demo", "draw", "--help", "--preset", "--data", "--steps", "--out",
+    "--seed", "--rate", "--batch", "--resume", "--clip", "--seconds", "inputs", "positions", "tiny", "base",
+    "masked_lm", "mnist", "optical_flow", "inputs.Patches", "inputs.", ".x", "-1", "0", "1e9", "nan", "ünï", "--", "-x",
+    "nowhere/at/all", "", "\0",
+]  # fmt: skip
+
+
+def run(words: list[str]) -> tuple[Any, str, str]:
+    """The exit code, stdout and stderr of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            code = main(words)
+        except SystemExit as stop:  # argparse's, with its usage on stderr
+            code = stop.code
+    return code, out.getvalue(), err.getvalue()
 
 
 @fuzzed(share=2)
 def test_command_lines(rng: Random) -> None:
-    """Anything but a training or demo that is right, which would take its time."""
+    """Training and the demo get one wrong option, so that they do not start."""
     words = [rng.choice(WORDS) for _ in range(rng.randint(0, 5))]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        out, err = io.StringIO(), io.StringIO()
         if words[:1] in (["train"], ["demo"]):
             words += ["--seconds", "-1"] if words[0] == "demo" else ["--steps", "0"]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                code = main(words)
-            except SystemExit as stop:  # argparse's, with its usage on stderr
-                code = stop.code
+        code, out, err = run(words)
         assert code in (0, 2)
-        assert (out if code == 0 else err).getvalue().strip()
+        assert (out if code == 0 else err).strip()
         assert not [*Path(folder).rglob("*.ckpt")]
 
 
-SOURCES = [
-    "",
-    ".",
-    "..",
-    "/",
-    "\0",
-    "a" * 300,
-    "a/" + "b" * 300,
-    "a/b\0",
-    "/dev/null",
-    "/dev/zero",
-    "~",
-    "\ud800",
-    "a\nb/c",
-]
+SOURCES = ["", ".", "..", "/", "\0", "a" * 300, "a/" + "b" * 300, "a/b\0", "/dev/null", "/dev/zero", "~", "\ud800"]
+SOURCES += ["a\nb/c"]
 
 
 @fuzzed()
 def test_sources_of_models(rng: Random) -> None:
-    """What is no model and leads to none: nothing is asked of a network, and no device is read."""
+    """None of them is a model; no network is used and no device is read."""
     source: Any = rng.choice([*SOURCES, None, 3, b"bytes", Path("nowhere"), Path("/dev/zero"), ["a"]])
     if isinstance(source, str) and rng.random() < 0.3:
         source = rng.choice(SOURCES) + source
@@ -175,27 +136,15 @@ WRONG = {
 
 
 @fuzzed(share=0.1)
-def test_trainings_with_any_options(rng: Random) -> None:
-    """Of one step, on texts that are right: what is asked for is done, or refused in a line."""
-    options = [
-        "--steps",
-        "1",
-        "--preset",
-        rng.choice(["tiny", "tiny", "x"]),
-        "--workers",
-        rng.choice(["0", "0", "-1", "x"]),
-    ]
+def test_training_options(rng: Random) -> None:
+    """One step on valid texts: it succeeds, or the error is one line."""
+    preset, workers = rng.choice(["tiny", "tiny", "x"]), rng.choice(["0", "0", "-1", "x"])
+    options = ["--steps", "1", "--preset", preset, "--workers", workers]
     for option in rng.sample([*OPTIONS, *WRONG], rng.randint(1, 3)):
         options += [option, rng.choice(WRONG.get(option, NUMBERS))]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for number in range(4):
             Path(f"{number}.txt").write_text("In the beginning was the word. " * 20)
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                code = main(["train", "masked_lm", "--data", ".", "--out", "run", *options])
-            except SystemExit as stop:
-                code = stop.code
+        code, _, err = run(["train", "masked_lm", "--data", ".", "--out", "run", *options])
         assert code in (0, 2)
-        assert code == 0 or "perceiver-kit: " in err.getvalue() or "error: argument" in err.getvalue()
+        assert code == 0 or "perceiver-kit: " in err or "error: argument" in err

@@ -1,18 +1,13 @@
-"""Pictures, videos and sound of every kind that formats allow, and of kinds that they do not: whole and damaged."""
+"""Valid and damaged pictures, videos and sound in many formats."""
 
 from __future__ import annotations
 
 import functools
 import io
 import struct
-import tempfile
-import warnings
 import wave
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -25,26 +20,14 @@ from PIL import Image
 import perceiver_kit as kit
 from perceiver_kit.data.files import read_picture
 from perceiver_kit.data.tasks import open_task
-from perceiver_kit.data.video import Clip, load_clip, split, windows
+from perceiver_kit.data.video import Clip, load_clip, split
 
-from .harness import damaged, fuzzed, result_or_documented_error
+from .harness import damaged, fuzzed, result_or_documented_error, written
 from .test_data import FORMATS, picture
 
 
-@contextmanager
-def written(content: bytes, name: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's and the folder readers', about what is wrong
-        path = Path(folder) / name
-        path.write_bytes(content)
-        yield path
-
-
-# ---- pictures
-
-
 def odd_picture(rng: Random) -> bytes:
-    """A whole file of a kind that trips readers up: turned, 16 bits, palettes, transparency, frames, NaN, thin ones."""
+    """A valid file: rotated, thin, with 16 bits, a palette, transparency, frames or NaN."""
     size = rng.choice([(1, 1), (1, 3000), (3000, 1), (7, 5)])
     noise = np.frombuffer(rng.randbytes(size[0] * size[1] * 4), np.uint8).reshape(size[1], size[0], 4)
     exif = Image.Exif()
@@ -76,21 +59,13 @@ def odd_picture(rng: Random) -> bytes:
     file = io.BytesIO()
     try:
         image.save(file, kind, **options)
-    except (
-        OSError,
-        ValueError,
-        SystemError,
-        RuntimeError,
-        TypeError,
-        KeyError,
-        AttributeError,
-    ):  # not what this format can hold
+    except Exception:  # encoders raise various types for what a format lacks
         return picture(rng)
     return file.getvalue()
 
 
 def claiming(rng: Random) -> bytes:
-    """A file whose header says that it is large, and that has next to nothing to show for it."""
+    """A small file whose header claims a large picture."""
     wide, tall = (rng.choice([1, 2**13, 2**16 - 1, 2**31 - 1]) for _ in range(2))
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -157,7 +132,7 @@ SOUNDS = ["pcm_s16le", "pcm_f32le", "pcm_u8", "pcm_s32le", "pcm_f64le", "flac", 
 
 
 def waveform(rng: Random, samples: int, channels: int) -> np.ndarray:
-    """Noise, silence, or what no microphone gives."""
+    """Noise, silence, values outside [-1, 1] or not finite."""
     sound = np.random.default_rng(rng.randrange(9)).uniform(-1, 1, (channels, samples)).astype(np.float32)
     special = rng.choice([None, None, 0.0, float("nan"), float("inf"), -1e30, 5.0])
     if special is not None:
@@ -167,7 +142,7 @@ def waveform(rng: Random, samples: int, channels: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def film(seed: int) -> bytes:
-    """A video of some codec, rate and timing, of no frames or a few, with some sound or none."""
+    """A short video of a random codec, rate and timing, with or without sound."""
     rng = Random(f"film {seed}")
     codec, container = rng.choice(CODECS)
     file = io.BytesIO()
@@ -186,7 +161,7 @@ def film(seed: int) -> bytes:
             for i in range(rng.choice([0, 1, 2, 6])):
                 frame = av.VideoFrame.from_ndarray(np.full((tall, wide, 3), 40 * i, np.uint8), format="rgb24")
                 frame.pts, frame.time_base = time, 1 / Fraction(rate)
-                time += rng.choice([1, 1, 1, 3, 10**6])
+                time += rng.choice([1, 1, 1, 3, 10**4])
                 out.mux(video.encode(frame))
             out.mux(video.encode())
             if audio is not None:
@@ -199,7 +174,7 @@ def film(seed: int) -> bytes:
                 if samples:
                     out.mux(audio.encode(part))
                 out.mux(audio.encode())
-    except (av.FFmpegError, ValueError):  # a codec that this container or this build does not have
+    except (av.FFmpegError, ValueError):  # this container or build lacks the codec
         return film(seed + 1000)
     return file.getvalue()
 
@@ -218,7 +193,7 @@ def test_videos_of_any_kind(rng: Random) -> None:
 
 @fuzzed()
 def test_whole_videos(rng: Random) -> None:
-    """Nothing is damaged here: what no codec forbids is read, NaN in the sound too, which becomes a finite number."""
+    """Valid files can be read; NaN in the sound becomes finite."""
     with written(film(rng.randrange(200)), "a.mkv") as path, result_or_documented_error():
         clip = load_clip(path, size=8, rate=rng.choice([400, 8000, 96000]))
         assert clip.frames.isfinite().all()
@@ -237,8 +212,8 @@ def wav(rng: Random) -> bytes:
 
 
 @fuzzed()
-def test_sound_where_a_video_is_wanted(rng: Random) -> None:
-    """There is no picture in it; but of what is damaged, FFmpeg may believe that it is another kind of file."""
+def test_sound_instead_of_video(rng: Random) -> None:
+    """It has no pictures. FFmpeg may take a damaged file for another format."""
     content, whole = wav(rng), rng.random() < 0.3
     refused = functools.partial(pytest.raises, kit.InputError, match=r"a\.wav")
     with written(content if whole else damaged(rng, content), "a.wav") as path:
@@ -260,7 +235,5 @@ def test_clips_of_any_values(rng: Random) -> None:
         clip = Clip(pictures, sound, fps=rng.choice([25, 0.5]), rate=rng.choice([8000, 1]), source="made up")
         assert clip.frames.isfinite().all()
         assert clip.audio.isfinite().all()
-        windows(clip, num_frames=rng.choice([0, 1, 3]), stride=rng.choice([1, 2, -1]))
-        split(
-            clip, parts=rng.choice([1, 2]), num_frames=1, gap=rng.choice([None, 0, -1]), held_out=rng.choice([None, 1])
-        )
+        gap, held_out = rng.choice([None, 0, -1]), rng.choice([None, 1])
+        split(clip, parts=rng.choice([1, 2]), num_frames=rng.choice([0, 1, 1, 3]), gap=gap, held_out=held_out)

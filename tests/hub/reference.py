@@ -6,6 +6,8 @@ attention is selective and positions matter, but no softmax is sharp enough to a
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,59 +73,70 @@ def parameters(recipe: str, model: nn.Module) -> dict[str, str]:
 # ---- calling the reference like the kit
 
 
-def _text(model: nn.Module, raw: Tensors, **options: Any) -> tuple[Tensors, Any]:
-    out = model(raw["text"], **options)
-    # The reference returns rows for the longest possible text; drop those beyond this text.
-    return {"text": out.logits[:, : raw["text"].shape[1]]}, out
-
-
-def _label(model: nn.Module, raw: Tensors, **options: Any) -> tuple[Tensors, Any]:
-    out = model(*raw.values(), **options)
-    return {"label": out.logits}, out
-
-
-def _learned(model: nn.Module, raw: Tensors, **options: Any) -> tuple[Tensors, Any]:
-    return _label(model, raw, interpolate_pos_encoding=True, **options)
+@functools.cache
+def blocks(recipe: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Input and output blocks of the published model: they determine the reference's inputs and outputs."""
+    with torch.device("meta"):
+        model = kit.build(recipe)
+    return tuple({name: stage.blocks[name] for name in stage.blocks} for stage in (model.inputs, model.outputs))
 
 
 def neighbourhoods(frames: Tensor) -> Tensor:
     """(b, t, 3, h, w) → (b, t, 27, h, w) in the order (y, x, channel), which Hugging Face leaves to the caller."""
     b, t, c, h, w = frames.shape
-    unfolded = F.unfold(frames.flatten(0, 1), 3, padding=1)
+    unfolded = F.unfold(rearrange(frames, "b t c h w -> (b t) c h w"), 3, padding=1)
     return rearrange(unfolded, "(b t) (c k) (h w) -> b t (k c) h w", b=b, t=t, c=c, h=h, w=w)
 
 
-def _flow(model: nn.Module, raw: Tensors, **options: Any) -> tuple[Tensors, Any]:
-    out = model(neighbourhoods(raw["frames"]), **options)
-    return {"flow": 20 * rearrange(out.logits, "b h w c -> b c h w")}, out
+def prepared(
+    recipe: str,
+    model: nn.Module,
+    raw: Tensors,
+    mask: Tensors | None = None,
+    *,
+    at: Mapping[str, Tensor | None] | None = None,
+    **options: Any,
+) -> Callable[[], tuple[Tensors, Any]]:
+    """A call of the reference that gives its outputs in the kit's form, and its full return value.
 
-
-def _video(model: nn.Module, raw: Tensors, *, at: Mapping[str, Tensor], **options: Any) -> tuple[Tensors, Any]:
-    inputs = raw | {"audio": raw["audio"][..., None]}
-    points = {"audio": at["audio"], "image": at["image"], "label": None}
-    out = model(inputs, subsampled_output_points=points, **options)
-    patch = model.config.samples_per_patch
-    return dict(out.logits) | {"audio": out.logits["audio"].unflatten(1, (-1, patch))}, out
-
-
-ASK: dict[str, Callable[..., tuple[Tensors, Any]]] = {
-    "masked_lm": _text,
-    "sequence_classification": _label,
-    "image_classification_learned": _learned,
-    "image_classification_fourier": _label,
-    "image_classification_conv": _label,
-    "optical_flow": _flow,
-    "multimodal_autoencoding": _video,
-}
-
-
-def ask(
-    recipe: str, model: nn.Module, raw: Tensors, mask: Tensors | None = None, **options: Any
-) -> tuple[Tensors, Any]:
-    """The reference's outputs in the kit's form, and its full return value. ``mask``: as the kit's, by modality."""
+    Inputs, mask and ``at`` are the kit's.
+    """
+    inputs, outputs = blocks(recipe)
+    given = dict(raw)
+    for name, value in raw.items():
+        if isinstance(inputs[name], kit.inputs.Neighbourhoods):
+            given[name] = neighbourhoods(value)
+        elif isinstance(inputs[name], kit.inputs.AudioPatches):
+            given[name] = value[..., None]
     if mask is not None:
         options["attention_mask"] = torch.cat([mask[name].flatten(1) for name in sorted(mask)], dim=1)
-    return ASK[recipe](model, raw, **options)
+    if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+        options["interpolate_pos_encoding"] = True
+    if len(outputs) > 1:
+        options["subsampled_output_points"] = {name: (at or {}).get(name) for name in outputs}
+
+    def several() -> tuple[Tensors, Any]:
+        out = model(given, **options)
+        patched = [name for name in outputs if isinstance(inputs[name], kit.inputs.AudioPatches)]
+        rows = {name: out.logits[name].unflatten(1, (-1, model.config.samples_per_patch)) for name in patched}
+        return dict(out.logits) | rows, out
+
+    def single() -> tuple[Tensors, Any]:
+        ((name, block),), (only,) = outputs.items(), given.values()
+        out = model(only, **options)
+        logits = out.logits
+        if isinstance(block, kit.outputs.Flow):  # the reference divides by 100
+            logits = 100 * block.scale * rearrange(logits, "b h w c -> b c h w")
+        elif logits.ndim == 3:  # the reference decodes the longest possible text
+            logits = logits[:, : only.shape[1]]
+        return {name: logits}, out
+
+    return several if len(outputs) > 1 else single
+
+
+def ask(recipe: str, model: nn.Module, raw: Tensors, *mask: Tensors, **options: Any) -> tuple[Tensors, Any]:
+    """The reference's outputs in the kit's form, and its full return value."""
+    return prepared(recipe, model, raw, *mask, **options)()
 
 
 # ---- comparing

@@ -1,4 +1,4 @@
-"""What every input block makes of raw values, place by place in plain NumPy."""
+"""Input blocks in plain NumPy, element by element."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _stem(block: inputs.ConvStem, frame: Array) -> Array:
 
 
 def _same(shape: tuple[int, ...], kernel: int, stride: int = 2) -> tuple[tuple[int, int], ...]:
-    """TensorFlow's SAME: as many outputs as ⌈size / stride⌉, what that takes shared out, the odd one at the end."""
+    """TensorFlow's SAME padding: ⌈size / stride⌉ outputs; an odd element of padding goes to the end."""
     sides = []
     for size in shape[:2]:
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
@@ -127,7 +127,7 @@ def _same(shape: tuple[int, ...], kernel: int, stride: int = 2) -> tuple[tuple[i
 
 
 def _windows(frame: Array, kernel: int, padding: tuple, value: float, stride: int = 2) -> Array:
-    """(h, w, kernel, kernel, c): what each output of a convolution or pool sees."""
+    """Receptive fields of a convolution or pool: (h, w, kernel, kernel, c)."""
     padded = np.pad(frame, (*padding, (0, 0)), constant_values=value)
     tops = range(0, padded.shape[0] - kernel + 1, stride)
     lefts = range(0, padded.shape[1] - kernel + 1, stride)

@@ -1,4 +1,4 @@
-"""Images, video and sound as rows: every combination of block, positions and stride, restated and as referenced."""
+"""Images, video and sound as rows, compared with plain NumPy and with Hugging Face, for all strides and positions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers.models.perceiver import modeling_perceiver as theirs
 
 from perceiver_kit import inputs
-from perceiver_kit.errors import AssemblyError, InputError
 from perceiver_kit.positions import Fourier, Learned, Positions, Projected
 
 from ..hub.reference import randomised, relative
@@ -22,7 +21,7 @@ from . import restated
 
 KINDS = ["Pixels", "Conv1x1", "ConvStem", "Patches", "Patches + linear", "Neighbourhoods", "AudioPatches"]
 POSITIONS = ["none", "Fourier", "Learned", "Projected Fourier", "Projected Learned"]
-# Height and width (frames first in video); never equal, so that mixing them up shows.
+# ([frames,] height, width), distinct so that swapped axes are noticed.
 STRIDES = {2: [(1, 1), (2, 3), (3, 1)], 3: [(1, 1, 1), (2, 1, 3), (1, 3, 2), (2, 2, 2)]}
 GRIDS = {1: (5,), 2: (3, 4), 3: (2, 3, 4)}
 WIDTH, CHANNELS = 12, 6  # divisible by one, two and three axes
@@ -43,7 +42,7 @@ COMBINATIONS = [
 
 
 def some_positions(kind: str, grid: tuple[int, ...], width: int | None) -> Positions | None:
-    """Positions of that kind; of a given width where they are to be added."""
+    """Positions of this kind; with ``width``, they can be added to content of this width."""
     axes = len(grid)
     resolution = tuple(size + 3 for size in grid)
     if width is None:
@@ -73,7 +72,7 @@ def make(kind: str, axes: int, stride: tuple[int, ...], positions: str, combine:
             return inputs.Neighbourhoods(WIDTH, channels=2, **given), torch.randn(2, 2, 2, *size)
         case "Pixels":
             block = inputs.Pixels(stride, channels=CHANNELS, **given)
-            # A stride need not divide a size: the last step may fall short.
+            # The stride need not divide the size.
             size = tuple(n - s + 1 for n, s in zip(size, stride, strict=True))
         case "Conv1x1":
             block = inputs.Conv1x1(WIDTH, stride=stride, channels=CHANNELS, **given)
@@ -89,7 +88,7 @@ def make(kind: str, axes: int, stride: tuple[int, ...], positions: str, combine:
 
 @pytest.mark.parametrize(("kind", "axes", "stride", "positions", "combine"), COMBINATIONS)
 @torch.no_grad()
-def test_rows_are_as_restated(kind: str, axes: int, stride: tuple[int, ...], positions: str, combine: str) -> None:
+def test_rows_equal_plain_numpy(kind: str, axes: int, stride: tuple[int, ...], positions: str, combine: str) -> None:
     block, raw = make(kind, axes, stride, positions, combine)
     randomised(block).eval()
     tokens = block(raw, "raw")
@@ -106,7 +105,7 @@ def test_rows_are_as_restated(kind: str, axes: int, stride: tuple[int, ...], pos
 
 
 def both_positions(kind: str, grid: tuple[int, ...], width: int, combine: str) -> tuple[Positions, dict]:
-    """Ours, not yet projected, and the reference's arguments for the same; without coordinates it can only add."""
+    """Positions without projection, and the reference's arguments for the same."""
     axes = len(grid)
     if kind.endswith("Learned"):
         options = dict(num_channels=width, index_dims=math.prod(grid))
@@ -128,7 +127,7 @@ def copy_positions(ours: Positions, block: nn.Module) -> None:
         ours.table.copy_(block.position_embeddings.position_embeddings)
 
 
-# Where it works: images in pixels have no stride (it slices batch and channels), convolutions take no video.
+# Cases that the reference supports: its strided pixels slice batch and channels, its convolutions take no video.
 REFERENCED = [
     ("pixels", 2, 1, 1),
     ("pixels", 3, 1, 1),
@@ -148,11 +147,11 @@ REFERENCED = [
 @pytest.mark.parametrize("positions", POSITIONS[1:])
 @pytest.mark.parametrize(("kind", "axes", "space", "time"), REFERENCED)
 @torch.no_grad()
-def test_images_are_the_references(kind: str, axes: int, space: int, time: int, positions: str, combine: str) -> None:
+def test_images_equal_the_reference(kind: str, axes: int, space: int, time: int, positions: str, combine: str) -> None:
     grid, projected = GRIDS[axes], positions.startswith("Projected")
     patches = CHANNELS * space**2 * (time if axes == 3 else 1)
     content = {"pixels": CHANNELS, "patches": patches}.get(kind, WIDTH)
-    # Its projection reads as many channels as its convolution writes, whatever the positions have: make them equal.
+    # The reference projects as many channels as its convolution has, whatever the width of the positions.
     width = WIDTH if projected or combine == "concat" else content
     target = (content if combine == "add" else 5) if projected else -1
     features, options = both_positions(positions, grid, width, combine)
@@ -201,7 +200,7 @@ def test_images_are_the_references(kind: str, axes: int, space: int, time: int, 
 @pytest.mark.parametrize("combine", ["concat", "add"])
 @pytest.mark.parametrize("positions", POSITIONS[1:])
 @torch.no_grad()
-def test_sound_is_the_references(positions: str, combine: str) -> None:
+def test_sound_equals_the_reference(positions: str, combine: str) -> None:
     patch, projected = 4, positions.startswith("Projected")
     width = patch if combine == "add" and not projected else 9
     features, options = both_positions(positions, GRIDS[1], width, combine)
@@ -222,7 +221,7 @@ def test_sound_is_the_references(positions: str, combine: str) -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 12), (16, 9), (1, 3), (7, 8)], ids=str)
 @torch.no_grad()
-def test_a_square_table_is_interpolated_as_the_reference_does(size: tuple[int, int]) -> None:
+def test_interpolated_tables_equal_the_reference(size: tuple[int, int]) -> None:
     reference = theirs.PerceiverTrainablePositionEncoding((8, 8), 6)
     ours = Learned((8, 8), 6, interpolate=True)
     ours.table.copy_(reference.position_embeddings)
@@ -240,30 +239,42 @@ def test_a_square_table_is_interpolated_as_the_reference_does(size: tuple[int, i
 @pytest.mark.parametrize("size", [(224, 224), (56, 64), (55, 63), (1, 2), (30, 7)], ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
 @torch.no_grad()
-def test_same_padding_is_as_many_rows_as_a_quarter_rounded_up(size: tuple[int, int], layers: int) -> None:
+def test_same_padding_gives_a_quarter_of_the_size_rounded_up(size: tuple[int, int], layers: int) -> None:
     stem = randomised(inputs.ConvStem(4, layers=layers)).eval()
     grid = stem(torch.randn(1, 3, *size)).layout.grid("input")
     assert grid == tuple(math.ceil(n / 4**layers) for n in size)
 
 
 @torch.no_grad()
-def test_a_stem_of_224_has_56_rows_a_side_and_the_references_55() -> None:
-    raw = torch.randn(1, 3, 224, 224)
-    assert inputs.ConvStem(4).eval()(raw).layout.grid("input") == (56, 56)
-    assert inputs.ConvStem(4, padding="huggingface").eval()(raw).layout.grid("input") == (55, 55)
+def test_the_stem_of_the_reference_has_55_rows_per_side() -> None:
+    stem = inputs.ConvStem(4, padding="huggingface").eval()
+    assert stem(torch.randn(1, 3, 224, 224)).layout.grid("input") == (55, 55)
 
 
-@pytest.mark.parametrize("padding", ["same", "huggingface"])
-@pytest.mark.parametrize(("layers", "batch_norm"), [(1, True), (1, False), (2, True)])
-@pytest.mark.parametrize("size", [(32, 40), (31, 29), (27, 38)], ids=str)
+@pytest.mark.parametrize(("size", "frames"), [(1, 2), (3, 1), (5, 3)])
 @torch.no_grad()
-def test_a_stem_is_as_restated(size: tuple[int, int], layers: int, batch_norm: bool, padding: str) -> None:
+def test_neighbourhoods_of_any_size_equal_plain_numpy(size: int, frames: int) -> None:
+    block, raw = randomised(inputs.Neighbourhoods(4, size=size, frames=frames)), torch.randn(2, frames, 3, 4, 3)
+    assert relative(block.embed(raw, "raw").double(), torch.from_numpy(restated.content(block, raw))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        *itertools.product([(32, 40), (31, 29), (27, 38)], ["same", "huggingface"]),
+        *itertools.product([(1, 9), (5, 2)], ["same"]),  # too small for the other
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("layers", "batch_norm"), [(1, True), (1, False), (2, True)])
+@torch.no_grad()
+def test_stems_equal_plain_numpy(size: tuple[int, int], layers: int, batch_norm: bool, padding: str) -> None:
     stem = randomised(inputs.ConvStem(3, layers=layers, batch_norm=batch_norm, padding=padding)).eval()
     raw = torch.randn(2, 3, *size)
     assert relative(stem.embed(raw, "raw").double(), torch.from_numpy(restated.content(stem, raw))) < 1e-5
 
 
-def test_statistics_follow_batches_in_training_at_a_tenth() -> None:
+def test_running_statistics_have_momentum_of_a_tenth() -> None:
     stem = inputs.ConvStem(3)
     raw = torch.randn(4, 3, 16, 16)
     seen = F.conv2d(F.pad(raw, (2, 3, 2, 3)), stem.convs[0].weight, stride=2)
@@ -271,57 +282,7 @@ def test_statistics_follow_batches_in_training_at_a_tenth() -> None:
     torch.testing.assert_close(stem.norms[0].running_mean, 0.1 * seen.mean((0, 2, 3)))
 
 
-# ---- refusals
-
-
-@pytest.mark.parametrize(
-    ("block", "shape", "words"),
-    [
-        (inputs.Patches((2, 4)), (2, 3, 4, 6), r"image is \(2, 3, 4, 6\) but patches of \(2, 4\)"),
-        (inputs.Patches((2, 4, 4)), (2, 3, 3, 4, 8), "frames, height and width"),
-        (inputs.Patches((1, 1)), (2, 1, 4, 4), r"image must be float \(b, 3, h, w\), got float32 \(2, 1, 4, 4\)"),
-        (inputs.Patches((1, 1, 1)), (2, 3, 4, 4), r"image must be float \(b, t, 3, h, w\)"),
-        (inputs.Pixels(channels=1), (2, 3, 4, 4), r"\(b, 1, h, w\)"),
-        (inputs.Conv1x1(4), (3, 4, 4), r"\(b, 3, h, w\)"),
-        (inputs.ConvStem(4, axes=3), (2, 3, 8, 8), r"\(b, t, 3, h, w\)"),
-        (inputs.ConvStem(4, padding="huggingface"), (2, 3, 3, 3), "too small"),
-        (inputs.Neighbourhoods(4), (2, 3, 3, 4, 4), r"\(b, 2, 3, h, w\)"),
-        (inputs.AudioPatches(4), (2, 7), "divisible by 4: crop or pad"),
-        (inputs.AudioPatches(4), (2, 8, 1), "without a channel axis"),
-        (inputs.Patches((1, 1)), (2, 3, 0, 4), "no elements along h"),
-        (inputs.Pixels(positions=Learned((2, 2), 3)), (2, 3, 4, 4), "interpolate"),
-        (inputs.Pixels(positions=Fourier(bands=2, max_resolution=(4,))), (2, 3, 4, 4), "1 axes"),
-    ],
-    ids=lambda value: "",
-)
-@pytest.mark.usefixtures("unchecked")
-def test_raw_tensors_that_do_not_fit(block: inputs.Input, shape: tuple[int, ...], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        block(torch.zeros(shape), "image")
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: inputs.Patches((1,)), r"\(height, width\) or \(frames, height, width\)"),
-        (lambda: inputs.Patches((0, 1)), "size must be an int of at least 1"),
-        (lambda: inputs.Patches(4), "size must be a tuple"),
-        (lambda: inputs.Neighbourhoods(4, size=2), "odd"),
-        (lambda: inputs.ConvStem(4, axes=4), r"axes must be 2 \(images\) or 3"),
-        (lambda: inputs.ConvStem(4, padding="sane"), "did you mean 'same'"),
-        (lambda: inputs.Pixels(positions=Learned((2, 2), 4), combine="add"), "use Projected"),
-        (lambda: inputs.Pixels(combine="ad"), "did you mean 'add'"),
-        (lambda: inputs.AudioPatches(0), "samples_per_patch"),
-    ],
-    ids=lambda value: "" if callable(value) else value,
-)
-@pytest.mark.usefixtures("unchecked")
-def test_blocks_that_cannot_be(make, words: str) -> None:
-    with pytest.raises(AssemblyError, match=words):
-        make()
-
-
-def test_the_restatement_is_not_the_code() -> None:
+def test_the_numpy_helpers_equal_worked_examples() -> None:
     """SAME at stride 2 pads (2, 3) of an even size and (3, 3) of an odd one, as TensorFlow documents."""
     assert restated._same((224, 225), 7) == ((2, 3), (3, 3))
     assert restated._same((112, 113), 3) == ((0, 1), (1, 1))

@@ -1,4 +1,4 @@
-"""The picture of a run's metrics: what is drawn is what the file says."""
+"""The curves of a run show the values of its metrics.csv."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
-def test_every_metric_has_a_panel_and_training_and_held_out_share_it(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_every_metric_has_a_panel_with_training_and_held_out_curves(tmp_path: Path, drawn: list[Figure]) -> None:
     (tmp_path / "metrics.csv").write_text(METRICS)
     picture = curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
     with Image.open(picture) as image:
@@ -47,7 +47,7 @@ def test_every_metric_has_a_panel_and_training_and_held_out_share_it(tmp_path: P
     assert panels["accuracy"] == {"held-out": (9, 19, 0.25, 0.75)}
 
 
-def test_a_file_without_metrics_gives_an_empty_picture(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_file_without_metrics_gives_an_empty_figure(tmp_path: Path, drawn: list[Figure]) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step\n0,9\n")
     assert curves(tmp_path / "metrics.csv", tmp_path / "curves.png").is_file()
     assert drawn[0].axes == []
