@@ -56,12 +56,17 @@ class Conv1x1(Input):
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes)
         pixels = match_dtype(strided(raw, self.stride), self.conv)
-        if is_plain(self.conv, {nn.Conv2d}) and self.conv.kernel_size == (1, 1) == self.conv.stride:
+        if is_plain(self.conv, {nn.Conv2d}) and _is_linear(self.conv):
             # A matrix product with channels last gives the rows' layout: no copy back from channels first.
             weight = rearrange(self.conv.weight, "d c 1 1 -> d c")
             return F.linear(rearrange(pixels, "... c h w -> ... h w c"), weight, self.conv.bias)
         frames, leading = pack([pixels], "* c h w")
         return unpack(rearrange(self.conv(frames), "b c h w -> b h w c"), leading, "* h w c")[0]
+
+
+def _is_linear(conv: nn.Conv2d) -> bool:
+    """True for a linear map of each pixel."""
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 @register("inputs")
