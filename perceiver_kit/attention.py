@@ -184,9 +184,7 @@ class CrossAttentionLayer(nn.Module):
         if mask is not None:
             # Zero masked rows before the norm: a NaN in them would give NaN gradients.
             keys = torch.where(rearrange(for_all(mask), "b n -> b n 1"), keys, 0)
-        read = self.attention(
-            self.query_norm(queries), self.key_norm(keys), mask, query_mask=query_mask, causal=causal
-        )
+        read = self.attention(self.query_norm(queries), self.key_norm(keys), mask, query_mask=query_mask, causal=causal)
         rows = self.dropout(read)
         if self.query_residual:
             rows = queries + rows

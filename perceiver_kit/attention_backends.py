@@ -147,9 +147,7 @@ def weighted_sum(
     # The causal mask of torch's kernel aligns the first query with the first row and excludes any other mask.
     square = masks.causal and masks.rows is None and m == n
     triangle = masks.causal and not square
-    kernel = choose_kernel(
-        q.shape[-1], v.shape[-1], dropout=dropout, dtype=q.dtype, device=q.device, triangle=triangle
-    )
+    kernel = choose_kernel(q.shape[-1], v.shape[-1], dropout=dropout, dtype=q.dtype, device=q.device, triangle=triangle)
     q = q.expand(k.shape[0], -1, -1, -1)
     if kernel == "tiled":
         read = tiled(q, k, v, _without_empty(by_query(masks.rows)), scale, dropout, masks.causal)
@@ -210,9 +208,7 @@ def _fused(
         # To a multiple of four: optical flow's decoder with 323 columns 179 GFLOP/s, with 324 188.
         wide = 4 * math.ceil(max(q.shape[-1], width) / 4)
         q, k, v = (F.pad(rows, (0, wide - rows.shape[-1])) for rows in (q, k, v))
-    read = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale
-    )
+    read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale)
     return read[..., :width]
 
 

@@ -61,7 +61,9 @@ def tiled(
         last_keys = itertools.count(n - m, rows) if causal else itertools.repeat(None)
         read = [
             _all_keys(some, k_chunk, v_chunk, mask, scale, dropout, keys, recompute, last_key)
-            for some, mask, last_key in zip(q_chunk.split(rows, -2), _split(mask_chunk, rows, -2), last_keys, strict=False)
+            for some, mask, last_key in zip(
+                q_chunk.split(rows, -2), _split(mask_chunk, rows, -2), last_keys, strict=False
+            )
         ]
         read_chunks.append(read[0] if len(read) == 1 else torch.cat(read, -2))
     return read_chunks[0] if len(read_chunks) == 1 else torch.cat(read_chunks)

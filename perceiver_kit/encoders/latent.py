@@ -131,7 +131,9 @@ class Encoder(Block):
             if block < self.cross_attends:
                 latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, causal=causal)
             for layer in range(self.layers):
-                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](latents, causal=causal)
+                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](
+                    latents, causal=causal
+                )
         return latents
 
     def extra_repr(self) -> str:
