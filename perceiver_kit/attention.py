@@ -15,6 +15,7 @@ from .attention_backends import Projections, attend, checkpointed_mlp
 from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
+from .masks import Mask, Masks, for_all
 
 Gelu = Literal["exact", "tanh"]
 
@@ -23,8 +24,12 @@ class Attention(nn.Module):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
     ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
-    (default: ``qk_channels``). Queries of batch 1 serve every sample. Masked rows have weight zero; where a sample's
-    rows are all masked, the weighted sum is zero (before the output projection).
+    (default: ``qk_channels``). Queries of batch 1 serve every sample.
+
+    ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
+    With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
+    may be the last m of n rows. ``query_mask`` (b, m) is True where a query reads at all. The three combine. Masked
+    rows have weight zero; a query that may read nothing has a weighted sum of zero (before the output projection).
 
     ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
 
@@ -64,26 +69,34 @@ class Attention(nn.Module):
         self,
         queries: Float[Tensor, "#b m cq"],
         keys: Float[Tensor, "b n ck"],
-        mask: Bool[Tensor, "b n"] | None = None,
+        mask: Mask | None = None,
+        *,
+        query_mask: Bool[Tensor, "b m"] | None = None,
+        causal: bool = False,
     ) -> Float[Tensor, "b heads m n"]:
         """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
         q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
         k = rearrange(self.key(keys), "b n (heads c) -> b heads n c", heads=self.heads)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
-        if mask is None:
+        readable = Masks(mask, query_mask, causal).readable(queries, keys)
+        if readable is None:
             return scores.softmax(-1)
-        readable = rearrange(mask, "b n -> b 1 1 n")
-        # The lowest finite score, not -inf: a fully masked sample would otherwise be NaN.
+        readable = rearrange(readable, "b m n -> b 1 m n")
+        # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
         return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
 
     def formula(
         self,
         queries: Float[Tensor, "#b m cq"],
         keys: Float[Tensor, "b n ck"],
-        mask: Bool[Tensor, "b n"] | None = None,
+        mask: Mask | None = None,
+        *,
+        query_mask: Bool[Tensor, "b m"] | None = None,
+        causal: bool = False,
     ) -> Float[Tensor, "b m cq"]:
         """Attention by its definition, one line for each step."""
-        weights = F.dropout(self.weights(queries, keys, mask), self.dropout, self.training)
+        weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal)
+        weights = F.dropout(weights, self.dropout, self.training)
         v = rearrange(self.value(keys), "b n (heads c) -> b heads n c", heads=self.heads)
         read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
@@ -92,12 +105,16 @@ class Attention(nn.Module):
         self,
         queries: Float[Tensor, "#b m cq"],
         keys: Float[Tensor, "b n ck"],
-        mask: Bool[Tensor, "b n"] | None = None,
+        mask: Mask | None = None,
+        *,
+        query_mask: Bool[Tensor, "b m"] | None = None,
+        causal: bool = False,
     ) -> Float[Tensor, "b m cq"]:
         """Equal to ``formula`` within rounding."""
+        masks = Masks(mask, query_mask, causal).checked(queries, keys)
         layers = Projections(self.query, self.key, self.value, self.output)
         dropout = self.dropout if self.training else 0.0
-        return attend(queries, keys, mask, layers, heads=self.heads, scale=self.scale, dropout=dropout)
+        return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
 
 
 class MLP(nn.Sequential):
@@ -120,8 +137,9 @@ class MLP(nn.Sequential):
 class CrossAttentionLayer(nn.Module):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
-    With ``query_residual=False`` the attention output replaces the queries instead of being added to them. The content
-    of masked rows, even NaN, never changes the result. Queries of batch 1 serve every sample.
+    With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
+    those of ``Attention``. The content of rows that no query may read, even NaN, never changes the result. Queries of
+    batch 1 serve every sample.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -155,14 +173,19 @@ class CrossAttentionLayer(nn.Module):
         self,
         queries: Float[Tensor, "#b m cq"],
         keys: Float[Tensor, "b n ck"],
-        mask: Bool[Tensor, "b n"] | None = None,
+        mask: Mask | None = None,
+        *,
+        query_mask: Bool[Tensor, "b m"] | None = None,
+        causal: bool = False,
     ) -> Float[Tensor, "b m cq"]:
         if keys.shape[1] == 0 or queries.shape[1] == 0:
             raise InputError(f"attention of {queries.shape[1]} queries over {keys.shape[1]} rows: neither may be empty")
+        Masks(mask, query_mask, causal).checked(queries, keys)
         if mask is not None:
             # Zero masked rows before the norm: a NaN in them would give NaN gradients.
-            keys = torch.where(rearrange(mask, "b n -> b n 1"), keys, 0)
-        rows = self.dropout(self.attention(self.query_norm(queries), self.key_norm(keys), mask))
+            keys = torch.where(rearrange(for_all(mask), "b n -> b n 1"), keys, 0)
+        read = self.attention(self.query_norm(queries), self.key_norm(keys), mask, query_mask=query_mask, causal=causal)
+        rows = self.dropout(read)
         if self.query_residual:
             rows = queries + rows
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
@@ -170,6 +193,9 @@ class CrossAttentionLayer(nn.Module):
 
 class SelfAttentionLayer(nn.Module):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
+
+    ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
+    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -196,9 +222,14 @@ class SelfAttentionLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(channels)
         self.mlp = MLP(channels, widening=widening, gelu=gelu)
 
-    def forward(self, rows: Float[Tensor, "b m d"]) -> Float[Tensor, "b m d"]:
-        normed = self.norm(rows)
-        rows = rows + self.dropout(self.attention(normed, normed))
+    def forward(
+        self, rows: Float[Tensor, "b m d"], mask: Mask | None = None, *, causal: bool = False
+    ) -> Float[Tensor, "b m d"]:
+        Masks(mask, causal=causal).checked(rows, rows)
+        normed = keys = self.norm(rows)
+        if mask is not None:
+            keys = torch.where(rearrange(for_all(mask), "b m -> b m 1"), keys, 0)
+        rows = rows + self.dropout(self.attention(normed, keys, mask, causal=causal))
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
 

@@ -18,9 +18,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .masks import Masks, by_query
 from .plain import STOCK, can_checkpoint, is_plain
 from .tiled_attention import tiled
 
+NO_MASKS = Masks()
 Side = Literal["both", "queries", "keys"]
 Kernel = Literal["fused", "tiled"]
 
@@ -43,7 +45,7 @@ class Projections(NamedTuple):
 def attend(
     queries: Float[Tensor, "#b m cq"],
     keys: Float[Tensor, "b n ck"],
-    mask: Bool[Tensor, "b n"] | None,
+    masks: Masks,
     layers: Projections,
     *,
     heads: int,
@@ -53,15 +55,15 @@ def attend(
     """Attention with these layers, projecting the side that costs least."""
     side = choose_side(layers, queries.shape[1], keys.shape[1], heads=heads, dropout=dropout)
     if side == "queries":
-        return _projecting_queries(queries, keys, mask, layers, scale)
+        return _projecting_queries(queries, keys, masks, layers, scale)
     if side == "keys":
-        return _projecting_keys(queries, keys, mask, layers, scale)
+        return _projecting_keys(queries, keys, masks, layers, scale)
     # Without local names, so that q, k and v are freed before the output projection.
     qkv = (
         rearrange(rows, "b n (heads c) -> b heads n c", heads=heads)
         for rows in (layers.query(queries), layers.key(keys), layers.value(keys))
     )
-    read = weighted_sum(*qkv, mask=mask, scale=scale, dropout=dropout)
+    read = weighted_sum(*qkv, masks=masks, scale=scale, dropout=dropout)
     return layers.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
 
@@ -86,25 +88,26 @@ def choose_side(layers: Projections, m: int, n: int, *, heads: int, dropout: flo
 
 
 def _projecting_queries(
-    queries: Tensor, keys: Tensor, mask: Tensor | None, layers: Projections, scale: float
+    queries: Tensor, keys: Tensor, masks: Masks, layers: Projections, scale: float
 ) -> Float[Tensor, "b m cq"]:
     """Queries take on the keys' projection and read raw rows; the values' projection follows the sum.
 
     The key bias adds one number to all scores of a query, which the softmax cancels. It stays in the graph, since a
     parameter without a gradient stops distributed training. Weights sum to one, so the value bias is added after the
-    sum, except where all rows are masked.
+    sum, except for queries that may read nothing.
     """
     q = rearrange(layers.query(queries) @ layers.key.weight, "b m c -> b 1 m c")
     rows = rearrange(keys, "b n c -> b 1 n c")
-    read = rearrange(weighted_sum(q, rows, rows, mask=mask, scale=scale), "b 1 m c -> b m c")
+    read = rearrange(weighted_sum(q, rows, rows, masks=masks, scale=scale), "b 1 m c -> b m c")
     values = layers.value(read)
-    if mask is not None:
-        values = torch.where(rearrange(mask.any(-1), "b -> b 1 1"), values, 0)
+    reading = masks.reading(queries.shape[1], keys.shape[1], keys.device)
+    if reading is not None:
+        values = torch.where(rearrange(reading, "b m -> b m 1"), values, 0)
     return keep_in_graph(layers.output(values), layers.key.bias)
 
 
 def _projecting_keys(
-    queries: Tensor, keys: Tensor, mask: Tensor | None, layers: Projections, scale: float
+    queries: Tensor, keys: Tensor, masks: Masks, layers: Projections, scale: float
 ) -> Float[Tensor, "b m cq"]:
     """Keys take on the queries' projection, values the output's; queries are used raw.
 
@@ -116,7 +119,7 @@ def _projecting_keys(
     k = rearrange(torch.cat([k @ layers.query.weight, bias], -1), "b n c -> b 1 n c")
     v = rearrange(F.linear(layers.value(keys), layers.output.weight), "b n c -> b 1 n c")
     q = rearrange(F.pad(queries, (0, 1), value=1.0), "b m c -> b 1 m c")
-    read = weighted_sum(q, k, v, mask=mask, scale=scale)
+    read = weighted_sum(q, k, v, masks=masks, scale=scale)
     return rearrange(read, "b 1 m c -> b m c") + layers.output.bias
 
 
@@ -135,30 +138,45 @@ def weighted_sum(
     k: Float[Tensor, "b heads n e"],
     v: Float[Tensor, "b heads n f"],
     *,
-    mask: Bool[Tensor, "b n"] | None = None,
+    masks: Masks = NO_MASKS,
     scale: float,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b heads m f"]:
-    """softmax(scale · q kᵀ) v over the readable rows; zeros where a sample has none."""
-    kernel = choose_kernel(q.shape[-1], v.shape[-1], dropout=dropout, dtype=q.dtype, device=q.device)
-    compute = _fused if kernel == "fused" else tiled
+    """softmax(scale · q kᵀ) v over the rows that each query may read; zeros where there are none."""
+    m, n = q.shape[-2], k.shape[-2]
+    # The causal mask of torch's kernel aligns the first query with the first row and excludes any other mask.
+    square = masks.causal and masks.rows is None and not m != n  # noqa: SIM202 (a bool also where sizes are symbols)
+    triangle = masks.causal and not square
+    kernel = choose_kernel(q.shape[-1], v.shape[-1], dropout=dropout, dtype=q.dtype, device=q.device, triangle=triangle)
     q = q.expand(k.shape[0], -1, -1, -1)
-    if mask is None:
-        return compute(q, k, v, None, scale, dropout)
-    # Fully masked samples attend everywhere, so that no kernel returns NaN; their output is zeroed.
-    readable = mask.any(-1, keepdim=True)
-    read = compute(q, k, v, rearrange(mask | ~readable, "b n -> b 1 1 n"), scale, dropout)
-    return torch.where(rearrange(readable, "b 1 -> b 1 1 1"), read, 0)
+    if kernel == "tiled":
+        read = tiled(q, k, v, _without_empty(by_query(masks.rows)), scale, dropout, masks.causal)
+    else:
+        allowed = None if square else _without_empty(masks.pairs(m, n, q.device))
+        read = _fused(q, k, v, allowed, scale, dropout, square)
+    reading = masks.reading(m, n, q.device)
+    return read if reading is None else torch.where(rearrange(reading, "b m -> b 1 m 1"), read, 0)
 
 
-def choose_kernel(e: int, f: int, *, dropout: float, dtype: torch.dtype, device: torch.device) -> Kernel:
+def _without_empty(pairs: Bool[Tensor, "#b #m n"] | None) -> Bool[Tensor, "#b 1 #m n"] | None:
+    """Queries that may read nothing read everything, so that no kernel returns NaN; ``weighted_sum`` zeroes them."""
+    return None if pairs is None else rearrange(pairs | ~pairs.any(-1, keepdim=True), "b m n -> b 1 m n")
+
+
+def choose_kernel(
+    e: int, f: int, *, dropout: float, dtype: torch.dtype, device: torch.device, triangle: bool = False
+) -> Kernel:
     """The kernel for heads of width ``e`` in queries and keys, ``f`` in values.
 
     ``"fused"`` is torch's, which stores no scores on any device. ``"tiled"`` is matmul, softmax, matmul in tiles.
+    ``triangle``: a causal mask that torch's kernel would need as a tensor (m, n).
     """
     # On other devices torch documents fused kernels for dropout, bfloat16 and unequal widths. Not measured here.
     if device.type != "cpu" or torch.compiler.is_compiling():
         return "fused"
+    # On a CPU, torch turns a boolean mask into one of floats, as large as the scores of one head.
+    if triangle:
+        return "tiled"
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
     # The numbers below are GFLOP/s, fused : tiled, at published sizes on two threads of a Zen 4 whose matrix products
@@ -181,14 +199,17 @@ def choose_kernel(e: int, f: int, *, dropout: float, dtype: torch.dtype, device:
     return "fused"
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float) -> Tensor:
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float, causal: bool
+) -> Tensor:
     """The kernel of torch. On a CPU it needs equal widths: zeros add nothing to a product, so padding is exact."""
     width = v.shape[-1]
     if q.shape[-1] != width and q.device.type == "cpu":
         # To a multiple of four: optical flow's decoder with 323 columns 179 GFLOP/s, with 324 188.
         wide = 4 * math.ceil(max(q.shape[-1], width) / 4)
         q, k, v = (F.pad(rows, (0, wide - rows.shape[-1])) for rows in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)[..., :width]
+    read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale)
+    return read[..., :width]
 
 
 # ---- the MLP in training

@@ -71,7 +71,7 @@ def decode_output(
     if inference and chunk is None:
         chunk = _affordable_chunk(decoder, latents)
     folded = None
-    if inference and not output.mixes_rows and is_plain(queries, accept=None):
+    if inference and not output.mixes_rows and type(queries) is Queries and is_plain(queries, accept=None):
         count = math.prod(grid) if index is None else index.shape[-1]
         folded = fold(decoder, output, latents, queries.padding_of(name), count)
 

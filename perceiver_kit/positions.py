@@ -15,6 +15,7 @@ from .block import Block, undefined
 from .checks import check_choice, check_positive, check_sizes
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines, spread
+from .plain import match_dtype
 from .registry import register
 from .tokens import Grid
 
@@ -211,4 +212,4 @@ class Projected(Positions):
 
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         rows = self.positions(grid, index, device=device)
-        return self.project(rows.to(self.project.weight.dtype))
+        return self.project(match_dtype(rows, self.project))

@@ -30,8 +30,14 @@ class SoftmaxState(NamedTuple):
     top: Float[Tensor, "b heads m 1"]
 
 
-def tiled(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float) -> Tensor:
-    """The formula in tiles of some samples, queries and keys, so that few scores are in memory at once."""
+def tiled(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float, causal: bool
+) -> Tensor:
+    """The formula in tiles of some samples, queries and keys, so that few scores are in memory at once.
+
+    ``allowed`` is a mask (b or 1, 1, m or 1, n). With ``causal``, query i reads keys 0 to n - m + i, and no others are
+    computed but within a tile.
+    """
     b, heads, m, _ = q.shape
     n = k.shape[-2]
     if q.dtype != torch.float32:
@@ -48,37 +54,54 @@ def tiled(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float,
         samples = max(1, TILE_BYTES // (rows * bytes_per_query))
     read_chunks = []
     # ``split``, not slices: the gradient of a slice is as large as the tensor it is taken from.
-    mask_chunks = _split(allowed, samples, 0)
     for q_chunk, k_chunk, v_chunk, mask_chunk in zip(
-        q.split(samples), k.split(samples), v.split(samples), mask_chunks, strict=False
+        q.split(samples), k.split(samples), v.split(samples), _split(allowed, samples, 0), strict=False
     ):
+        # The last key that the first query of each tile reads.
+        last_keys = itertools.count(n - m, rows) if causal else itertools.repeat(None)
         read = [
-            _all_keys(some, k_chunk, v_chunk, mask_chunk, scale, dropout, keys, recompute)
-            for some in q_chunk.split(rows, -2)
+            _all_keys(some, k_chunk, v_chunk, mask, scale, dropout, keys, recompute, last_key)
+            for some, mask, last_key in zip(
+                q_chunk.split(rows, -2), _split(mask_chunk, rows, -2), last_keys, strict=False
+            )
         ]
         read_chunks.append(read[0] if len(read) == 1 else torch.cat(read, -2))
     return read_chunks[0] if len(read_chunks) == 1 else torch.cat(read_chunks)
 
 
 def _all_keys(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float, keys: int, recompute: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor | None,
+    scale: float,
+    dropout: float,
+    keys: int,
+    recompute: bool,
+    last_key: int | None,
 ) -> Tensor:
     """Some queries over all keys, in tiles of ``keys`` keys."""
 
-    def compute(tile: Callable, *tensors: Tensor | None) -> Any:
+    def compute(tile: Callable, *arguments: Tensor | int | None) -> Any:
         if not recompute:
-            return tile(*tensors, scale, dropout)
-        return checkpoint(tile, *tensors, scale, dropout, use_reentrant=False, preserve_rng_state=dropout > 0)
+            return tile(*arguments, scale, dropout)
+        return checkpoint(tile, *arguments, scale, dropout, use_reentrant=False, preserve_rng_state=dropout > 0)
 
     if k.shape[-2] <= keys:
-        return compute(_one_tile, q, k, v, allowed)
+        return compute(_one_tile, q, k, v, allowed, last_key)
     tiles = zip(k.split(keys, -2), v.split(keys, -2), _split(allowed, keys, -1), strict=False)
-    state = functools.reduce(_join, (compute(_partial_softmax, q, *tile) for tile in tiles))
+    states = []
+    for number, tile in enumerate(tiles):
+        last = None if last_key is None else last_key - number * keys
+        # A tile that no query reads is skipped, except the first, so that there is a result.
+        if number == 0 or last is None or last + q.shape[-2] > 0:
+            states.append(compute(_partial_softmax, q, *tile, last))
+    state = functools.reduce(_join, states)
     return (state.read / state.total).to(v.dtype)
 
 
 def _split(allowed: Tensor | None, size: int, dim: int) -> Iterable[Tensor | None]:
-    return itertools.repeat(None) if allowed is None else allowed.split(size, dim)
+    return itertools.repeat(allowed) if allowed is None or allowed.shape[dim] == 1 else allowed.split(size, dim)
 
 
 def _join(one: SoftmaxState, other: SoftmaxState) -> SoftmaxState:
@@ -87,24 +110,28 @@ def _join(one: SoftmaxState, other: SoftmaxState) -> SoftmaxState:
     return SoftmaxState(one.read * a + other.read * b, one.total * a + other.total * b, top)
 
 
-def _scores(q: Tensor, k: Tensor, allowed: Tensor | None, scale: float) -> Tensor:
+def _scores(q: Tensor, k: Tensor, allowed: Tensor | None, last_key: int | None, scale: float) -> Tensor:
+    """Scores of one tile. ``last_key`` is the last key of it that the first query may read; None for no such limit."""
     scores = (q * scale) @ k.mT
+    if last_key is not None and last_key + 1 < k.shape[-2]:
+        causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(last_key)
+        allowed = causal if allowed is None else allowed & causal
     # The lowest finite number: a fully masked tile would turn infinities into NaN.
     return scores if allowed is None else scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
 
 
 def _one_tile(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, last_key: int | None, scale: float, dropout: float
 ) -> Float[Tensor, "b heads m f"]:
-    scores = _scores(q, k, allowed, scale)
+    scores = _scores(q, k, allowed, last_key, scale)
     weights = scores.softmax(-1) if scores.requires_grad else torch.softmax(scores, -1, out=scores)
     return F.dropout(weights, dropout) @ v
 
 
 def _partial_softmax(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, last_key: int | None, scale: float, dropout: float
 ) -> SoftmaxState:
-    scores = _scores(q, k, allowed, scale)
+    scores = _scores(q, k, allowed, last_key, scale)
     top = scores.detach().amax(-1, keepdim=True)
     weights = (scores - top).exp() if scores.requires_grad else scores.sub_(top).exp_()
     wide = torch.promote_types(scores.dtype, torch.float32)

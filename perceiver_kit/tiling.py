@@ -87,15 +87,17 @@ class Tiled(PerceiverIO):
             keep = raw.new_ones(raw.shape[0], height, width, dtype=torch.bool) if keep is None else keep
             raw, keep = (F.pad(part, (0, right, 0, below)) for part in (raw, keep))
         output = next(iter(self.outputs.blocks))  # type: ignore[union-attr]
-        weight = self._weight(raw)
+        weight = self._weight(raw.device)
+        dtype = raw.dtype
         blended = weights = torch.zeros((), device=raw.device)
         for rows, columns in self._tiles(*raw.shape[-2:]):
             tile_mask = None if keep is None else {name: keep[:, rows, columns]}
             part = super().forward({name: raw[..., rows, columns]}, mask=tile_mask, chunk=chunk)[output]
+            dtype = part.dtype
             around = (columns.start, raw.shape[-1] - columns.stop, rows.start, raw.shape[-2] - rows.stop)
             blended = blended + F.pad(part * weight, around)
             weights = weights + F.pad(weight, around)
-        return {output: (blended / weights)[..., :height, :width]}
+        return {output: (blended / weights)[..., :height, :width].to(dtype)}
 
     def _tiles(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         starts = [
@@ -106,10 +108,11 @@ class Tiled(PerceiverIO):
         for top, left in itertools.product(*starts):
             yield slice(top, top + self.tile[0]), slice(left, left + self.tile[1])
 
-    def _weight(self, like: Tensor) -> Float[Tensor, "h w"]:
+    def _weight(self, device: torch.device) -> Float[Tensor, "h w"]:
+        """In float32, and so are the sums: times 184, a flow of 360 pixels overflows float16."""
         ramps = []
         for size in self.tile:
-            index = torch.arange(size, device=like.device, dtype=like.dtype)
+            index = torch.arange(size, device=device, dtype=torch.float32)
             ramps.append(torch.minimum(index + 1, size - index))
         return torch.minimum(rearrange(ramps[0], "h -> h 1"), ramps[1])
 

@@ -241,7 +241,7 @@ def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -
         given |= {argument: draw(st.sampled_from(others)) for argument, others in tied.items() if others}
         if all(tied.values()):
             block = made("outputs", name, draw(arguments("outputs", name, given)))
-            if block.in_channels == channels and _accepts(block, grid):
+            if block.in_channels == channels and accepts(block, grid):
                 return block
         names = [other for other in names if other != name]
 
@@ -257,7 +257,7 @@ def _tied(kind: type, channels: int, pool: Pool) -> dict[str, list[nn.Module]]:
     }
 
 
-def _accepts(block: nn.Module, grid: Grid) -> bool:
+def accepts(block: nn.Module, grid: Grid) -> bool:
     try:
         block.check_grid("it", grid)
     except kit.InputError:

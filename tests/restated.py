@@ -27,7 +27,7 @@ def boolean(mask: Tensor | None) -> Array | None:
 
 
 def attention(p: dict[str, Array], prefix: str, queries: Array, keys: Array, mask: Array | None, heads: int) -> Array:
-    """Multi-head attention, sample by sample, head by head, query by query."""
+    """Multi-head attention, sample by sample, head by head, query by query; ``mask`` is (b, n) or (b, m, n)."""
 
     def linear(rows: Array, name: str) -> Array:
         return rows @ p[f"{prefix}{name}.weight"].T + p[f"{prefix}{name}.bias"]
@@ -35,11 +35,12 @@ def attention(p: dict[str, Array], prefix: str, queries: Array, keys: Array, mas
     samples = []
     for b in range(len(keys)):
         q, k, v = linear(queries[b % len(queries)], "query"), linear(keys[b], "key"), linear(keys[b], "value")
-        readable = np.arange(len(k)) if mask is None else np.flatnonzero(mask[b])
+        allowed = np.broadcast_to(True if mask is None else mask[b], (len(q), len(k)))
         values = np.zeros((len(q), v.shape[1]), dtype=np.result_type(q, k, v))
         qk, vs = q.shape[1] // heads, v.shape[1] // heads
         for head in range(heads):
             for i in range(len(q)):
+                readable = np.flatnonzero(allowed[i])
                 if len(readable):
                     c, d = slice(head * qk, (head + 1) * qk), slice(head * vs, (head + 1) * vs)
                     scores = np.array([(q[i, c] * k[j, c]).sum() for j in readable]) / math.sqrt(qk)
@@ -76,7 +77,7 @@ def cross_attend(
     gelu: str = "exact",
 ) -> Array:
     if mask is not None:
-        keys = np.where(mask[..., None], keys, 0)
+        keys = np.where((mask if mask.ndim == 2 else mask.any(1))[..., None], keys, 0)
     q, k = norm(p, f"{prefix}query_norm", queries), norm(p, f"{prefix}key_norm", keys)
     rows = attention(p, f"{prefix}attention.", q, k, mask, heads)
     if residual:
@@ -84,9 +85,11 @@ def cross_attend(
     return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
 
 
-def self_attend(p: dict[str, Array], prefix: str, rows: Array, *, heads: int, gelu: str = "exact") -> Array:
+def self_attend(
+    p: dict[str, Array], prefix: str, rows: Array, mask: Array | None = None, *, heads: int, gelu: str = "exact"
+) -> Array:
     normed = norm(p, f"{prefix}norm", rows)
-    rows = rows + attention(p, f"{prefix}attention.", normed, normed, None, heads)
+    rows = rows + attention(p, f"{prefix}attention.", normed, normed, mask, heads)
     return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
 
 

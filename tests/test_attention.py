@@ -20,6 +20,7 @@ import perceiver_kit as kit
 from perceiver_kit import attention_backends as backends
 from perceiver_kit import tiled_attention as tiles
 from perceiver_kit.attention import MLP, Attention, CrossAttentionLayer, SelfAttentionLayer
+from perceiver_kit.masks import Masks
 
 from . import restated
 from .strategies import assert_close, noisy
@@ -97,35 +98,48 @@ def cases(draw: st.DrawFn) -> dict:
         m=draw(st.integers(1, 5)),
         n=draw(st.integers(1, 7)),
         shared=draw(st.booleans()),
-        masked=draw(st.sampled_from(["not", "some", "a whole sample"])),
+        masked=draw(st.sampled_from(["not", "rows", "a whole sample", "shared", "by query"])),
+        queries_masked=draw(st.sampled_from([False, False, True])),
+        causal=draw(st.booleans()),
         dtype=draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16])),
     )
 
 
-def make(c: dict) -> tuple[Attention, Tensor, Tensor, Tensor | None]:
+def make(c: dict) -> tuple[Attention, Tensor, Tensor, dict]:
     torch.manual_seed(0)
     widths = dict(qk_channels=c["qk_channels"], v_channels=c["v_channels"])
     attention = noisy(Attention(c["cq"], c["ck"], heads=c["heads"], **widths), 0.5).to(c["dtype"])
     queries = torch.randn(1 if c["shared"] else c["b"], c["m"], c["cq"], dtype=c["dtype"])
     keys = torch.randn(c["b"], c["n"], c["ck"], dtype=c["dtype"])
-    mask = None
-    if c["masked"] != "not":
-        mask = torch.rand(c["b"], c["n"]) < 0.6
-        mask[-1] = c["masked"] != "a whole sample"
-    return attention, queries, keys, mask
+    b, m, n = (c[letter] for letter in "bmn")
+    shapes = {"rows": (b, n), "a whole sample": (b, n), "shared": (1, m, n), "by query": (b, m, n)}
+    mask = None if c["masked"] == "not" else torch.rand(shapes[c["masked"]]) < 0.6
+    if mask is not None:
+        mask[-1] &= c["masked"] != "a whole sample"
+    query_mask = torch.rand(b, m) < 0.6 if c["queries_masked"] else None
+    return attention, queries, keys, dict(mask=mask, query_mask=query_mask, causal=c["causal"])
+
+
+def pairs(c: dict, masks: dict) -> np.ndarray:
+    """Whether each query may read each row, one by one."""
+    allowed = np.zeros((c["b"], c["m"], c["n"]), dtype=bool)
+    mask, query_mask = (restated.boolean(masks[name]) for name in ("mask", "query_mask"))
+    for b, i, j in np.ndindex(allowed.shape):
+        entry = True if mask is None else mask[b, j] if mask.ndim == 2 else mask[b % len(mask), i, j]
+        past = not masks["causal"] or j - c["n"] <= i - c["m"]
+        allowed[b, i, j] = entry and past and (query_mask is None or query_mask[b, i])
+    return allowed
 
 
 @pytest.mark.parametrize("path", PATHS, indirect=True, ids="-".join)
 @given(c=cases())
 def test_outputs_equal_numpy(path: Callable, c: dict) -> None:
-    attention, queries, keys, mask = make(c)
-    p = restated.arrays(attention)
-    wanted = restated.attention(
-        p, "", restated.array(queries), restated.array(keys), restated.boolean(mask), c["heads"]
-    )
+    attention, queries, keys, masks = make(c)
+    p, allowed = restated.arrays(attention), pairs(c, masks)
+    wanted = restated.attention(p, "", restated.array(queries), restated.array(keys), allowed, c["heads"])
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            found = attention(queries, keys, mask)
+            found = attention(queries, keys, **masks)
             path(attention, keys.shape[1])
         assert found.dtype == c["dtype"]
         assert_close(found.double(), torch.from_numpy(wanted), TOLERANCE[c["dtype"]])
@@ -138,8 +152,8 @@ def test_outputs_equal_numpy(path: Callable, c: dict) -> None:
 @given(c=cases())
 def test_gradients_equal_numpy(path: Callable, c: dict) -> None:
     """Along a random direction of each tensor, against the exact derivative in NumPy by a complex step."""
-    attention, queries, keys, mask = make(c)
-    found = attention(queries.requires_grad_(), keys.requires_grad_(), mask)
+    attention, queries, keys, masks = make(c)
+    found = attention(queries.requires_grad_(), keys.requires_grad_(), **masks)
     weights = torch.randn_like(found)
     (found * weights).sum().backward()
     path(attention, keys.shape[1])
@@ -147,12 +161,12 @@ def test_gradients_equal_numpy(path: Callable, c: dict) -> None:
     gradients = {name: p.grad for name, p in attention.named_parameters()}
     gradients |= {"queries": queries.grad, "keys": keys.grad}
     scale = max(float(g.abs().max()) for g in gradients.values())
-    rng = np.random.default_rng(0)
+    rng, allowed = np.random.default_rng(0), pairs(c, masks)
     for name, gradient in gradients.items():
         assert gradient is not None, name
         direction = rng.standard_normal(values[name].shape)
         moved = values | {name: values[name] + 1e-30j * direction}
-        result = restated.attention(moved, "", moved["queries"], moved["keys"], restated.boolean(mask), c["heads"])
+        result = restated.attention(moved, "", moved["queries"], moved["keys"], allowed, c["heads"])
         wanted = ((result * restated.array(weights)).sum()).imag / 1e-30
         reached = (restated.array(gradient) * direction).sum()
         assert abs(reached - wanted) <= TOLERANCE[c["dtype"]] * scale * direction.size, name
@@ -175,11 +189,11 @@ def outputs_and_gradients(module: nn.Module, call: Callable, *inputs: Tensor) ->
 @given(c=cases(), training=st.booleans())
 def test_forward_equals_formula(path: Callable, c: dict, training: bool) -> None:
     c |= dict(dtype=torch.float64)
-    attention, queries, keys, mask = make(c)
+    attention, queries, keys, masks = make(c)
     attention.train(training)
-    found = outputs_and_gradients(attention, lambda *rows: attention(*rows, mask), queries, keys)
+    found = outputs_and_gradients(attention, lambda *rows: attention(*rows, **masks), queries, keys)
     path(attention, keys.shape[1])
-    wanted = outputs_and_gradients(attention, lambda *rows: attention.formula(*rows, mask), queries, keys)
+    wanted = outputs_and_gradients(attention, lambda *rows: attention.formula(*rows, **masks), queries, keys)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ((ours - theirs).abs() <= 1e-9 * max(1.0, float(theirs.detach().abs().max()))).all()
 
@@ -199,13 +213,12 @@ def test_forward_under_dropout_averages_to_formula(in_tiles: bool, monkeypatch: 
 @given(c=cases())
 def test_weights_sum_to_one_over_readable_rows(c: dict) -> None:
     c |= dict(dtype=torch.float64)
-    attention, queries, keys, mask = make(c)
-    weights = attention.weights(queries, keys, mask)
+    attention, queries, keys, masks = make(c)
+    weights = attention.weights(queries, keys, **masks)
     assert weights.shape == (c["b"], c["heads"], c["m"], c["n"])
-    mask = torch.ones(c["b"], c["n"], dtype=torch.bool) if mask is None else mask
-    assert not weights.masked_select(~rearrange(mask, "b n -> b 1 1 n")).any()
-    readable = rearrange(mask.any(-1), "b -> b 1 1").double().expand_as(weights[..., 0])
-    assert_close(weights.sum(-1), readable, 1e-9)
+    allowed = rearrange(torch.from_numpy(pairs(c, masks)), "b m n -> b 1 m n")
+    assert not weights.masked_select(~allowed).any()
+    assert_close(weights.sum(-1), allowed.any(-1).double().expand_as(weights[..., 0]), 1e-9)
 
 
 class LowRank(nn.Module):
@@ -283,7 +296,7 @@ def test_fully_masked_samples_reach_no_kernel(monkeypatch: pytest.MonkeyPatch) -
     q, k = torch.randn(2, 1, 3, 4), torch.randn(2, 1, 2, 4)
     for kernel in ("fused", "tiled"):
         monkeypatch.setattr(backends, "choose_kernel", lambda *_, kernel=kernel, **__: kernel)
-        read = backends.weighted_sum(q, k, k, mask=mask, scale=1.0)
+        read = backends.weighted_sum(q, k, k, masks=Masks(mask), scale=1.0)
         assert not read[1].any()
         assert seen.pop()[:, 0, 0].tolist() == [[True, False], [True, True]]
 
@@ -424,19 +437,20 @@ def test_dropout_applies_in_training_only_and_keeps_the_mean() -> None:
 @given(c=cases(), residual=st.booleans(), gelu=st.sampled_from(["exact", "tanh"]), widening=st.integers(1, 3))
 def test_cross_attention_layer_equals_numpy(c: dict, residual: bool, gelu: str, widening: int) -> None:
     c |= dict(dtype=torch.float64)
-    _, queries, keys, mask = make(c)
+    _, queries, keys, masks = make(c)
     widths = dict(heads=c["heads"], qk_channels=c["qk_channels"], v_channels=c["v_channels"])
     options = dict(widening=widening, query_residual=residual, gelu=gelu)
     block = noisy(CrossAttentionLayer(c["cq"], c["ck"], **widths, **options)).double()
     assert block.mlp[0].out_features == widening * c["cq"]
     p = restated.arrays(block)
-    arguments = (restated.array(queries), restated.array(keys), restated.boolean(mask))
+    arguments = (restated.array(queries), restated.array(keys), pairs(c, masks))
     wanted = restated.cross_attend(p, "", *arguments, heads=c["heads"], residual=residual, gelu=gelu)
-    found = block(queries, keys, mask)
+    found = block(queries, keys, **masks)
     assert_close(found, torch.from_numpy(wanted), 1e-8)
-    if mask is not None:
+    if masks["mask"] is not None:
+        mask = masks["mask"] if masks["mask"].ndim == 2 else masks["mask"].any(1).expand(c["b"], -1)
         poisoned = keys.masked_fill(~mask[..., None], float("nan")).requires_grad_()
-        result = block(queries, poisoned, mask)
+        result = block(queries, poisoned, **masks)
         assert torch.equal(result, found)
         result.sum().backward()
         assert all(p.grad.isfinite().all() for p in block.parameters())
@@ -444,12 +458,20 @@ def test_cross_attention_layer_equals_numpy(c: dict, residual: bool, gelu: str, 
         assert not poisoned.grad[~mask].any()
 
 
-@given(heads=st.integers(1, 3), gelu=st.sampled_from(["exact", "tanh"]), b=st.integers(1, 3), m=st.integers(1, 5))
-def test_self_attention_layer_equals_numpy(heads: int, gelu: str, b: int, m: int) -> None:
+@given(
+    c=cases(),
+    heads=st.integers(1, 3),
+    gelu=st.sampled_from(["exact", "tanh"]),
+    b=st.integers(1, 3),
+    m=st.integers(1, 5),
+)
+def test_self_attention_layer_equals_numpy(c: dict, heads: int, gelu: str, b: int, m: int) -> None:
+    masks = make(c | dict(b=b, m=m, n=m, queries_masked=False))[-1]
+    allowed = pairs(dict(b=b, m=m, n=m), masks)
     block = noisy(SelfAttentionLayer(6, heads=heads, qk_channels=2 * heads, v_channels=3 * heads, gelu=gelu)).double()
     rows = torch.randn(b, m, 6, dtype=torch.float64)
-    wanted = restated.self_attend(restated.arrays(block), "", restated.array(rows), heads=heads, gelu=gelu)
-    assert_close(block(rows), torch.from_numpy(wanted), 1e-9)
+    wanted = restated.self_attend(restated.arrays(block), "", restated.array(rows), allowed, heads=heads, gelu=gelu)
+    assert_close(block(rows, masks["mask"], causal=masks["causal"]), torch.from_numpy(wanted), 1e-9)
 
 
 @pytest.mark.parametrize("kind", [SelfAttentionLayer, functools.partial(CrossAttentionLayer, 6)])

@@ -29,6 +29,7 @@ ORDER = [
     "tokens",
     "initialisation",
     "positions",
+    "masks",
     "tiled_attention",
     "attention_backends",
     "attention",

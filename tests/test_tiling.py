@@ -247,3 +247,19 @@ def test_refusals(model: Tiled) -> None:
             model({"frames": frames(size)}, mask={"frame": torch.ones(2, *size, dtype=torch.bool)})
         with pytest.raises(InputError, match="chunk"):
             model(frames(size), chunk=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_tiles_have_the_type_of_one_tile_and_do_not_overflow(dtype: torch.dtype) -> None:
+    model = make((24, 24))
+    flow = model.outputs.blocks["flow"]
+    nn.init.zeros_(flow.project.weight)
+    model = model.to(dtype)
+    nn.init.constant_(flow.project.bias, 30_000.0)
+    flow.scale = 1.0
+    raw = frames((30, 40), batch=1)
+    found = model(raw.to(dtype))["flow"]
+    assert found.dtype == model(frames((24, 24), batch=1).to(dtype))["flow"].dtype == dtype
+    assert_close(found.float(), torch.full_like(found, 30_000.0).float(), 1e-6)
+    assert model(raw)["flow"].dtype == dtype, "whatever the type of the frames"

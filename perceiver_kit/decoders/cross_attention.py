@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..attention import CrossAttentionLayer, Gelu
@@ -16,8 +16,9 @@ from ..registry import register
 class Decoder(Block):
     """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows, if given.
 
-    Queries do not interact: decoding a subset of them gives the same rows. ``zero_output`` initialises the final linear
-    layer to zero.
+    Queries do not interact: decoding a subset of them gives the same rows. ``query_mask`` (b, o) is True where a query
+    reads the latents, as the original's decoder has for padded text; without it all do. ``zero_output`` initialises the
+    final linear layer to zero.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
 
@@ -63,6 +64,12 @@ class Decoder(Block):
         if zero_output and self.project is not None:
             nn.init.zeros_(self.project.weight)
 
-    def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
-        rows = self.cross(queries, latents)
+    def forward(
+        self,
+        queries: Float[Tensor, "#b o c"],
+        latents: Float[Tensor, "b m d"],
+        *,
+        query_mask: Bool[Tensor, "b o"] | None = None,
+    ) -> Float[Tensor, "b o out"]:
+        rows = self.cross(queries, latents, query_mask=query_mask)
         return rows if self.project is None else self.project(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..attention import CrossAttentionLayer, Gelu, SelfAttentionLayer
@@ -12,6 +12,7 @@ from ..block import Block
 from ..checks import check_choice, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
+from ..masks import Mask, Masks, combine
 from ..registry import register
 from ..tokens import Tokens
 
@@ -31,8 +32,12 @@ class Encoder(Block):
 
     ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
-    weights, ``residual_dropout`` to the output of each layer. The input is ``Tokens``, or rows (b, n, c) with a mask
-    (b, n), so the encoder works without any input block.
+    weights, ``residual_dropout`` to the output of each layer.
+
+    The input is ``Tokens``, or rows (b, n, c), so the encoder works without any input block. ``mask`` is (b, n), or
+    (1, m, n) or (b, m, n) with an entry for each latent and row; a mask of the tokens applies, too. With
+    ``causal=True`` the last latent reads all rows, each one before it a row less, and latents read only themselves and
+    those before them.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
 
@@ -109,26 +114,26 @@ class Encoder(Block):
         )
 
     def forward(
-        self, inputs: Tokens | Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None = None
+        self, inputs: Tokens | Float[Tensor, "b n c"], mask: Mask | None = None, *, causal: bool = False
     ) -> Float[Tensor, "b m d"]:
-        if isinstance(inputs, Tokens):
-            rows, mask = inputs.rows, inputs.mask
-        else:
-            rows = inputs
+        rows, own_mask = (inputs.rows, inputs.mask) if isinstance(inputs, Tokens) else (inputs, None)
+        if not isinstance(inputs, Tokens):
             check_tensor(rows, "inputs", f"b n {self.channels}")
-            if mask is not None:
-                check_tensor(mask, "mask", f"{rows.shape[0]} {rows.shape[1]}", kind="bool")
         if rows.shape[-1] != self.channels:
             raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
         # Batch size 1: the first cross-attention projects the latents once and broadcasts them over the batch.
         # raw: einops.rearrange on a Parameter would make torch.compile build another graph
         latents: Tensor = self.latents[None]
+        # Before the masks are combined, which would broadcast a wrong one.
+        mask = combine(Masks(mask, causal=causal).checked(latents, rows).rows, own_mask)
         for block in range(self.blocks):
             if block < self.cross_attends:
-                latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask)
+                latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, causal=causal)
             for layer in range(self.layers):
-                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](latents)
+                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](
+                    latents, causal=causal
+                )
         return latents
 
     def extra_repr(self) -> str:

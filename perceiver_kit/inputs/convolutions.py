@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_elements, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import scale_by_fan_in
+from ..plain import is_plain, match_dtype
 from ..positions import Positions
 from ..registry import register
 from ..tokens import Grid
@@ -54,9 +55,18 @@ class Conv1x1(Input):
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes)
-        # A matrix product with channels last gives the rows' layout: no copy back from channels first.
-        pixels = rearrange(strided(raw, self.stride), "... c h w -> ... h w c").to(self.conv.weight.dtype)
-        return F.linear(pixels, rearrange(self.conv.weight, "d c 1 1 -> d c"), self.conv.bias)
+        pixels = match_dtype(strided(raw, self.stride), self.conv)
+        if is_plain(self.conv, {nn.Conv2d}) and _is_linear(self.conv):
+            # A matrix product with channels last gives the rows' layout: no copy back from channels first.
+            weight = rearrange(self.conv.weight, "d c 1 1 -> d c")
+            return F.linear(rearrange(pixels, "... c h w -> ... h w c"), weight, self.conv.bias)
+        frames, leading = pack([pixels], "* c h w")
+        return unpack(rearrange(self.conv(frames), "b c h w -> b h w c"), leading, "* h w c")[0]
+
+
+def _is_linear(conv: nn.Conv2d) -> bool:
+    """True for a linear map of each pixel."""
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 @register("inputs")
@@ -109,7 +119,7 @@ class ConvStem(Input):
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes)
         frames, leading = pack([raw], "* c h w")
-        frames = frames.to(self.convs[0].weight.dtype)  # type: ignore[arg-type]
+        frames = match_dtype(frames, self.convs)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             frames = norm(conv(self._padded(frames, 7, 0.0))).relu()
             if self.padding == "huggingface" and min(frames.shape[-2:]) < 3:

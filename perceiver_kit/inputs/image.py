@@ -10,6 +10,7 @@ from torch import Tensor
 from ..checks import check_positive, check_sizes, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import linear
+from ..plain import match_dtype
 from ..positions import Positions
 from ..registry import register
 from ..tokens import Grid
@@ -65,7 +66,7 @@ class Patches(Input):
         else:
             h, w = self.size
             content = rearrange(raw, "b c (h dh) (w dw) -> b h w (dh dw c)", dh=h, dw=w)
-        return content if self.project is None else self.project(content.to(self.project.weight.dtype))
+        return content if self.project is None else self.project(match_dtype(content, self.project))
 
 
 @register("inputs")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import check_positive, check_tensor
 from ..errors import AssemblyError
 from ..initialisation import linear
+from ..plain import is_plain, match_dtype
 from ..positions import Positions
 from ..registry import register
 from ..tokens import Grid
@@ -52,8 +53,13 @@ class Neighbourhoods(Input):
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes)
-        # A linear layer over neighbourhoods is a convolution: the 54 values of each pixel are never materialised.
-        kernel = rearrange(self.project.weight, "d (t y x c) -> d (t c) y x", t=self.frames, y=self.size, x=self.size)
-        stacked = rearrange(raw, "b t c h w -> b (t c) h w").to(kernel.dtype)
-        rows = F.conv2d(stacked, kernel, self.project.bias, padding=self.size // 2)
-        return rearrange(rows, "b d h w -> b h w d")
+        stacked = match_dtype(rearrange(raw, "b t c h w -> b (t c) h w"), self.project)
+        sizes = dict(t=self.frames, y=self.size, x=self.size)
+        if is_plain(self.project, {nn.Linear}):
+            # A linear layer over neighbourhoods is a convolution: the 54 values of each pixel are never materialised.
+            kernel = rearrange(self.project.weight, "d (t y x c) -> d (t c) y x", **sizes)
+            rows = F.conv2d(stacked, kernel, self.project.bias, padding=self.size // 2)
+            return rearrange(rows, "b d h w -> b h w d")
+        values = F.unfold(stacked, self.size, padding=self.size // 2)
+        height = raw.shape[-2]
+        return self.project(rearrange(values, "b (t c y x) (h w) -> b h w (t y x c)", h=height, **sizes))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..checks import check_positive
 from ..errors import InputError
 from ..initialisation import linear
+from ..plain import is_plain
 from ..registry import register
 from ..tokens import Grid
 from .base import Affine, Output
@@ -50,7 +51,8 @@ class Project(Output):
 
     def affine(self) -> Affine | None:
         # A layer that replaces this one, such as a low-rank adapter, may not be linear.
-        return Affine(self.project.weight, self.project.bias) if type(self.project) is nn.Linear else None
+        linear = is_plain(self.project, {nn.Linear}) and self.project.bias is not None
+        return Affine(self.project.weight, self.project.bias) if linear else None
 
 
 @register("outputs")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import AssemblyError
 from ..inputs.text import TextTokens
+from ..plain import is_plain
 from ..registry import register
 from .base import Affine, Output
 
@@ -34,7 +35,10 @@ class TiedText(Output):
         self.bias = nn.Parameter(torch.zeros(text.vocabulary))
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k v"]:
-        return F.linear(rows, self.text.embedding.weight, self.bias)
+        return F.linear(rows, *self.affine())
 
-    def affine(self) -> Affine | None:
-        return Affine(self.text.embedding.weight, self.bias) if type(self.text.embedding) is nn.Embedding else None
+    def affine(self) -> Affine:
+        embedding = self.text.embedding
+        if is_plain(embedding, {nn.Embedding}):
+            return Affine(embedding.weight, self.bias)
+        return Affine(embedding(torch.arange(self.channels, device=self.bias.device)), self.bias)

@@ -1,0 +1,202 @@
+"""A wrapper in place of any linear layer, convolution or embedding acts as the merged weight does.
+
+The wrapper has the attributes of the layer that it wraps, as those of adapter libraries have, so that code which reads
+``weight`` instead of calling the layer gives a wrong result, not an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import perceiver_kit as kit
+from perceiver_kit import attention_backends, registry
+from perceiver_kit.positions import Learned
+from perceiver_kit.registry import find
+
+from ..assemblies import Assembly, assemblies
+from ..blocks import CONTAINERS, accepts, arguments, drawable, made
+from ..models.properties import WHOLE
+from ..strategies import composite, distance, noisy, raw
+
+LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)
+Raw = dict[str, Tensor]
+KINDS = ["inputs", "positions", "queries", "encoders", "decoders", "outputs"]
+# Blocks that stay registered beside the tested one, so that a model can be drawn.
+OTHERS = {"positions": ["Learned"], "queries": ["InputQuery"], "outputs": ["Rows"]}
+
+
+class Wrapper(nn.Module):
+    """A layer plus another of the same kind without bias, whose weight is ``delta``."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.delta = nn.Parameter(0.3 * torch.randn_like(base.weight))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        base = self.base
+        if isinstance(base, nn.Embedding):
+            return base(rows) + F.embedding(rows, self.delta)
+        if isinstance(base, nn.Linear):
+            return base(rows) + F.linear(rows, self.delta)
+        return base(rows) + F.conv2d(rows, self.delta, None, base.stride, base.padding, base.dilation, base.groups)
+
+
+def layers_of(module: nn.Module) -> list[str]:
+    """One layer of each place: of the layers of a ``ModuleList``, which are alike, those of the last."""
+    lists = tuple(f"{name}." for name, part in module.named_modules() if isinstance(part, nn.ModuleList))
+
+    def place(name: str) -> str:
+        for prefix in lists:
+            if name.startswith(prefix):
+                return prefix + name.removeprefix(prefix).partition(".")[2]
+        return name
+
+    return [*{place(name): name for name, layer in module.named_modules() if isinstance(layer, LAYERS)}.values()]
+
+
+def wrap(model: nn.Module, name: str) -> Wrapper:
+    """Put a wrapper in the place of a layer, wherever it is used."""
+    layer = model.get_submodule(name)
+    wrapper = Wrapper(layer)
+    for alias in [alias for alias, other in model.named_modules(remove_duplicate=False) if other is layer]:
+        model.set_submodule(alias, wrapper)
+    return wrapper
+
+
+@torch.no_grad()
+def merge(model: nn.Module, wrapper: Wrapper) -> None:
+    """Put the layer back, with its weight changed."""
+    for alias in [alias for alias, other in model.named_modules(remove_duplicate=False) if other is wrapper]:
+        model.set_submodule(alias, wrapper.base)
+    wrapper.base.weight += wrapper.delta
+
+
+def outputs_and_gradients(model: nn.Module, tensors: Raw) -> tuple[Raw, Raw]:
+    torch.manual_seed(0)  # dropout and hidden inputs
+    output = model(tensors)
+    model.zero_grad()
+    sum((value * torch.linspace(-1, 1, value.numel()).view_as(value)).sum() for value in output.values()).backward()
+    return output, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: Raw, wanted: Raw) -> None:
+    assert found.keys() == wanted.keys()
+    scale = max((float(value.detach().abs().max()) for value in wanted.values()), default=0.0)
+    for name in wanted:
+        assert ((found[name] - wanted[name]).abs() <= 1e-9 * max(scale, 1e-3)).all(), name
+
+
+def acts_as_merged(model: nn.Module, tensors: Raw, name: str, at: Raw) -> bool:
+    """Outputs and gradients, in training and in evaluation; some rows, chunks. True if the wrapper changes any."""
+
+    def compute() -> list[tuple[Raw, Raw]]:
+        with torch.no_grad():
+            without = [(model(tensors, chunk=2), {}), (model(tensors, at=at), {})]
+        results = [*without, outputs_and_gradients(model, tensors)]
+        statistics = {key: value.clone() for key, value in model.named_buffers()}
+        results.append(outputs_and_gradients(model.train(), tensors))
+        model.eval().load_state_dict(statistics, strict=False)
+        return results
+
+    before = model(tensors)
+    wrapper = wrap(model, name)
+    found = compute()
+    merge(model, wrapper)
+    for (output, gradients), (wanted, wanted_gradients) in zip(found, compute(), strict=True):
+        assert_same(output, wanted)
+        # The gradient of ``delta`` is that of the weight to which it is added.
+        deltas = {key.replace(".delta", ".weight"): g for key, g in gradients.items() if key.endswith(".delta")}
+        gradients = {key.replace(".base.", "."): g for key, g in gradients.items() if not key.endswith(".delta")}
+        assert_same(gradients | deltas, wanted_gradients)
+        assert_same(gradients, wanted_gradients)
+    return any(distance(output, before[key]) > 1e-6 for key, output in model(tensors).items())
+
+
+def some_rows(case: Assembly) -> Raw:
+    """The first row, the last and the first again, of each output whose rows are independent."""
+    queries, outputs = case.model.queries.blocks, case.model.outputs.blocks
+    rows = {name: torch.Size(queries[name].size or case.grids[queries[name].follows]).numel() for name in outputs}
+    return {name: torch.tensor([0, rows[name] - 1, 0]) for name in outputs if not outputs[name].mixes_rows}
+
+
+@contextlib.contextmanager
+def drawing(kind: str, name: str) -> Iterator[None]:
+    """Draws only this block of its kind, as far as a model can consist of it."""
+    kept = {kind: [name, *OTHERS.get(kind, [])]}
+    if kind == "outputs":
+        kept["inputs"] = ["TextTokens"]  # which logits may be tied to
+    with pytest.MonkeyPatch.context() as patch:
+        for changed, names in kept.items():
+            entries = {n: entry for n, entry in registry._entries[changed].items() if n in {*names, *CONTAINERS}}
+            patch.setitem(registry._entries, changed, entries)
+        yield
+
+
+BLOCKS = [(kind, name) for kind in KINDS for name in drawable(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), BLOCKS, ids=[".".join(block) for block in BLOCKS])
+def test_each_layer_of_each_block_may_be_wrapped(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_backends, "RECOMPUTE_MIN_BYTES", 0)
+
+    @settings(WHOLE, max_examples=1)
+    @given(case=assemblies())
+    def each_layer(case: Assembly) -> None:
+        owners = [n for n, block in case.model.named_modules() if type(block) is find(kind, name)]
+        assume(owners)
+        layers = [f"{owners[0]}.{layer}" for layer in layers_of(case.model.get_submodule(owners[0]))]
+        moved = [acts_as_merged(case.model, case.raw, layer, some_rows(case)) for layer in layers]
+        assume(any(moved) or not layers)  # else the block is hidden, or a norm of one channel follows
+
+    with drawing(kind, name):
+        each_layer()
+
+
+@composite
+def every_input_and_output(draw: st.DrawFn) -> tuple[nn.Module, Raw]:
+    """One model with every registered input and output."""
+    given = {"positions": None, "grid": None, "combine": "concat"}
+    reads = {name: made("inputs", name, draw(arguments("inputs", name, given))) for name in drawable("inputs")}
+    width = reads["TextTokens"].content_channels
+    given = {"in_channels": width, "text": reads["TextTokens"]}
+    writes = {name: made("outputs", name, draw(arguments("outputs", name, given))) for name in drawable("outputs")}
+    grids = {name: next(grid for grid in ((2, 3), (1,)) if accepts(block, grid)) for name, block in writes.items()}
+    queries = kit.Queries(
+        {name: kit.queries.PositionQuery(Learned(grid, 4), size=grid) for name, grid in grids.items()}
+    )
+    inputs = kit.Inputs(reads)
+    encoder = kit.Encoder(inputs.channels, num_latents=3, latent_dim=4, layers=1, self_heads=2)
+    decoder = kit.Decoder(queries.channels, encoder.latent_dim, out_channels=width)
+    model = noisy(kit.PerceiverIO(inputs, encoder, queries, decoder, kit.Outputs(writes))).eval()
+    return model, {name: raw(block, 2) for name, block in reads.items()}
+
+
+@pytest.mark.usefixtures("unchecked")  # the type checker does not trace
+@settings(WHOLE, max_examples=1)
+@given(drawn=every_input_and_output())
+def test_all_layers_may_be_wrapped_at_once_and_exported(drawn: tuple[nn.Module, Raw]) -> None:
+    model, tensors = drawn
+    model = model.double()
+    tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+    wrappers = [wrap(model, name) for name, layer in model.named_modules() if isinstance(layer, LAYERS)]
+    exported = torch.export.export(model, (tensors,), strict=False).module()
+    found = exported(tensors)
+    for wrapper in wrappers:
+        merge(model, wrapper)
+    assert_same(found, model(tensors))
