@@ -29,6 +29,18 @@ def check_positive(owner: str, *, least: int = 1, most: int = MAX_SIZE, **number
             raise AssemblyError(f"{owner}: {name} must be at most {most:,}, got {short(number)}")
 
 
+def check_flag(owner: str, /, **values: object) -> None:
+    """Raise AssemblyError unless every value is a bool: any non-empty string, such as ``"off"``, would count as true.
+
+    >>> check_flag("Encoder", share_blocks="off")
+    Traceback (most recent call last):
+    perceiver_kit.errors.AssemblyError: Encoder: share_blocks must be True or False, got 'off'
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise AssemblyError(f"{owner}: {name} must be True or False, got {short(value)}")
+
+
 def check_elements(owner: str, *sizes: int) -> None:
     """Raise AssemblyError for a parameter of more than 2⁴⁰ elements, which exceeds any machine's memory."""
     if math.prod(sizes) > 2**40:
