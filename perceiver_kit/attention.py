@@ -15,11 +15,12 @@ from .attention_backends import Projections, attend, checkpointed_mlp
 from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
+from .observing import Observed
 
 Gelu = Literal["exact", "tanh"]
 
 
-class Attention(nn.Module):
+class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
     ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
@@ -117,7 +118,7 @@ class MLP(nn.Sequential):
         )
 
 
-class CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. The content
@@ -168,7 +169,7 @@ class CrossAttentionLayer(nn.Module):
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
 
-class SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(Observed):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape

@@ -13,6 +13,7 @@ from .decoding import At, Sizes, check_request, decode_output
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names
+from .observing import joined
 from .outputs import Outputs
 from .queries import NoQuery, Queries
 from .registry import register
@@ -133,6 +134,7 @@ class PerceiverIO(Block):
         rows = {name: tokens[name] for name in sorted(read["rows"]) if name in given}
         return Encoded(latents, tokens.layout, given, rows, content)
 
+    @joined
     def decode(
         self, encoded: Encoded, *, at: At | None = None, chunk: int | None = None, size: Sizes | None = None
     ) -> dict[str, Tensor]:
