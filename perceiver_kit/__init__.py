@@ -17,7 +17,7 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
-from .hub import load, save, to_huggingface
+from .hub import load, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -76,4 +76,5 @@ __all__ = [
     "save",
     "spec",
     "to_huggingface",
+    "to_onnx",
 ]
