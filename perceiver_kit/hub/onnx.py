@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def to_onnx(
     inputs: Raw,
     *,
     mask: Raw | None = None,
-    dynamic_shapes: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
 ) -> Path:
     """Write a model as ONNX, for inputs like these; ``dynamic_shapes`` are those of ``torch.export.export``.
 
@@ -32,7 +33,7 @@ def to_onnx(
 
     >>> import tempfile, onnxruntime
     >>> model = build("masked_lm", preset="tiny").eval()
-    >>> file = to_onnx(model, tempfile.mktemp(), {"text": torch.zeros(1, 9, dtype=torch.int64)})
+    >>> file = to_onnx(model, tempfile.mktemp(), torch.zeros(1, 9, dtype=torch.int64))
     >>> session = onnxruntime.InferenceSession(file)
     >>> [node.name for node in (*session.get_inputs(), *session.get_outputs())]
     ['inputs_text', 'outputs_text']
@@ -47,8 +48,9 @@ def to_onnx(
     arguments = {"inputs": _sorted(model, inputs)} | ({} if mask is None else {"mask": _sorted(model, mask)})
     names = [f"{argument}_{name}" for argument, tensors in arguments.items() for name in tensors]
     outputs = [] if model.outputs is None else [f"outputs_{name}" for name in model.outputs.blocks]
-    keywords = {"mask": arguments["mask"]} if mask is not None else {}
-    with torch.no_grad():
+    keywords: Any = {"mask": arguments["mask"]} if mask is not None else {}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.onnx and onnxscript call what torch deprecates
         program = torch.export.export(model, (arguments["inputs"],), keywords, dynamic_shapes=dynamic_shapes)
         onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=outputs)
     assert onnx_program is not None

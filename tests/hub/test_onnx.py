@@ -13,8 +13,6 @@ import perceiver_kit as kit
 
 from ..strategies import assert_close
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch.onnx and onnxscript use what torch deprecates
-
 
 def model() -> nn.Module:
     """Names that Python refuses, and one name on both sides."""
@@ -40,16 +38,6 @@ def test_inputs_masks_and_outputs_are_named_after_modalities(tmp_path: Path) -> 
     for name, wanted in ours(given, mask=keep).items():
         (found,) = session.run([f"outputs_{name}"], feed)
         assert_close(torch.from_numpy(found), wanted, 1e-4)
-
-
-@torch.no_grad()
-def test_a_bare_tensor_and_dynamic_sizes(tmp_path: Path) -> None:
-    ours = kit.build("masked_lm", preset="tiny").eval()
-    sizes = {"inputs": {"text": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim("length", max=256)}}}
-    file = kit.to_onnx(ours, tmp_path / "m.onnx", torch.randint(262, (2, 100)), dynamic_shapes=sizes)
-    text = torch.randint(262, (3, 17))
-    (found,) = onnxruntime.InferenceSession(file).run(None, {"inputs_text": text.numpy()})
-    assert_close(torch.from_numpy(found), ours(text)["text"], 1e-4)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
