@@ -4,6 +4,7 @@ from . import decoders, encoders, inputs, objectives, outputs, plots, positions,
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .capture import capture_attention, capture_hidden
+from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
@@ -58,6 +59,7 @@ __all__ = [
     "build",
     "capture_attention",
     "capture_hidden",
+    "checks",
     "decoders",
     "describe",
     "draw",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..block import Block, undefined
-from ..checks import describe_value
+from ..checks import checks_values, describe_value
 from ..errors import AssemblyError, InputError, MissingPackage, UnknownName, nearest
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def check_same(name: str, output: Tensor, target: Tensor) -> None:
 
 
 def check_classes(name: str, target: Tensor, classes: int) -> None:
-    """Raise InputError for class indices out of range. CPU only: on a GPU the check would wait for the device."""
-    if target.dtype == torch.int64 and target.device.type == "cpu" and target.numel():
+    """Raise InputError for class indices out of range. On a GPU only under ``kit.checks(True)``."""
+    if target.dtype == torch.int64 and target.numel() and checks_values(target):
         low, high = (int(bound) for bound in target.aminmax())
         if low < 0 or high >= classes:
             raise InputError(f"target {name!r} must be classes from 0 to {classes - 1}, got {low} to {high}")
