@@ -4,6 +4,7 @@ from . import decoders, encoders, inputs, objectives, outputs, plots, positions,
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .capture import capture_attention, capture_hidden
+from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
@@ -17,7 +18,7 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
-from .hub import load, save, to_huggingface
+from .hub import load, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -58,6 +59,7 @@ __all__ = [
     "build",
     "capture_attention",
     "capture_hidden",
+    "checks",
     "decoders",
     "describe",
     "draw",
@@ -76,4 +78,5 @@ __all__ = [
     "save",
     "spec",
     "to_huggingface",
+    "to_onnx",
 ]

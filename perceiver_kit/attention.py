@@ -16,11 +16,12 @@ from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
+from .observing import Observed
 
 Gelu = Literal["exact", "tanh"]
 
 
-class Attention(nn.Module):
+class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
     ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
@@ -134,7 +135,7 @@ class MLP(nn.Sequential):
         )
 
 
-class CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
@@ -191,7 +192,7 @@ class CrossAttentionLayer(nn.Module):
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
 
-class SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(Observed):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .checks import check_flag
 from .errors import AssemblyError, nearest
 
 
@@ -32,6 +33,7 @@ class _Recorded(type):
                 hint = nearest(unknown, known) if unknown else f"it takes {', '.join(known) or 'nothing'}"
                 raise AssemblyError(f"{cls.__name__}: {error}; {hint}") from None
             bound.apply_defaults()
+            check_flags(cls.__name__, signature, bound.arguments)
             recorded = {name: copied(value) for name, value in bound.arguments.items() if name != "self"}
             block = super().__call__(*args, **kwargs)
             block.recorded = recorded
@@ -44,6 +46,17 @@ def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function, eval_str=True)
     except NameError:
         return inspect.signature(function)
+
+
+def check_flags(owner: str, signature: inspect.Signature, arguments: Mapping[str, Any]) -> None:
+    """Raise AssemblyError unless each bool parameter of a signature has a bool.
+
+    A bool parameter is annotated as ``bool``, or has a bool as default and no annotation.
+    """
+    for name, parameter in signature.parameters.items():
+        unannotated = parameter.annotation is parameter.empty and isinstance(parameter.default, bool)
+        if parameter.annotation in (bool, "bool") or unannotated:
+            check_flag(owner, **{name: arguments[name]})
 
 
 class Block(nn.Module, metaclass=_Recorded):

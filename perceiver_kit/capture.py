@@ -1,17 +1,17 @@
-"""Attention maps and hidden states by block name, through forward hooks that exist only inside the context."""
+"""Attention maps and hidden states by block name, for the calls inside a context."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
-from .errors import UnknownName, nearest
+from .errors import AssemblyError, UnknownName, nearest
+from .observing import Recorder
 
 Captured = dict[str, list[Tensor]]
 
@@ -25,18 +25,27 @@ def capture_attention(model: nn.Module, only: str | Sequence[str] | None = None)
     (``"encoder.cross.*"``): maps are large, 804,737 × 784 in the decoder of the published video model. Masked rows
     have weight zero; dropout is not applied.
 
+    Captures may nest and overlap. Each records the calls of its own thread. The model is not changed: other threads
+    run it as before, and it can be copied and pickled inside the context.
+
     >>> model = build("masked_lm", preset="tiny")
     >>> with capture_attention(model, only="encoder.*") as maps:
     ...     _ = model(torch.zeros(2, 10, dtype=torch.int64))
     >>> maps["encoder.cross.0"][0].shape
     torch.Size([2, 8, 32, 10])
     """
-
-    def record(attention: Attention, arguments: dict[str, Any], output: Tensor) -> Tensor:
-        return attention.weights(**arguments)
-
-    blocks = {name: block.attention for name, block in _blocks(model, only).items()}
-    with _recording(model, blocks, record, concat_dim=2) as maps:
+    blocks = _blocks(model, only)
+    attentions = {block.attention: name for name, block in blocks.items()}
+    for attention, name in attentions.items():
+        if not isinstance(attention, Attention):
+            raise AssemblyError(
+                f"{name}.attention must be an Attention, got a {type(attention).__name__}: it has no maps"
+            )
+    # Attention.weights takes the arguments of forward.
+    recorder = Recorder(
+        attentions, lambda attention, args, kwargs, output: attention.weights(*args, **kwargs), concat_dim=2
+    )
+    with recorder.active() as maps:
         yield maps
 
 
@@ -50,7 +59,8 @@ def capture_hidden(model: nn.Module, only: str | Sequence[str] | None = None) ->
     >>> states["encoder.transformer.1"][0].shape
     torch.Size([2, 32, 128])
     """
-    with _recording(model, _blocks(model, only), lambda block, arguments, output: output, concat_dim=1) as states:
+    blocks = {block: name for name, block in _blocks(model, only).items()}
+    with Recorder(blocks, lambda block, args, kwargs, output: output, concat_dim=1).active() as states:
         yield states
 
 
@@ -67,51 +77,3 @@ def _blocks(model: nn.Module, only: str | Sequence[str] | None) -> dict[str, Any
         if not fnmatch.filter(blocks, pattern):
             raise UnknownName(f"only: no block matches {pattern!r}; {nearest(pattern, blocks)}")
     return {name: block for name, block in blocks.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
-
-
-@contextmanager
-def _recording(
-    model: nn.Module,
-    blocks: dict[str, nn.Module],
-    record: Callable[[Any, dict[str, Any], Tensor], Tensor],
-    *,
-    concat_dim: int,
-) -> Iterator[Captured]:
-    captured: Captured = {name: [] for name in blocks}
-    decoding: dict[str, list[Tensor]] | None = None
-
-    def hook(name: str) -> Callable:
-        def append(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-            arguments = dict(zip(("queries", "keys", "mask"), args, strict=False)) | kwargs
-            with torch.no_grad():
-                value = record(block, arguments, output).detach()
-            (captured[name] if decoding is None else decoding.setdefault(name, [])).append(value)
-
-        return append
-
-    def decode_and_join(*args: Any, **kwargs: Any) -> Any:
-        nonlocal decoding
-        decoding = {}
-        try:
-            assert decode is not None
-            result = decode(*args, **kwargs)
-            for name, parts in decoding.items():
-                captured[name].append(torch.cat(parts, dim=concat_dim))
-            return result
-        finally:
-            decoding = None
-
-    handles = [block.register_forward_hook(hook(name), with_kwargs=True) for name, block in blocks.items()]
-    decode = getattr(model, "decode", None)
-    outer = model.__dict__.get("decode")  # another capture around this one
-    if decode is not None:
-        model.decode = decode_and_join  # type: ignore[assignment]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
-        if outer is not None:
-            model.decode = outer
-        elif decode is not None:
-            del model.decode

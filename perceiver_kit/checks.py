@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,37 @@ from .errors import AssemblyError, InputError, nearest
 
 MAX_SIZE = 2**31 - 1
 """The largest width, length or count: a file that declares more is damaged or malicious."""
+
+
+_checks: ContextVar[bool | None] = ContextVar("checks", default=None)
+
+
+@contextmanager
+def checks(on: bool) -> Iterator[None]:
+    """Check the values of ids and indices on every device, or on none, inside the context and in this thread.
+
+    By default they are checked on the CPU only: reading a value of another device waits for it.
+
+    >>> with kit.checks(False):
+    ...     Classification()({"label": torch.zeros(1, 4)}, {"label": torch.tensor([7])})
+    Traceback (most recent call last):
+    IndexError: Target 7 is out of bounds.
+    """
+    check_flag("checks", on=on)
+    before = _checks.get()
+    _checks.set(on)
+    try:
+        yield
+    finally:
+        _checks.set(before)
+
+
+def checks_values(value: Tensor) -> bool:
+    """Whether the values of a tensor are to be checked: never while a graph is traced, when they are unknown."""
+    if torch.compiler.is_compiling() or value.is_meta:
+        return False
+    on = _checks.get()
+    return value.device.type == "cpu" if on is None else on
 
 
 def check_positive(owner: str, *, least: int = 1, most: int = MAX_SIZE, **numbers: int) -> None:
@@ -27,6 +59,18 @@ def check_positive(owner: str, *, least: int = 1, most: int = MAX_SIZE, **number
             raise AssemblyError(f"{owner}: {name} must be an int of at least {least}, got {short(number)}")
         if number > most:
             raise AssemblyError(f"{owner}: {name} must be at most {most:,}, got {short(number)}")
+
+
+def check_flag(owner: str, /, **values: object) -> None:
+    """Raise AssemblyError unless every value is a bool: any non-empty string, such as ``"off"``, would count as true.
+
+    >>> check_flag("Encoder", share_blocks="off")
+    Traceback (most recent call last):
+    perceiver_kit.errors.AssemblyError: Encoder: share_blocks must be True or False, got 'off'
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise AssemblyError(f"{owner}: {name} must be True or False, got {short(value)}")
 
 
 def check_elements(owner: str, *sizes: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .checks import describe_value
+from .checks import checks_values, describe_value
 from .errors import InputError
 from .folding import fold
 from .modalities import check_names
@@ -94,8 +94,8 @@ def _check_index(index: object, name: str, grid: Grid, batch: int) -> None:
         raise InputError(f"{expected}; got {describe_value(index)}")
     if index.numel() == 0 or (index.ndim == 2 and index.shape[0] != batch):
         raise InputError(f"{expected}; got {describe_value(index)}")
-    if torch.compiler.is_compiling() or index.is_meta:
-        return  # values are unknown while a graph is traced
+    if not checks_values(index):
+        return
     low, high = (int(bound) for bound in index.aminmax())
     if low < 0 or high >= math.prod(grid):
         raise InputError(f"{expected}, 0 to {math.prod(grid) - 1}; got {low} to {high}")

@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
+from .attention_backends import keep_in_graph
 from .block import Block
 from .decoding import At, Sizes, check_request, decode_output
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names
+from .observing import joined
 from .outputs import Outputs
 from .queries import NoQuery, Queries
 from .registry import register
@@ -112,10 +115,19 @@ class PerceiverIO(Block):
         chunk: int | None = None,
         size: Sizes | None = None,
     ) -> dict[str, Tensor]:
-        """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method."""
+        """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method.
+
+        In a process group, outputs that ``at`` leaves out have zero gradients, since DDP raises for missing ones;
+        without a group they have none.
+        """
         # Refuse a wrong request before the encoder runs.
         at, size = check_request(self.outputs, at, chunk, size)
-        return self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
+        decoded = self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
+        if len(at) < len(self.outputs.blocks) and dist.is_available() and dist.is_initialized():  # type: ignore[union-attr]
+            parameters = (*self.queries.parameters(), *self.outputs.parameters())  # type: ignore[union-attr]
+            unused = [parameter for parameter in parameters if parameter.requires_grad]
+            decoded = {name: keep_in_graph(rows, *unused) for name, rows in decoded.items()}
+        return decoded
 
     def encode(self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None) -> Encoded:
         """Latents (b, m, d) = encoder(inputs), with those input rows that a query reads.
@@ -133,6 +145,7 @@ class PerceiverIO(Block):
         rows = {name: tokens[name] for name in sorted(read["rows"]) if name in given}
         return Encoded(latents, tokens.layout, given, rows, content)
 
+    @joined
     def decode(
         self, encoded: Encoded, *, at: At | None = None, chunk: int | None = None, size: Sizes | None = None
     ) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
+from .observing import is_observed
+
 STOCK: frozenset[type[nn.Module]] = frozenset(
     {nn.Linear, nn.LayerNorm, nn.GELU, nn.Sequential, nn.Identity, nn.Dropout, nn.Embedding, nn.Conv2d}
 )
@@ -20,10 +22,10 @@ def is_plain(module: nn.Module, accept: Collection[type[nn.Module]] | None = STO
     """True if calling the module can be replaced by reading its weights: stock modules without hooks or patches.
 
     This holds for the module and all its submodules: the class is one of ``accept`` exactly (any class for None), no
-    hooks, no ``forward`` set on the instance or patched into a class of torch, no active dropout, and every parameter
-    is an ordinary tensor. Adapters, parametrizations, pruned or quantised layers and distributed tensors are therefore
-    called, never read. Hooks on all modules at once (``register_module_forward_hook``) do not count: profilers must
-    see what really runs.
+    hooks, no ``forward`` set on the instance or patched into a class of torch, no capture of them, no active dropout,
+    and every parameter is an ordinary tensor. Adapters, parametrizations, pruned or quantised layers and distributed
+    tensors are therefore called, never read. Hooks on all modules at once (``register_module_forward_hook``) do not
+    count: profilers must see what really runs.
 
     >>> layer = nn.Linear(2, 3)
     >>> is_plain(layer), is_plain(nn.Sequential(layer, nn.Dropout(0.5))), is_plain(nn.Bilinear(2, 2, 2))
@@ -36,7 +38,7 @@ def _is_plain(module: nn.Module, accept: Collection[type[nn.Module]] | None) -> 
     if accept is not None and type(module) not in accept:
         return False
     state = vars(module)
-    if "forward" in state or any(state.get(hooks) for hooks in _HOOKS):
+    if "forward" in state or is_observed(module) or any(state.get(hooks) for hooks in _HOOKS):
         return False
     if type(module) in STOCK and type(module).forward is not _FORWARDS[type(module)]:
         return False

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .block import Block, readable_signature
+from .block import Block, check_flags, readable_signature
 from .errors import AssemblyError, UnknownName, nearest
 from .objectives import Objective
 from .registry import add, find
@@ -79,7 +79,9 @@ class Recipe:
         for name in overrides:
             if name not in published:
                 raise UnknownName(f"{self.name} has no parameter {name!r}; {nearest(name, published)}")
-        return published | dict(self.presets[preset]) | dict(overrides)
+        parameters = published | dict(self.presets[preset]) | dict(overrides)
+        check_flags(self.name, self.signature, parameters)
+        return parameters
 
     def data_sizes(self, parameters: Parameters) -> Parameters:
         """Options of data loaders that these parameters imply, such as ``image_size``."""

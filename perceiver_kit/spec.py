@@ -31,20 +31,26 @@ def spec(model: nn.Module) -> dict[str, Any]:
     >>> build(document).num_latents
     4
     """
-    if not isinstance(model, Block):
-        raise AssemblyError(f"spec takes a model made of blocks, got a {type(model).__name__}")
-    document: dict[str, Any] = {"perceiver_kit": FORMAT}
-    if getattr(model, "recipe", None):
-        document["recipe"] = _encode(model.recipe, {}, "recipe")["dict"]
-    document["model"] = _encode(model, {}, "model")
+    document = assembly(model)
     with torch.device("meta"):
         rebuilt = from_spec(document)
     differing = _fingerprint(model) ^ _fingerprint(rebuilt)
     if differing:
         raise AssemblyError(
             f"this model is not what its blocks' arguments make: {sorted(map(str, differing))[0]} differs in name, "
-            "shape or sharing; make the change a registered block of its own"
+            "shape or sharing; make the change a registered block of its own, or merge adapters first"
         )
+    return document
+
+
+def assembly(model: nn.Module) -> dict[str, Any]:
+    """The blocks of a model as ``spec`` writes them, for a model that may have adapters or wrappers inside them."""
+    if not isinstance(model, Block):
+        raise AssemblyError(f"spec takes a model made of blocks, got a {type(model).__name__}")
+    document: dict[str, Any] = {"perceiver_kit": FORMAT}
+    if getattr(model, "recipe", None):
+        document["recipe"] = _encode(model.recipe, {}, "recipe")["dict"]
+    document["model"] = _encode(model, {}, "model")
     return document
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit.errors import UnknownName
+from perceiver_kit.errors import AssemblyError, UnknownName
+from perceiver_kit.folding import FOLDABLE
+from perceiver_kit.plain import is_plain
+from perceiver_kit.training import checkpoint_layers
 
 from .hub.reference import ask, relative
 from .hub.test_parity import CASES, Case, at, masks, models, raw
@@ -192,3 +200,112 @@ def test_any_assembly_of_blocks_is_captured() -> None:
         "transformer.0": 3,
         "transformer.1": 3,
     }
+
+
+@both
+@torch.no_grad()
+def test_captures_overlap(capture) -> None:
+    """One that ends before another that began later leaves it as it was, within a decode too."""
+    ours, ids = tiny("masked_lm"), text()
+    before = left(ours)
+    first, second = capture(ours), capture(ours, only="decoder.*")
+    a, b = first.__enter__(), second.__enter__()
+    ours(ids, chunk=3)
+    first.__exit__(None, None, None)
+    ours(ids, chunk=4)
+    assert left(ours) == before
+    second.__exit__(None, None, None)
+    ours(ids)
+    assert {name: len(calls) for name, calls in a.items()} == dict.fromkeys(a, 1)
+    assert [len(calls) for calls in b.values()] == [2]
+    torch.testing.assert_close(a["decoder.cross"][0], b["decoder.cross"][0])
+
+
+@both
+@torch.no_grad()
+def test_captures_in_threads_record_their_own_calls(capture) -> None:
+    ours = tiny("masked_lm")
+    texts = [torch.randint(262, (2, 5 + i)) for i in range(4)]
+    with capture(ours) as alone:
+        for ids in texts:
+            ours(ids)
+    ready = Barrier(len(texts), timeout=60)
+
+    def look(ids: Tensor):
+        with capture(ours) as captured:
+            ready.wait()  # all captures are open, then all calls run
+            ours(ids, chunk=2)
+            ready.wait()
+        return captured
+
+    with capture(ours) as outside, ThreadPoolExecutor(len(texts)) as pool:
+        found = [*pool.map(look, texts)]
+    assert not any(outside.values())
+    for i, captured in enumerate(found):
+        assert captured.keys() == alone.keys()
+        for name, (value,) in captured.items():
+            torch.testing.assert_close(value, alone[name][i])
+
+
+def test_a_capture_changes_nothing_in_other_threads() -> None:
+    ours = tiny("masked_lm")
+    with kit.capture_attention(ours), ThreadPoolExecutor(1) as pool:
+        assert not is_plain(ours.decoder, FOLDABLE)
+        assert pool.submit(is_plain, ours.decoder, FOLDABLE).result()
+        with kit.capture_hidden(tiny("optical_flow")):
+            assert is_plain(tiny("sequence_classification").decoder, FOLDABLE), "nor of another model"
+    assert is_plain(ours.decoder, FOLDABLE)
+
+
+@both
+@torch.no_grad()
+def test_a_model_is_copied_and_pickled_inside_a_capture(capture) -> None:
+    ours, ids = tiny("masked_lm"), text()
+    wanted = ours(ids)["text"]
+    with capture(ours) as captured:
+        copies = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
+        for other in copies:
+            assert left(other) == left(ours)
+            torch.testing.assert_close(other(ids)["text"], wanted)
+        assert not any(captured.values()), "a copy is another model"
+        ours(ids)
+    assert all(len(calls) == 1 for calls in captured.values())
+
+
+@both
+def test_recomputed_activations_are_recorded_once(capture) -> None:
+    ours = copy.deepcopy(tiny("masked_lm", train=True))
+    checkpoint_layers(ours)
+    with capture(ours) as captured:
+        ours(text())["text"].sum().backward()
+    assert all(len(calls) == 1 for calls in captured.values())
+
+
+@torch.no_grad()
+def test_states_are_what_the_next_block_gets() -> None:
+    """Hooks and overridden methods included."""
+
+    class Doubled(kit.SelfAttentionLayer):
+        def forward(self, rows: Tensor) -> Tensor:
+            return 2 * rows
+
+    encoder = kit.Encoder(5, num_latents=3, latent_dim=8, layers=2).eval()
+    encoder.transformer[1] = Doubled(8)
+    encoder.transformer[0].register_forward_hook(lambda module, args, output: output + 100)
+    with kit.capture_hidden(encoder) as states:
+        out = encoder(torch.randn(2, 7, 5))
+    assert states["transformer.0"][0].mean() > 50
+    assert torch.equal(states["transformer.1"][0], out)
+    assert torch.equal(2 * states["transformer.0"][0], out)
+
+
+def test_attention_without_maps_is_refused() -> None:
+    encoder = kit.Encoder(5, num_latents=3, latent_dim=8, layers=1)
+    encoder.transformer[0].attention = nn.MultiheadAttention(8, 1)
+    with (
+        pytest.raises(AssemblyError, match=r"transformer\.0\.attention must be an Attention, got a MultiheadAttention"),
+        kit.capture_attention(encoder),
+    ):
+        pass
+    with kit.capture_attention(encoder, only="cross.0"):
+        pass

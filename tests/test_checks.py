@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -91,3 +93,32 @@ def test_an_error_is_short_whatever_came() -> None:
         with pytest.raises(kit.AssemblyError) as caught:
             kit.inputs.Features(value)
         assert len(str(caught.value)) < 200
+
+
+class OnCard(torch.Tensor):
+    """A tensor that says it is on a GPU, and counts the looks at its values."""
+
+    looks = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda")
+
+    def aminmax(self, **options):
+        OnCard.looks += 1
+        return self.as_subclass(torch.Tensor).aminmax(**options)
+
+
+@pytest.mark.parametrize("card", [False, True])
+@pytest.mark.parametrize("on", [None, False, True])
+def test_values_are_looked_at_on_the_cpu_or_on_request(card: bool, on: bool | None) -> None:
+    wrong = torch.tensor([[999]])
+    value = wrong.as_subclass(OnCard) if card else wrong
+    looked = (not card) if on is None else on
+    text, OnCard.looks = kit.inputs.TextTokens(9, 4), 0
+    context = contextlib.nullcontext() if on is None else kit.checks(on)
+    with context, pytest.raises(kit.InputError if looked else IndexError):
+        text.embed(value, "text")
+    assert OnCard.looks == (card and looked)
+    with pytest.raises(kit.InputError):  # the context has ended
+        text.embed(wrong, "text")

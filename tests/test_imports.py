@@ -22,6 +22,7 @@ PACKAGE = Path(kit.__file__).parent
 ORDER = [
     "errors",
     "checks",
+    "observing",
     "plain",
     "block",
     "registry",

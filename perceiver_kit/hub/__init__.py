@@ -3,5 +3,6 @@
 from .checkpoint import save
 from .huggingface import to_huggingface
 from .loading import load
+from .onnx import to_onnx
 
-__all__ = ["load", "save", "to_huggingface"]
+__all__ = ["load", "save", "to_huggingface", "to_onnx"]

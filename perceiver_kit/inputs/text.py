@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from ..checks import check_positive, check_tensor
+from ..checks import check_positive, check_tensor, checks_values
 from ..errors import InputError
 from ..initialisation import learned
 from ..positions import Positions
@@ -42,7 +41,7 @@ class TextTokens(Input):
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
-        if not (torch.compiler.is_compiling() or raw.is_meta):
+        if checks_values(raw):
             low, high = (int(bound) for bound in raw.aminmax())
             if low < 0 or high >= self.vocabulary:
                 raise InputError(f"{name} must be ids from 0 to {self.vocabulary - 1}, got {low} to {high}")

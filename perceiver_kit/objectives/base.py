@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..block import Block, undefined
-from ..checks import describe_value
-from ..errors import InputError, MissingPackage, UnknownName, nearest
+from ..checks import checks_values, describe_value
+from ..errors import AssemblyError, InputError, MissingPackage, UnknownName, nearest
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -41,9 +41,13 @@ class Objective(Block):
 
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         """The terms of the loss, by name."""
-        output, target = _lookup(outputs, self.output, "outputs"), _lookup(targets, self.output, "targets")
-        total, count = self.loss_sum(output, target, targets)
-        return {self.output: Term(total, torch.as_tensor(count, device=total.device))}
+        name = self._name()
+        result = self.loss_sum(_lookup(outputs, name, "outputs"), _lookup(targets, name, "targets"), targets)
+        if not _is_sum(result):
+            expected = "a tensor without axes, and its number of elements"
+            raise AssemblyError(f"{type(self).__name__}: loss_sum must return {expected}, got {_shown(result)}")
+        total, count = result
+        return {name: Term(total, torch.as_tensor(count, device=total.device))}
 
     def forward(self, outputs: Outputs, targets: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its unweighted terms by name."""
@@ -51,7 +55,13 @@ class Objective(Block):
 
     def applies(self, outputs: Outputs) -> bool:
         """Whether its output was decoded: training may decode some outputs only."""
-        return self.output in outputs
+        return self._name() in outputs
+
+    def _name(self) -> str:
+        name = getattr(self, "output", None)
+        if not isinstance(name, str):
+            raise AssemblyError(f"{type(self).__name__}: __init__ must set self.output, the name of its output")
+        return name
 
     def meters(self) -> dict[str, Metric]:
         """Metrics of torchmetrics by name, which ``measure`` updates."""
@@ -76,9 +86,24 @@ def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
     >>> round(loss.item(), 2), {name: part.item() for name, part in parts.items()}
     (0.55, {'a': 0.5, 'b': 0.5})
     """
+    for name, term in terms.items() if isinstance(terms, Mapping) else [("", terms)]:
+        if not isinstance(term, Term):
+            shown = f"{name!r}: {describe_value(term)}" if name else describe_value(term)
+            raise AssemblyError(f"terms must map names to Term(total, count), got {shown}")
     means = {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
     loss = sum((terms[name].weight * mean for name, mean in means.items()), start=torch.zeros(()))
     return torch.as_tensor(loss), {name: mean.detach() for name, mean in means.items()}
+
+
+def _is_sum(result: object) -> bool:
+    if not isinstance(result, tuple) or len(result) != 2:
+        return False
+    total, count = result
+    return isinstance(total, Tensor) and total.ndim == 0 and getattr(count, "ndim", 0) == 0
+
+
+def _shown(result: object) -> str:
+    return f"({', '.join(map(describe_value, result))})" if isinstance(result, tuple) else describe_value(result)
 
 
 def _lookup(values: Outputs, name: str, argument: str) -> Tensor:
@@ -96,8 +121,8 @@ def check_same(name: str, output: Tensor, target: Tensor) -> None:
 
 
 def check_classes(name: str, target: Tensor, classes: int) -> None:
-    """Raise InputError for class indices out of range. CPU only: on a GPU the check would wait for the device."""
-    if target.dtype == torch.int64 and target.device.type == "cpu" and target.numel():
+    """Raise InputError for class indices out of range. On a GPU only under ``kit.checks(True)``."""
+    if target.dtype == torch.int64 and target.numel() and checks_values(target):
         low, high = (int(bound) for bound in target.aminmax())
         if low < 0 or high >= classes:
             raise InputError(f"target {name!r} must be classes from 0 to {classes - 1}, got {low} to {high}")

@@ -17,14 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..attention import CrossAttentionLayer, SelfAttentionLayer
-from ..checks import check_choice, check_number, check_positive, check_seed
+from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, describe_value
 from ..data.sampling import generator
+from ..errors import AssemblyError
 from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..objectives import Objective, Term, combine
-from ..spec import spec
+from ..spec import assembly
 from ..tokens import take_rows
-from .optimisation import checkpoint_layers, lamb, parameter_groups, rate_at
+from .optimisation import check_trainable, checkpoint_layers, lamb, parameter_groups, rate_at
 
 Batch = Mapping[str, Any]
 
@@ -41,6 +42,9 @@ class Training(lightning.LightningModule):
     follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for the first half of the steps.
 
     A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``.
+
+    Fitting switches the whole model to training mode, whatever mode it was in (``kit.load`` returns evaluation mode).
+    Frozen parameters stay frozen, and adapters inside the model are trained like any other parameter.
     """
 
     def __init__(
@@ -61,6 +65,9 @@ class Training(lightning.LightningModule):
         compile_model: bool = False,
     ) -> None:
         super().__init__()
+        _check_parts(model, objective)
+        check_flag("Training", decay_latents=decay_latents)
+        check_flag("Training", checkpoint_activations=checkpoint_activations, compile_model=compile_model)
         check_positive("Training", steps=steps)
         check_positive("Training", warmup=warmup, least=0)
         check_number("Training", rate=rate, weight_decay=weight_decay)
@@ -75,7 +82,7 @@ class Training(lightning.LightningModule):
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.queries, self.seed = dict(queries or {}), seed
         self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
-        self.spec = spec(model)
+        self.spec = assembly(model)
         if checkpoint_activations:
             checkpoint_layers(model)
         if compile_model:
@@ -83,6 +90,9 @@ class Training(lightning.LightningModule):
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
         return self.model(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
+
+    def on_fit_start(self) -> None:
+        self.train()  # a loaded model is in evaluation mode, and Lightning keeps the mode
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
@@ -141,6 +151,7 @@ class Training(lightning.LightningModule):
         self._sharded = True
 
     def configure_optimizers(self) -> Any:
+        check_trainable(self.model)
         groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_latents=self.decay_latents)
         if self.optimizer == "lamb":
             optimizer = lamb(groups, rate=self.rate)
@@ -187,6 +198,21 @@ class Training(lightning.LightningModule):
 
     def _generator(self, draw: tuple[int, int], name: str) -> torch.Generator:
         return generator(self.seed, *draw, zlib.crc32(name.encode()))
+
+
+def _check_parts(model: Any, objective: Any) -> None:
+    """AssemblyError unless they are a model with outputs and an objective; a wrapped model is not unwrapped."""
+    if not isinstance(model, PerceiverIO):
+        raise AssemblyError(
+            f"Training: model must be a PerceiverIO, got {describe_value(model)}; of a wrapper give the model inside it"
+        )
+    if model.outputs is None:
+        raise AssemblyError("Training: model must have outputs, got one that only encodes; add a decoder and outputs")
+    if not isinstance(objective, Objective):
+        raise AssemblyError(
+            f"Training: objective must be a kit.objectives.Objective, got {describe_value(objective)}; derive from it "
+            "and define loss_sum(output, target, targets)"
+        )
 
 
 def _over_processes(term: Term) -> Term:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..attention import CrossAttentionLayer, SelfAttentionLayer
-from ..errors import MissingPackage
+from ..errors import AssemblyError, MissingPackage
 from ..padding import LearnedVector
 from ..positions import Learned
 
@@ -31,7 +31,10 @@ def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, decay_latents: bool = False) -> list[dict[str, Any]]:
-    """Two groups: weight matrices with decay; norms, biases, positions, padding and mask tokens without."""
+    """Two groups: weight matrices with decay; norms, biases, positions, padding and mask tokens without.
+
+    Frozen parameters (``requires_grad=False``) are in neither.
+    """
     undecayed: set[int] = set()
     for module in model.modules():
         norm = isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
@@ -45,6 +48,23 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, decay_latents: bo
         {"params": [p for p in parameters if id(p) not in undecayed], "weight_decay": weight_decay},
         {"params": [p for p in parameters if id(p) in undecayed], "weight_decay": 0.0},
     ]
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise AssemblyError for a model that no optimizer can train."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise AssemblyError(
+            "model: expected parameters with requires_grad=True, got a model that is frozen as a whole; unfreeze a "
+            'part, such as model.outputs.requires_grad_(True), or add adapters (docs page "Freezing, LoRA, new heads")'
+        )
+    if any(parameter.is_meta for parameter in parameters):
+        raise AssemblyError("model: expected parameters in memory, got some on the meta device; build it without one")
+    if any(parameter.is_inference() for parameter in parameters):
+        raise AssemblyError(
+            "model: its parameters were made under torch.inference_mode(), which autograd refuses; build or load it "
+            "outside, or copy it with copy.deepcopy"
+        )
 
 
 def checkpoint_layers(model: nn.Module) -> None:

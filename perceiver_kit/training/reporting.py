@@ -1,11 +1,13 @@
-"""Translate errors of Lightning, PyTorch's loader and the disk into the kit's errors."""
+"""What a run says: errors of Lightning, PyTorch's loader and the disk as the kit's; fewer messages and warnings."""
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,14 @@ from .saving import Saving, summary
 
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (exited unexpectedly|is killed by signal)")
 OUT_OF_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory", re.I)
+
+NOISE = (
+    "You're using the WeightAveraging",  # sharding is refused
+    "Experiment logs directory",  # metrics.csv keeps earlier rows
+    ".isinstance.treespec, LeafSpec",  # of Lightning with torch 2.13
+    ".*does not have many workers",
+    "The number of training batches",
+)
 
 
 @contextmanager
@@ -66,3 +76,27 @@ def _worker_is_gone(error: BaseException) -> bool:
     return isinstance(error, ConnectionError | EOFError | FileNotFoundError) and any(
         frame.f_globals.get("__name__") == "multiprocessing.resource_sharer" for frame, _ in calls
     )
+
+
+@contextmanager
+def without_noise(progress: bool) -> Iterator[None]:
+    """Without Lightning's warnings about what is right here; without its messages too if there is no progress bar."""
+    loggers = [] if progress else [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            for message in NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def with_gradients() -> Iterator[None]:
+    """Gradients also if the caller has disabled them."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

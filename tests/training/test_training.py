@@ -335,7 +335,9 @@ def test_wrong_arguments_of_fit_are_refused_before_anything_is_written(
 )
 def test_arguments_that_lightning_refuses_are_errors_of_the_kit(given: dict, tmp_path: Path) -> None:
     training, data = prepared("masked_lm", steps=1)
-    with pytest.raises(kit.InputError, match=r"^fit: Lightning refuses precision, strategy, devices or nodes: \S"):
+    with pytest.raises(
+        kit.InputError, match=r"^fit: Lightning refuses precision, strategy, devices, nodes or callbacks: \S"
+    ):
         fit(training, data, tmp_path / "run", progress=False, **given)
     assert not [*(tmp_path / "run").rglob("*.ckpt")]
     fit(training, data, tmp_path / "run", progress=False)  # the directory is still usable

@@ -1,0 +1,100 @@
+"""Calls of attention layers, reported to the captures of the calling thread; nothing is stored on the model."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Captures of this thread (of this task, under asyncio). Ending in any order, each removes only itself.
+_recorders: ContextVar[tuple[Recorder, ...]] = ContextVar("recorders", default=())
+# Whether any thread captures: compiled graphs are guarded on it, and compiled again if it changes.
+_active = False
+_count, _lock = 0, threading.Lock()
+
+
+class Observed(nn.Module):
+    """A module whose calls are reported: their output as the caller gets it, after hooks, of any ``forward``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().__call__(*args, **kwargs)
+        if _active:
+            _report(self, args, kwargs, output)
+        return output
+
+
+class Recorder:
+    """Tensors of the calls of some modules, by name; the calls of one decode are joined along ``concat_dim``."""
+
+    def __init__(self, modules: Mapping[nn.Module, str], record: Callable[..., Tensor], *, concat_dim: int) -> None:
+        self.modules, self.record, self.concat_dim = modules, record, concat_dim
+        self.captured: dict[str, list[Tensor]] = {name: [] for name in modules.values()}
+        self.parts: dict[str, list[Tensor]] | None = None  # of the decode in progress
+
+    def report(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        if module in self.modules:
+            with torch.no_grad():
+                value = self.record(module, args, kwargs, output).detach()
+            name = self.modules[module]
+            (self.captured[name] if self.parts is None else self.parts.setdefault(name, [])).append(value)
+
+    @contextmanager
+    def active(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Record the calls of this thread inside the context."""
+        _change_count(1)
+        _recorders.set((*_recorders.get(), self))
+        try:
+            yield self.captured
+        finally:
+            _recorders.set(tuple(other for other in _recorders.get() if other is not self))
+            _change_count(-1)
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether a capture of this thread records the module, which must then be called."""
+    return _active and any(module in recorder.modules for recorder in _recorders.get())
+
+
+def joined(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a method that calls modules once for each chunk: their tensors are joined into one."""
+
+    @functools.wraps(decode)
+    def joining(*args: Any, **kwargs: Any) -> Any:
+        return _join(decode, args, kwargs) if _active else decode(*args, **kwargs)
+
+    return joining
+
+
+def _report(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    if torch._C._current_graph_task_id() != -1:
+        return  # recomputed in the backward pass
+    for recorder in _recorders.get():
+        recorder.report(module, args, kwargs, output)
+
+
+def _join(decode: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    recorders = _recorders.get()
+    for recorder in recorders:
+        recorder.parts = {}
+    try:
+        result = decode(*args, **kwargs)
+        for recorder in recorders:
+            for name, parts in (recorder.parts or {}).items():
+                recorder.captured[name].append(torch.cat(parts, dim=recorder.concat_dim))
+        return result
+    finally:
+        for recorder in recorders:
+            recorder.parts = None
+
+
+def _change_count(by: int) -> None:
+    global _active, _count
+    with _lock:
+        _count += by
+        _active = _count > 0
