@@ -126,6 +126,7 @@ def take_rows(rows: Shaped[Tensor, "b n *c"], index: Tensor | None) -> Shaped[Te
     samples = rearrange(torch.arange(index.shape[0], device=index.device), "b -> b 1")
     return rows.expand(index.shape[0], *rows.shape[1:])[samples, index]
 
+
 # einops remembers its backend for each type of tensor, and torch.compile guards on that table: a graph compiled before
 # the table is full would be compiled again.
 for _rows in (torch.empty(0), torch.nn.Parameter(torch.empty(0))):

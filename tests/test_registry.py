@@ -238,7 +238,7 @@ def test_presets_override_defaults_and_overrides_override_presets(recipe: str) -
     entry = registry.find("recipes", recipe)
     base, tiny = entry.parameters("base", {}), entry.parameters("tiny", {})
     assert tiny == base | dict(entry.presets["tiny"]) != base
-    asked = dict.fromkeys(base, "asked")
+    asked = {name: not value if isinstance(value, bool) else "asked" for name, value in base.items()}
     assert entry.parameters("tiny", asked) == asked
 
 

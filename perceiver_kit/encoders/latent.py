@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -123,17 +124,15 @@ class Encoder(Block):
             raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
         # Batch size 1: the first cross-attention projects the latents once and broadcasts them over the batch.
-        # raw: einops.rearrange on a Parameter would make torch.compile build another graph
-        latents: Tensor = self.latents[None]
+        latents = rearrange(self.latents, "m d -> 1 m d")
         # Before the masks are combined, which would broadcast a wrong one.
         mask = combine(Masks(mask, causal=causal).checked(latents, rows).rows, own_mask)
+        options = {"causal": True} if causal else {}  # layers of others may know no such argument
         for block in range(self.blocks):
             if block < self.cross_attends:
-                latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, causal=causal)
+                latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, **options)
             for layer in range(self.layers):
-                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](
-                    latents, causal=causal
-                )
+                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](latents, **options)
         return latents
 
     def extra_repr(self) -> str:

@@ -17,7 +17,7 @@ from perceiver_kit.hub.checkpoint import shared_tensors
 
 from ..assemblies import Assembly
 from ..strategies import noisy, rows_of
-from ..test_draw import check, lines, whole
+from ..test_draw import check, lines
 from .holding import indices, loss, output_grids
 from .properties import holds
 
@@ -57,7 +57,7 @@ def test_the_drawing_shows_the_shapes(case: Assembly) -> None:
         for size, found in zip(sizes, value.shape[1:], strict=True):
             assert not size.isdigit() or int(size) == found, f"{shape} is not {tuple(value.shape)}"
     rows = case.model.inputs(case.raw)[0].rows
-    sizes = whole(lines(drawing, "rows", "")).split(")")[0].split(", ")[1:]
+    sizes = " ".join(lines(drawing, "rows", "")).split(")")[0].split(", ")[1:]
     for size, found in zip(sizes, rows.shape[1:], strict=True):
         assert not size.isdigit() or int(size) == found
 
