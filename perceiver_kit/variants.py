@@ -9,18 +9,27 @@ torch.Size([2, 5, 32])
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 from torch import nn
 
 from .activations import Activation
 from .attention import MLP
+from .block import check_flags
 from .registry import register
+
+
+class Variant:
+    """Base of the variants: flags are checked as those of blocks are."""
+
+    def __post_init__(self) -> None:
+        check_flags(type(self).__name__, inspect.signature(type(self)), vars(self))
 
 
 @register("variants")
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(Variant):
     """A layer norm with another ``eps``, or without biases.
 
     >>> variants.LayerNorm(bias=False)(32)
@@ -36,7 +45,7 @@ class LayerNorm:
 
 @register("variants")
 @dataclass(frozen=True)
-class RMSNorm:
+class RMSNorm(Variant):
     """Channels divided by their root mean square, times a learned scale.
 
     >>> variants.RMSNorm()(32)
@@ -51,7 +60,7 @@ class RMSNorm:
 
 @register("variants")
 @dataclass(frozen=True)
-class PlainMLP:
+class PlainMLP(Variant):
     """The MLP of the layers, with or without biases.
 
     >>> variants.PlainMLP(4, bias=False)(8)[0]
@@ -68,7 +77,7 @@ class PlainMLP:
 
 @register("variants")
 @dataclass(frozen=True)
-class GatedMLP:
+class GatedMLP(Variant):
     """An MLP whose hidden channels are multiplied by as many activated ones: GEGLU, or SwiGLU with ``"silu"``.
 
     >>> variants.GatedMLP(4)(8)[0]
