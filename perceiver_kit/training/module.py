@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..attention import CrossAttentionLayer, SelfAttentionLayer
-from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, describe_value
+from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, checks_values, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
 from ..modalities import ByModality, check_names
@@ -41,7 +41,8 @@ class Training(lightning.LightningModule):
     have no weight decay; latents have it if ``decay_latents``. The learning rate warms up over ``warmup`` steps, then
     follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for the first half of the steps.
 
-    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``.
+    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
+    ``query_mask``.
 
     Fitting switches the whole model to training mode, whatever mode it was in (``kit.load`` returns evaluation mode).
     Frozen parameters stay frozen, and adapters inside the model are trained like any other parameter.
@@ -89,10 +90,31 @@ class Training(lightning.LightningModule):
             model.compile()  # in place: parameters keep their names
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
-        return self.model(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
+        masks = {name: batch[name] for name in ("mask", "query_mask") if name in batch}
+        return self.model(batch["inputs"], at=at, hidden=hidden, chunk=chunk, **masks)
 
     def on_fit_start(self) -> None:
         self.train()  # a loaded model is in evaluation mode, and Lightning keeps the mode
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Look at ids and classes while they are on the CPU: once they are on a GPU, a look waits for it."""
+        if self.device.type != "cpu":
+            self.check_values(batch)
+        return batch
+
+    def check_values(self, batch: Batch) -> None:
+        """Raise InputError for ids or classes that the model does not have."""
+        blocks, outputs = self.model.inputs.blocks, self.model.outputs.blocks  # type: ignore[union-attr]
+        for name, raw in batch["inputs"].items():
+            if name in blocks and isinstance(raw, Tensor) and checks_values(raw):
+                blocks[name].check_values(raw, name)
+        widths = {name: getattr(outputs[name], "channels", outputs[name].in_channels) for name in outputs}
+        self.objective.check_values(batch["targets"], widths)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """``draw`` stays on the CPU, which reads it."""
+        move = super().transfer_batch_to_device
+        return {name: part if name == "draw" else move(part, device, dataloader_idx) for name, part in batch.items()}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
