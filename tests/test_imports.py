@@ -34,6 +34,7 @@ ORDER = [
     "tiled_attention",
     "attention_backends",
     "attention",
+    "muon",
     "capture",
     "modalities",
     "padding",
