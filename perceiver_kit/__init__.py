@@ -1,6 +1,6 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
-from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes
+from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .capture import capture_attention, capture_hidden
@@ -79,4 +79,5 @@ __all__ = [
     "spec",
     "to_huggingface",
     "to_onnx",
+    "variants",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +12,16 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .activations import Activation, Gate, make_activation
 from .attention_backends import Projections, attend, checkpointed_mlp
-from .checks import check_choice, check_positive, check_probability
+from .checks import check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
 from .observing import Observed
 
-Gelu = Literal["exact", "tanh"]
+# Makes a module for rows of a width: see variants.py.
+Make = Callable[[int], nn.Module]
 
 
 class Attention(Observed):
@@ -119,19 +122,27 @@ class Attention(Observed):
 
 
 class MLP(nn.Sequential):
-    """Each row by itself: widen, GELU (exact, or JAX's tanh approximation), narrow.
+    """Each row by itself: widen, activation, narrow. ``gated``: twice as wide, one half multiplies the other.
 
     >>> MLP(32, widening=4)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
     """
 
-    def __init__(self, channels: int, *, widening: int = 1, gelu: Gelu = "exact") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        widening: int = 1,
+        activation: Activation = "gelu",
+        gated: bool = False,
+        bias: bool = True,
+    ) -> None:
         check_positive("MLP", channels=channels, widening=widening)
-        check_choice("MLP", "gelu", gelu, ("exact", "tanh"))
+        middle = make_activation("MLP", activation)
         super().__init__(
-            linear(channels, widening * channels),
-            nn.GELU(approximate="none" if gelu == "exact" else "tanh"),
-            linear(widening * channels, channels),
+            linear(channels, widening * channels * (2 if gated else 1), bias=bias),
+            Gate(middle) if gated else middle,
+            linear(widening * channels, channels, bias=bias),
         )
 
 
@@ -140,7 +151,8 @@ class CrossAttentionLayer(Observed):
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
     those of ``Attention``. The content of rows that no query may read, even NaN, never changes the result. Queries of
-    batch 1 serve every sample.
+    batch 1 serve every sample. ``norm`` and ``mlp`` make another norm and MLP (``variants.py``); an ``mlp`` replaces
+    ``widening`` and ``activation``.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -158,17 +170,21 @@ class CrossAttentionLayer(Observed):
         query_residual: bool = True,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
-        gelu: Gelu = "exact",
+        activation: Activation = "gelu",
+        norm: Make | None = None,
+        mlp: Make | None = None,
     ) -> None:
         super().__init__()
         self.query_residual = query_residual
-        self.query_norm, self.key_norm = nn.LayerNorm(query_channels), nn.LayerNorm(key_channels)
+        norm = norm or nn.LayerNorm
+        self.query_norm: Any = norm(query_channels)
+        self.key_norm: Any = norm(key_channels)
         self.attention = Attention(
             query_channels, key_channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
         )
         self.dropout = residual_drop(residual_dropout)
-        self.mlp_norm = nn.LayerNorm(query_channels)
-        self.mlp = MLP(query_channels, widening=widening, gelu=gelu)
+        self.mlp_norm = norm(query_channels)
+        self.mlp: Any = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
 
     def forward(
         self,
@@ -196,7 +212,8 @@ class SelfAttentionLayer(Observed):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
-    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads.
+    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``norm`` and
+    ``mlp`` are as in ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -212,16 +229,19 @@ class SelfAttentionLayer(Observed):
         widening: int = 1,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
-        gelu: Gelu = "exact",
+        activation: Activation = "gelu",
+        norm: Make | None = None,
+        mlp: Make | None = None,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        norm = norm or nn.LayerNorm
+        self.norm = norm(channels)
         self.attention = Attention(
             channels, channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
         )
         self.dropout = residual_drop(residual_dropout)
-        self.mlp_norm = nn.LayerNorm(channels)
-        self.mlp = MLP(channels, widening=widening, gelu=gelu)
+        self.mlp_norm = norm(channels)
+        self.mlp = mlp(channels) if mlp else MLP(channels, widening=widening, activation=activation)
 
     def forward(
         self, rows: Float[Tensor, "b m d"], mask: Mask | None = None, *, causal: bool = False

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .activations import Gate, SquaredReLU
 from .masks import Masks, by_query
 from .plain import STOCK, can_checkpoint, is_plain
 from .tiled_attention import tiled
@@ -234,4 +235,4 @@ def _is_mlp(mlp: nn.Module) -> bool:
     """Three plain modules that are called one after another."""
     if not isinstance(mlp, nn.Sequential) or type(mlp).forward is not nn.Sequential.forward or len(mlp) != 3:
         return False
-    return is_plain(mlp, STOCK | {type(mlp)})
+    return is_plain(mlp, STOCK | {type(mlp), SquaredReLU, Gate})

@@ -82,12 +82,12 @@ def _one_product(outer: Affine, inner: nn.Linear, rows: int) -> Affine | None:
 
 def _fold_end(cross: CrossAttentionLayer, last: Affine, rows: int) -> Reader:
     """After attention: the MLP with its residual, then the last linear layer."""
-    widen, gelu, narrow = cross.mlp.children()
+    widen, activation, narrow = cross.mlp.children()
     assert isinstance(narrow, nn.Linear)
     both = _one_product(Affine(last.weight, torch.zeros_like(last.bias)), narrow, rows)
 
     def end(read: Tensor) -> Tensor:
-        hidden = gelu(widen(cross.mlp_norm(read)))
+        hidden = activation(widen(cross.mlp_norm(read)))
         if both is None:
             return F.linear(read + narrow(hidden), *last)
         return F.linear(read, *last) + F.linear(hidden, *both)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..attention import CrossAttentionLayer, Gelu
+from ..activations import Activation
+from ..attention import CrossAttentionLayer, Make
 from ..block import Block
 from ..checks import check_positive
 from ..initialisation import linear
@@ -18,7 +19,7 @@ class Decoder(Block):
 
     Queries do not interact: decoding a subset of them gives the same rows. ``query_mask`` (b, o) is True where a query
     reads the latents, as the original's decoder has for padded text; without it all do. ``zero_output`` initialises the
-    final linear layer to zero.
+    final linear layer to zero. ``norm`` and ``mlp`` make other norms and MLPs, as in ``CrossAttentionLayer``.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
 
@@ -40,7 +41,9 @@ class Decoder(Block):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         zero_output: bool = False,
-        gelu: Gelu = "exact",
+        activation: Activation = "gelu",
+        norm: Make | None = None,
+        mlp: Make | None = None,
     ) -> None:
         super().__init__()
         check_positive("Decoder", query_channels=query_channels, latent_dim=latent_dim)
@@ -55,7 +58,9 @@ class Decoder(Block):
             query_residual=query_residual,
             dropout=dropout,
             residual_dropout=residual_dropout,
-            gelu=gelu,
+            activation=activation,
+            norm=norm,
+            mlp=mlp,
         )
         if out_channels is not None:
             check_positive("Decoder", out_channels=out_channels)

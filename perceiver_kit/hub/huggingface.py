@@ -20,7 +20,7 @@ from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 
 BIN = "pytorch_model.bin"
-GELU = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "squared_relu": "relu2"}
 
 
 def convertible() -> dict[str, HuggingFace]:
@@ -120,13 +120,13 @@ def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
         raise CheckpointError(f"{source} is of architecture {architecture!r}; {nearest(architecture, by_class)}")
     name = by_class[architecture]
     counterpart = convertible()[name]
-    gelu = {"gelu_new": "tanh"} | {theirs: ours for ours, theirs in GELU.items()}
-    if (act := config.get("hidden_act", "gelu")) not in gelu:
-        raise CheckpointError(f"{source}: hidden_act {act!r} has no counterpart; {nearest(act, gelu)}")
+    activations = {"gelu_new": "gelu_tanh"} | {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+    if (act := config.get("hidden_act", "gelu")) not in activations:
+        raise CheckpointError(f"{source}: hidden_act {act!r} has no counterpart; {nearest(act, activations)}")
     if (side := config.get("cross_attention_shape_for_attention", "kv")) != "kv":
         raise CheckpointError(f"{source}: cross_attention_shape_for_attention {side!r} is not supported, only 'kv'")
     parameters = {ours: config.get(theirs, default) for ours, (theirs, default) in counterpart.sizes.items()}
-    parameters |= {**counterpart.fixed, "gelu": gelu[act]}
+    parameters |= {**counterpart.fixed, "activation": activations[act]}
     if counterpart.labels is not None:
         # config.json omits id2label when there are two labels.
         labels = config.get("id2label")
@@ -148,7 +148,7 @@ def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     config |= {
         "model_type": "perceiver",
         "architectures": [counterpart.architecture],
-        "hidden_act": GELU[parameters["gelu"]],
+        "hidden_act": ACTIVATIONS[parameters["activation"]],
     }
     try:
         _check_widths(parameters)

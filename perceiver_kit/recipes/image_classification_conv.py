@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..encoders import Encoder
 from ..inputs import ConvStem
 from ..model import PerceiverIO
@@ -52,7 +52,7 @@ def image_classification_conv(
     max_resolution: tuple[int, int] = (56, 56),
     conv_padding: Literal["same", "huggingface"] = "huggingface",
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification from a convolutional stem with 2D Fourier features (Perceiver IO, section 4.2).
@@ -64,4 +64,4 @@ def image_classification_conv(
     """
     positions = Fourier(bands=bands, max_resolution=max_resolution)
     image = ConvStem(channels, padding=conv_padding, positions=positions)
-    return images.classifier(image, num_labels=num_labels, dropout=dropout, gelu=gelu, **encoder)
+    return images.classifier(image, num_labels=num_labels, dropout=dropout, activation=activation, **encoder)

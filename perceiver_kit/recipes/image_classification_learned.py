@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..checks import check_image_size
 from ..encoders import Encoder
 from ..errors import CheckpointError
@@ -70,7 +70,7 @@ def image_classification_learned(
     position_start: Start = "normal",
     position_deviation: float = 0.02,
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification with learned positions (Perceiver IO, section 4.2): no knowledge of the plane at all.
@@ -86,5 +86,10 @@ def image_classification_learned(
     learned = Learned(size, channels, interpolate=True, start=position_start, deviation=position_deviation)
     image = Conv1x1(channels, positions=Projected(learned, channels))
     return images.classifier(
-        image, num_labels=num_labels, decoder_residual=decoder_residual, dropout=dropout, gelu=gelu, **encoder
+        image,
+        num_labels=num_labels,
+        decoder_residual=decoder_residual,
+        dropout=dropout,
+        activation=activation,
+        **encoder,
     )

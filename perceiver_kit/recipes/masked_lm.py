@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -47,7 +47,7 @@ def masked_lm(
     decoder_qk_channels: int = 256,
     position_start: Start = "normal",
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Masked language modelling on bytes (Perceiver IO, section 4.1).
@@ -62,7 +62,7 @@ def masked_lm(
     """
     text = _text.text_tokens(vocabulary, max_length, channels, position_start)
     inputs = Inputs(text=text)
-    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(text=PositionQuery(Learned((max_length,), channels, start=position_start), follows="text"))
     decoder = Decoder(
         channels,
@@ -71,6 +71,6 @@ def masked_lm(
         qk_channels=decoder_qk_channels,
         v_channels=channels,
         dropout=dropout,
-        gelu=gelu,
+        activation=activation,
     )
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(text=TiedText(text)))

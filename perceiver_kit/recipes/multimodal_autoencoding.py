@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..checks import check_image_size, check_positive
 from ..decoders import Decoder
 from ..encoders import Encoder
@@ -159,7 +159,7 @@ def multimodal_autoencoding(
     out_channels: int = 512,
     hide_label: tuple[float, float] = (0.5, 1.0),
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Autoencoding of video with sound and a label (Perceiver IO, section 4.3); a video classifier by hiding the label.
@@ -199,14 +199,16 @@ def multimodal_autoencoding(
         hide=dict(audio=0.0, image=0.0, label=hide_label),
         min_padding=4,
     )
-    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(
         audio=PositionQuery(Fourier(**audio, ends="half_open"), size=audio_patches),
         image=PositionQuery(Fourier(**image, ends="half_open"), size=(num_frames, height, width)),
         label=LearnedQuery(1, label_channels),
         min_padding=2,
     )
-    decoder = Decoder(queries.channels, encoder.latent_dim, out_channels=out_channels, dropout=dropout, gelu=gelu)
+    decoder = Decoder(
+        queries.channels, encoder.latent_dim, out_channels=out_channels, dropout=dropout, activation=activation
+    )
     outputs = Outputs(
         audio=ToWaveform(out_channels, samples_per_patch),
         image=ToPixels(out_channels, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -40,7 +40,7 @@ def sequence_classification(
     channels: int = 768,
     position_start: Start = "normal",
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Classification of a text by the encoder of ``masked_lm`` (Perceiver IO, section 4.1, as for GLUE).
@@ -53,7 +53,7 @@ def sequence_classification(
     torch.Size([2, 5])
     """
     inputs = Inputs(text=_text.text_tokens(vocabulary, max_length, channels, position_start))
-    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
-    decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+    decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, activation=activation)
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
