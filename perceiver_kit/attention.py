@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
-from .attention_backends import Projections, attend, checkpointed_mlp
-from .checks import check_positive, check_probability
+from .attention_backends import Heads, Projections, attend, checkpointed_mlp
+from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
@@ -22,13 +22,18 @@ from .observing import Observed
 
 # Makes a module for rows of a width: see variants.py.
 Make = Callable[[int], nn.Module]
+# Which linear layers of attention have biases.
+Biases = Literal["all", "output", "none"]
 
 
 class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
     ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
-    (default: ``qk_channels``). Queries of batch 1 serve every sample.
+    (default: ``qk_channels``). Queries of batch 1 serve every sample. With ``kv_heads`` fewer than ``heads``,
+    consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm`` makes a norm of the
+    channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases: ``"all"``,
+    ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -52,22 +57,32 @@ class Attention(Observed):
         heads: int = 1,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: Make | None = None,
+        bias: Biases = "all",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         qk_channels = key_channels if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
-        check_positive("attention", heads=heads, qk_channels=qk_channels, v_channels=v_channels)
+        kv_heads = heads if kv_heads is None else kv_heads
+        check_positive("attention", heads=heads, kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
                 raise AssemblyError(f"attention: {name} {width} must be divisible by its {heads} heads")
-        self.heads, self.dropout = heads, dropout
-        self.scale = 1 / math.sqrt(qk_channels // heads)
-        self.query = linear(query_channels, qk_channels)
-        self.key = linear(key_channels, qk_channels)
-        self.value = linear(key_channels, v_channels)
-        self.output = linear(v_channels, query_channels)
+        if heads % kv_heads:
+            raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
+        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        qk, v = qk_channels // heads, v_channels // heads
+        self.scale = 1 / math.sqrt(qk)
+        self.query = linear(query_channels, qk_channels, bias=bias == "all")
+        self.key = linear(key_channels, qk * kv_heads, bias=bias == "all")
+        self.value = linear(key_channels, v * kv_heads, bias=bias == "all")
+        self.output = linear(v_channels, query_channels, bias=bias != "none")
+        self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
+        self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
 
     def weights(
         self,
@@ -79,8 +94,9 @@ class Attention(Observed):
         causal: bool = False,
     ) -> Float[Tensor, "b heads m n"]:
         """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
-        q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
-        k = rearrange(self.key(keys), "b n (heads c) -> b heads n c", heads=self.heads)
+        q = self.query_norm(rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads))
+        k = self.key_norm(rearrange(self.key(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads))
+        k = repeat(k, "b kv n c -> b (kv shared) n c", shared=self.heads // self.kv_heads)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
         readable = Masks(mask, query_mask, causal).readable(queries, keys)
         if readable is None:
@@ -101,7 +117,8 @@ class Attention(Observed):
         """Attention by its definition, one line for each step."""
         weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal)
         weights = F.dropout(weights, self.dropout, self.training)
-        v = rearrange(self.value(keys), "b n (heads c) -> b heads n c", heads=self.heads)
+        v = rearrange(self.value(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        v = repeat(v, "b kv n c -> b (kv shared) n c", shared=self.heads // self.kv_heads)
         read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
@@ -117,8 +134,9 @@ class Attention(Observed):
         """Equal to ``formula`` within rounding."""
         masks = Masks(mask, query_mask, causal).checked(queries, keys)
         layers = Projections(self.query, self.key, self.value, self.output)
+        heads = Heads(self.heads, self.kv_heads, self.query_norm, self.key_norm)
         dropout = self.dropout if self.training else 0.0
-        return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
+        return attend(queries, keys, masks, layers, heads=heads, scale=self.scale, dropout=dropout)
 
 
 class MLP(nn.Sequential):
@@ -150,9 +168,12 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``. The content of rows that no query may read, even NaN, never changes the result. Queries of
-    batch 1 serve every sample. ``norm`` and ``mlp`` make another norm and MLP (``variants.py``); an ``mlp`` replaces
-    ``widening`` and ``activation``.
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm`` and ``bias``. The content of rows that no query may
+    read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp`` make another
+    norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening`` and
+    ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries, which
+    are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh of a
+    learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -166,25 +187,47 @@ class CrossAttentionLayer(Observed):
         heads: int = 1,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: Make | None = None,
+        bias: Biases = "all",
         widening: int = 1,
         query_residual: bool = True,
+        read_queries: bool = False,
+        gated: bool = False,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
         norm: Make | None = None,
+        key_norm: Make | None = None,
         mlp: Make | None = None,
     ) -> None:
         super().__init__()
-        self.query_residual = query_residual
+        if read_queries and query_channels != key_channels:
+            widths = f"{query_channels} and {key_channels}"
+            raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
+        self.query_residual, self.read_queries = query_residual, read_queries
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
-        self.key_norm: Any = norm(key_channels)
+        self.key_norm: Any = (key_norm or norm)(key_channels)
         self.attention = Attention(
-            query_channels, key_channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
+            query_channels,
+            key_channels,
+            heads=heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            kv_heads=kv_heads,
+            qk_norm=qk_norm,
+            bias=bias,
+            dropout=dropout,
         )
         self.dropout = residual_drop(residual_dropout)
-        self.mlp_norm = norm(query_channels)
-        self.mlp: Any = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
+        self.attention_gate: nn.Module = TanhGate() if gated else nn.Identity()
+        self.mlp_gate: nn.Module = TanhGate() if gated else nn.Identity()
+        self.mlp_norm: Any = None
+        self.mlp: Any = None
+        if mlp or widening:
+            self.mlp_norm = norm(query_channels)
+            self.mlp = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
 
     def forward(
         self,
@@ -201,19 +244,29 @@ class CrossAttentionLayer(Observed):
         if mask is not None:
             # Zero masked rows before the norm: a NaN in them would give NaN gradients.
             keys = torch.where(rearrange(for_all(mask), "b n -> b n 1"), keys, 0)
-        read = self.attention(self.query_norm(queries), self.key_norm(keys), mask, query_mask=query_mask, causal=causal)
-        rows = self.dropout(read)
+        normed, keys = self.query_norm(queries), self.key_norm(keys)
+        if self.read_queries:
+            keys = torch.cat([keys, normed.expand(keys.shape[0], -1, -1)], 1)
+            mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
+        read = self.attention(normed, keys, mask, query_mask=query_mask, causal=causal)
+        return self.finish(queries, read)
+
+    def finish(self, queries: Float[Tensor, "#b m cq"], read: Float[Tensor, "b m cq"]) -> Float[Tensor, "b m cq"]:
+        """After attention: its residual, then the MLP with its own."""
+        rows = self.attention_gate(self.dropout(read))
         if self.query_residual:
             rows = queries + rows
-        return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
+        if self.mlp is None:
+            return rows
+        return rows + self.mlp_gate(self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows)))
 
 
 class SelfAttentionLayer(Observed):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
-    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``norm`` and
-    ``mlp`` are as in ``CrossAttentionLayer``.
+    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``bias``, ``norm``
+    and ``mlp`` are as in ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -226,6 +279,7 @@ class SelfAttentionLayer(Observed):
         heads: int = 8,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        bias: Biases = "all",
         widening: int = 1,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
@@ -237,7 +291,13 @@ class SelfAttentionLayer(Observed):
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
         self.attention = Attention(
-            channels, channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
+            channels,
+            channels,
+            heads=heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            bias=bias,
+            dropout=dropout,
         )
         self.dropout = residual_drop(residual_dropout)
         self.mlp_norm = norm(channels)
@@ -252,6 +312,21 @@ class SelfAttentionLayer(Observed):
             keys = torch.where(rearrange(for_all(mask), "b m -> b m 1"), keys, 0)
         rows = rows + self.dropout(self.attention(normed, keys, mask, causal=causal))
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
+
+
+class TanhGate(nn.Module):
+    """Rows times the tanh of one learned number, which starts at zero.
+
+    >>> TanhGate()(torch.ones(1, 2, 3)).abs().max().item()
+    0.0
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, rows: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+        return rows * self.gate.tanh()
 
 
 def residual_drop(probability: float) -> nn.Module:

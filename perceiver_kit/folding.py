@@ -57,7 +57,9 @@ def _is_foldable(decoder: Any, output: Output) -> bool:
     if not is_plain(decoder, FOLDABLE) or not is_plain(output, accept=None):
         return False
     cross, attention = decoder.cross, decoder.cross.attention
-    if [type(part) for part in cross.mlp.children()] != [nn.Linear, nn.GELU, nn.Linear]:
+    if not type(cross.attention_gate) is type(cross.mlp_gate) is type(attention.query_norm) is nn.Identity:
+        return False
+    if cross.mlp is None or [type(part) for part in cross.mlp.children()] != [nn.Linear, nn.GELU, nn.Linear]:
         return False
     linears = [attention.query, attention.key, attention.value, attention.output, cross.mlp[0], cross.mlp[2]]
     if decoder.project is not None:
