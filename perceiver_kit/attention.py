@@ -295,7 +295,7 @@ class CrossAttentionLayer(Observed):
         options = _given(query_positions=query_positions, key_positions=key_positions)
         normed = self.query_norm(queries)
         read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_readable(keys, mask))
-        if self.read_queries:
+        if self.read_queries and isinstance(read_rows, Tensor):
             read_rows = torch.cat([read_rows, normed.expand(shape[0], -1, -1)], 1)
             mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
         read = self.attention(normed, read_rows, mask, query_mask=query_mask, causal=causal, **options)
