@@ -25,7 +25,8 @@ from ..model import PerceiverIO
 from ..objectives import Objective, Term, combine
 from ..spec import assembly
 from ..tokens import take_rows
-from .optimisation import check_trainable, checkpoint_layers, lamb, parameter_groups, rate_at
+from .lamb import Lamb
+from .optimisation import check_trainable, checkpoint_layers, parameter_groups, rate_at
 
 Batch = Mapping[str, Any]
 
@@ -37,9 +38,10 @@ class Training(lightning.LightningModule):
     step; other outputs are decoded whole. Evaluation decodes everything. Modalities that the model hides with a
     probability are hidden sample by sample.
 
-    The optimizer is AdamW, or LAMB as in the original on ImageNet. Norms, biases, positions, padding and mask tokens
-    have no weight decay; latents have it if ``decay_latents``. The learning rate warms up over ``warmup`` steps, then
-    follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for the first half of the steps.
+    The optimizer is AdamW, or LAMB as in the original on ImageNet. Norms, biases, latents, positions, padding and mask
+    tokens have no weight decay; with ``decay_learned`` all but norms and biases have it, as in the original. The rate
+    warms up over ``warmup`` steps, then follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for
+    the first half of the steps.
 
     A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
     ``query_mask``.
@@ -56,7 +58,7 @@ class Training(lightning.LightningModule):
         steps: int,
         rate: float = 1e-3,
         weight_decay: float = 0.1,
-        decay_latents: bool = False,
+        decay_learned: bool = False,
         optimizer: Literal["adamw", "lamb"] = "adamw",
         schedule: Literal["cosine", "constant_then_cosine"] = "cosine",
         warmup: int = 0,
@@ -67,7 +69,7 @@ class Training(lightning.LightningModule):
     ) -> None:
         super().__init__()
         _check_parts(model, objective)
-        check_flag("Training", decay_latents=decay_latents)
+        check_flag("Training", decay_learned=decay_learned)
         check_flag("Training", checkpoint_activations=checkpoint_activations, compile_model=compile_model)
         check_positive("Training", steps=steps)
         check_positive("Training", warmup=warmup, least=0)
@@ -79,7 +81,7 @@ class Training(lightning.LightningModule):
         for name, count in (queries or {}).items():
             check_positive("Training: queries", **{name: count})
         self.model, self.objective = model, objective
-        self.steps, self.rate, self.weight_decay, self.decay_latents = steps, rate, weight_decay, decay_latents
+        self.steps, self.rate, self.weight_decay, self.decay_learned = steps, rate, weight_decay, decay_learned
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.queries, self.seed = dict(queries or {}), seed
         self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
@@ -96,12 +98,6 @@ class Training(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.train()  # a loaded model is in evaluation mode, and Lightning keeps the mode
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Look at ids and classes while they are on the CPU: once they are on a GPU, a look waits for it."""
-        if self.device.type != "cpu":
-            self.check_values(batch)
-        return batch
-
     def check_values(self, batch: Batch) -> None:
         """Raise InputError for ids or classes that the model does not have."""
         blocks, outputs = self.model.inputs.blocks, self.model.outputs.blocks  # type: ignore[union-attr]
@@ -110,11 +106,6 @@ class Training(lightning.LightningModule):
                 blocks[name].check_values(raw, name)
         widths = {name: getattr(outputs[name], "channels", outputs[name].in_channels) for name in outputs}
         self.objective.check_values(batch["targets"], widths)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """``draw`` stays on the CPU, which reads it."""
-        move = super().transfer_batch_to_device
-        return {name: part if name == "draw" else move(part, device, dataloader_idx) for name, part in batch.items()}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
@@ -174,9 +165,9 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         check_trainable(self.model)
-        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_latents=self.decay_latents)
+        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_learned=self.decay_learned)
         if self.optimizer == "lamb":
-            optimizer = lamb(groups, rate=self.rate)
+            optimizer = Lamb(groups, lr=self.rate)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.95))
         share = partial(rate_at, steps=self.steps, warmup=self.warmup, schedule=self.schedule)
