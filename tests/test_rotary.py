@@ -59,7 +59,9 @@ def test_attention_equals_its_formula_and_depends_on_distances_alone(
     options: dict[str, Any] = dict(mask=torch.rand(2, 5) < 0.7 if masked else None, causal=causal)
     found = attention(queries, keys, **options)
     assert_close(found, attention.formula(queries, keys, **options), 1e-9)
-    places: dict[str, Any] = dict(query_positions=torch.arange(2, 5) + 30, key_positions=repeat(torch.arange(5) + 30, "n -> b n", b=2))
+    places: dict[str, Any] = dict(
+        query_positions=torch.arange(2, 5) + 30, key_positions=repeat(torch.arange(5) + 30, "n -> b n", b=2)
+    )
     assert_close(attention(queries, keys, **options, **places), found, 1e-8)
     if rotary.fraction and rotary.head_fraction * heads >= 1:
         places["query_positions"] = torch.arange(2, 5)
