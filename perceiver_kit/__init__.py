@@ -3,12 +3,13 @@
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
+from .bottleneck import LabelBottleneck
 from .capture import capture_attention, capture_hidden
 from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
-from .encoders import Encoder
+from .encoders import Encoder, HierarchicalEncoder
 from .errors import (
     AssemblyError,
     CheckpointError,
@@ -41,9 +42,11 @@ __all__ = [
     "Drawing",
     "Encoded",
     "Encoder",
+    "HierarchicalEncoder",
     "ImageProcessor",
     "InputError",
     "Inputs",
+    "LabelBottleneck",
     "Layout",
     "MeanPool",
     "MissingPackage",

@@ -32,8 +32,8 @@ class Attention(Observed):
     ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
     (default: ``qk_channels``). Queries of batch 1 serve every sample. With ``kv_heads`` fewer than ``heads``,
     consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm`` makes a norm of the
-    channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases: ``"all"``,
-    ``"output"`` alone, or ``"none"``.
+    channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases:
+    ``"all"``, ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries

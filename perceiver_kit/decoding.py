@@ -78,7 +78,9 @@ def decode_output(
     def decode_rows(some: Tensor | None) -> Tensor:
         if folded is not None:
             return folded(queries.blocks[name](grid, some, encoded))
-        rows = decoder(queries(name, grid, some, encoded), latents)
+        place = getattr(decoder, "place", None)  # of decoders whose queries read some of the latents
+        options = {} if place is None else place(queries.blocks[name].follows, grid, some, encoded.layout)
+        rows = decoder(queries(name, grid, some, encoded), latents, **options)
         return rows if output.mixes_rows else output(rows)
 
     chunks = [decode_rows(some) for some in _split(index, math.prod(grid), chunk, latents.device)]

@@ -1,5 +1,6 @@
 """Rows → latents."""
 
+from .hierarchical import HierarchicalEncoder
 from .latent import Encoder
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "HierarchicalEncoder"]
