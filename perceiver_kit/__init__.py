@@ -9,7 +9,7 @@ from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
-from .encoders import Encoder, HierarchicalEncoder
+from .encoders import Encoder, HierarchicalEncoder, Resampler
 from .errors import (
     AssemblyError,
     CheckpointError,
@@ -19,7 +19,8 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
-from .hub import load, save, to_huggingface, to_onnx
+from .gated import GatedCrossAttention
+from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -42,6 +43,7 @@ __all__ = [
     "Drawing",
     "Encoded",
     "Encoder",
+    "GatedCrossAttention",
     "HierarchicalEncoder",
     "ImageProcessor",
     "InputError",
@@ -54,6 +56,7 @@ __all__ = [
     "PerceiverIO",
     "PerceiverKitError",
     "Queries",
+    "Resampler",
     "SelfAttentionLayer",
     "Tiled",
     "Tokens",
@@ -67,6 +70,7 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "gated_from_state",
     "inputs",
     "list",
     "load",
@@ -78,6 +82,7 @@ __all__ = [
     "recipe",
     "recipes",
     "register",
+    "resampler_from_state",
     "save",
     "spec",
     "to_huggingface",

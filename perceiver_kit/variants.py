@@ -51,6 +51,19 @@ class RMSNorm:
 
 @register("variants")
 @dataclass(frozen=True)
+class NoNorm:
+    """Rows as they are.
+
+    >>> variants.NoNorm()(32)
+    Identity()
+    """
+
+    def __call__(self, channels: int) -> nn.Module:
+        return nn.Identity()
+
+
+@register("variants")
+@dataclass(frozen=True)
 class PlainMLP:
     """The MLP of the layers, with or without biases.
 

@@ -37,6 +37,7 @@ ORDER = [
     "attention_backends",
     "attention",
     "variants",
+    "gated",
     "capture",
     "modalities",
     "padding",

@@ -2,5 +2,6 @@
 
 from .hierarchical import HierarchicalEncoder
 from .latent import Encoder
+from .resampler import Resampler
 
-__all__ = ["Encoder", "HierarchicalEncoder"]
+__all__ = ["Encoder", "HierarchicalEncoder", "Resampler"]

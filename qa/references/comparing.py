@@ -39,8 +39,9 @@ class Reference:
     def compare(
         self, model: nn.Module, state: Mapping[str, Tensor], call: Callable[[Any], Tensors], scalar: str = "loss"
     ) -> dict[str, float]:
-        """The largest difference of each output relative to its largest value, and of each gradient relative to the
-        largest of all gradients. ``state`` holds the parameters of the model; every one of the file must be in use.
+        """Differences of outputs relative to their largest value, of gradients relative to the largest of them all.
+
+        ``state`` holds the parameters of the model; every one of the file must be in use.
         """
         outputs = functional_call(_Called(model.eval(), call), {f"model.{name}": state[name] for name in state})
         if scalar not in outputs:

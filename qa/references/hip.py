@@ -146,20 +146,24 @@ def trunk(config: dict[str, Any], width: int) -> tuple[Any, kit.Decoder, dict[st
 
 
 def modality(name: str, channels: int, width: int, positions: Positions) -> tuple[Embedded, PositionQuery, Project]:
+    """Input, query and output of a modality of rows."""
     embedded = Embedded(Features(channels), width, positions=positions, combine="add")
     return embedded, PositionQuery(positions, follows=name), Project(width, channels)
 
 
 def assembled(parts: dict[str, tuple]) -> tuple[kit.Inputs, kit.Queries, kit.Outputs]:
+    """The blocks of several modalities, any of which may be left out."""
     inputs, queries, outputs = ({name: part[i] for name, part in parts.items()} for i in range(3))
     return kit.Inputs(inputs, optional=[*parts]), kit.Queries(queries), kit.Outputs(outputs)
 
 
 def attribute(name: str) -> str:
+    """The attribute that holds a modality's block."""
     return name.replace("%", "%25").replace(".", "%2E")
 
 
 def modality_names(ours: str, name: str, number: str, mapped: int | None = None) -> dict[str, str]:
+    """Parameters of a modality's embedding and positions."""
     table = "positions.table" if mapped is None else "positions.positions.table"
     names = {
         f"{ours}.embedding": f"embedder{number}/~embed/embed_{name}",
