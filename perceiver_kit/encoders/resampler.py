@@ -65,7 +65,7 @@ class Resampler(Block):
         super().__init__()
         sizes = dict(channels=channels, num_latents=num_latents, layers=layers, heads=heads)
         check_positive("Resampler", **sizes, head_channels=head_channels, frames=frames or 1, media=media or 1)
-        norm = LayerNorm() if norm is None else norm
+        make = LayerNorm() if norm is None else norm
         self.channels = self.latent_dim = channels
         self.num_latents = num_latents
         self.latents = learned(num_latents, channels, deviation=1.0)
@@ -82,12 +82,12 @@ class Resampler(Block):
                 bias=bias,
                 read_queries=read_latents,
                 dropout=dropout,
-                norm=norm,
+                norm=make,
                 mlp=mlp or PlainMLP(4, activation=activation, bias=False),
             )
             for _ in range(layers)
         )
-        self.norm = norm(channels)
+        self.norm = make(channels)
 
     def forward(
         self,
