@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
-from .attention_backends import Heads, Projections, attend, checkpointed_mlp
+from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, weighted_sum
 from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
@@ -22,6 +22,10 @@ from .observing import Observed
 
 # Makes a module for rows of a width: see variants.py.
 Make = Callable[[int], nn.Module]
+# Turns queries or keys (b, heads, n, c) by the positions (b or 1, n) of their rows: see variants.Rotary.
+Turn = Callable[[Tensor, Tensor], Tensor]
+# Rows to read, or what ``key_values`` made of them.
+Keys = Float[Tensor, "b n ck"] | KeyValues
 # Which linear layers of attention have biases.
 Biases = Literal["all", "output", "none"]
 
@@ -39,6 +43,10 @@ class Attention(Observed):
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
     may be the last m of n rows. ``query_mask`` (b, m) is True where a query reads at all. The three combine. Masked
     rows have weight zero; a query that may read nothing has a weighted sum of zero (before the output projection).
+
+    ``positions`` turns queries and keys by their positions, (m,) to (b, m) and (n,) to (b, n) at the call; by default
+    rows are counted from 0 and the last query is aligned with the last row. ``keys`` may be ``key_values`` of rows, so
+    that rows which are read again are projected once.
 
     ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
 
@@ -61,6 +69,7 @@ class Attention(Observed):
         qk_norm: Make | None = None,
         bias: Biases = "all",
         dropout: float = 0.0,
+        positions: Turn | None = None,
     ) -> None:
         super().__init__()
         qk_channels = key_channels if qk_channels is None else qk_channels
@@ -74,7 +83,7 @@ class Attention(Observed):
                 raise AssemblyError(f"attention: {name} {width} must be divisible by its {heads} heads")
         if heads % kv_heads:
             raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
-        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
         qk, v = qk_channels // heads, v_channels // heads
         self.scale = 1 / math.sqrt(qk)
         self.query = linear(query_channels, qk_channels, bias=bias == "all")
@@ -83,22 +92,24 @@ class Attention(Observed):
         self.output = linear(v_channels, query_channels, bias=bias != "none")
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
+        # Whether scores are products of the linear layers alone, so that they may be associated either way.
+        self.mergeable = kv_heads == heads and qk_norm is None and positions is None
 
     def weights(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b heads m n"]:
         """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
-        q = self.query_norm(rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads))
-        k = self.key_norm(rearrange(self.key(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads))
-        k = repeat(k, "b kv n c -> b (kv shared) n c", shared=self.heads // self.kv_heads)
+        q, (k, _) = self._projected(queries, keys, query_positions, key_positions)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
-        readable = Masks(mask, query_mask, causal).readable(queries, keys)
+        readable = Masks(mask, query_mask, causal).readable(queries, _rows(keys))
         if readable is None:
             return scores.softmax(-1)
         readable = rearrange(readable, "b m n -> b 1 m n")
@@ -108,35 +119,70 @@ class Attention(Observed):
     def formula(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
         """Attention by its definition, one line for each step."""
-        weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal)
+        options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
+        weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         weights = F.dropout(weights, self.dropout, self.training)
-        v = rearrange(self.value(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
-        v = repeat(v, "b kv n c -> b (kv shared) n c", shared=self.heads // self.kv_heads)
+        _, (_, v) = self._projected(queries, keys, query_positions, key_positions)
         read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
     def forward(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
         """Equal to ``formula`` within rounding."""
-        masks = Masks(mask, query_mask, causal).checked(queries, keys)
-        layers = Projections(self.query, self.key, self.value, self.output)
-        heads = Heads(self.heads, self.kv_heads, self.query_norm, self.key_norm)
+        masks = Masks(mask, query_mask, causal).checked(queries, _rows(keys))
         dropout = self.dropout if self.training else 0.0
-        return attend(queries, keys, masks, layers, heads=heads, scale=self.scale, dropout=dropout)
+        if isinstance(keys, Tensor) and self.mergeable:
+            layers = Projections(self.query, self.key, self.value, self.output)
+            return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
+        q, (k, v) = self._projected(queries, keys, query_positions, key_positions)
+        read = weighted_sum(q, k, v, masks=masks, scale=self.scale, dropout=dropout)
+        return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
+
+    def key_values(
+        self, keys: Float[Tensor, "b n ck"], key_positions: Shaped[Tensor, "*#b n"] | None = None
+    ) -> KeyValues:
+        """Rows as this attention reads them, for ``forward`` in their place."""
+        if key_positions is None:
+            key_positions = torch.arange(keys.shape[1], device=keys.device)
+        k = rearrange(self.key(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        v = rearrange(self.value(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        k = self._turned(self.key_norm(k), key_positions)
+        return KeyValues(*(repeat(x, "b kv n c -> b (kv g) n c", g=self.heads // self.kv_heads) for x in (k, v)))
+
+    def _projected(
+        self, queries: Tensor, keys: Keys, query_positions: Tensor | None, key_positions: Tensor | None
+    ) -> tuple[Float[Tensor, "#b heads m e"], KeyValues]:
+        read = keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)
+        if query_positions is None:
+            m, n = queries.shape[1], read.key.shape[-2]
+            query_positions = torch.arange(n - m, n, device=queries.device)
+        q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
+        return self._turned(self.query_norm(q), query_positions), read
+
+    def _turned(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
+        return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
+
+
+def _rows(keys: Keys) -> Float[Tensor, "b n c"]:
+    return keys.rows() if isinstance(keys, KeyValues) else keys
 
 
 class MLP(nn.Sequential):
@@ -168,12 +214,12 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``, and so are ``kv_heads``, ``qk_norm`` and ``bias``. The content of rows that no query may
-    read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp`` make another
-    norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening`` and
-    ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries, which
-    are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh of a
-    learned number that starts at zero, as Flamingo does.
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias`` and ``positions``. The content of rows that
+    no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp``
+    make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening``
+    and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
+    which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
+    of a learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -200,6 +246,7 @@ class CrossAttentionLayer(Observed):
         norm: Make | None = None,
         key_norm: Make | None = None,
         mlp: Make | None = None,
+        positions: Turn | None = None,
     ) -> None:
         super().__init__()
         if read_queries and query_channels != key_channels:
@@ -219,6 +266,7 @@ class CrossAttentionLayer(Observed):
             qk_norm=qk_norm,
             bias=bias,
             dropout=dropout,
+            positions=positions,
         )
         self.dropout = residual_drop(residual_dropout)
         self.attention_gate: nn.Module = TanhGate() if gated else nn.Identity()
@@ -232,23 +280,25 @@ class CrossAttentionLayer(Observed):
     def forward(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
-        if keys.shape[1] == 0 or queries.shape[1] == 0:
-            raise InputError(f"attention of {queries.shape[1]} queries over {keys.shape[1]} rows: neither may be empty")
-        Masks(mask, query_mask, causal).checked(queries, keys)
-        if mask is not None:
-            # Zero masked rows before the norm: a NaN in them would give NaN gradients.
-            keys = torch.where(rearrange(for_all(mask), "b n -> b n 1"), keys, 0)
-        normed, keys = self.query_norm(queries), self.key_norm(keys)
-        if self.read_queries:
-            keys = torch.cat([keys, normed.expand(keys.shape[0], -1, -1)], 1)
+        shape = _rows(keys).shape
+        if shape[1] == 0 or queries.shape[1] == 0:
+            raise InputError(f"attention of {queries.shape[1]} queries over {shape[1]} rows: neither may be empty")
+        Masks(mask, query_mask, causal).checked(queries, _rows(keys))
+        options = _given(query_positions=query_positions, key_positions=key_positions)
+        normed = self.query_norm(queries)
+        read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_readable(keys, mask))
+        if self.read_queries and isinstance(read_rows, Tensor):
+            read_rows = torch.cat([read_rows, normed.expand(shape[0], -1, -1)], 1)
             mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
-        read = self.attention(normed, keys, mask, query_mask=query_mask, causal=causal)
+        read = self.attention(normed, read_rows, mask, query_mask=query_mask, causal=causal, **options)
         return self.finish(queries, read)
 
     def finish(self, queries: Float[Tensor, "#b m cq"], read: Float[Tensor, "b m cq"]) -> Float[Tensor, "b m cq"]:
@@ -260,13 +310,23 @@ class CrossAttentionLayer(Observed):
             return rows
         return rows + self.mlp_gate(self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows)))
 
+    def key_values(
+        self,
+        keys: Float[Tensor, "b n ck"],
+        mask: Mask | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
+    ) -> KeyValues:
+        """Rows as this layer's attention reads them, for ``forward`` in their place."""
+        return self.attention.key_values(self.key_norm(_readable(keys, mask)), key_positions)
+
 
 class SelfAttentionLayer(Observed):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
-    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``bias``, ``norm``
-    and ``mlp`` are as in ``CrossAttentionLayer``.
+    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``keys`` are
+    ``key_values`` of the rows to read, with the mask's n, if these are not the rows themselves but, say, earlier ones
+    too. ``bias``, ``norm``, ``mlp`` and ``positions`` are as in ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -286,6 +346,7 @@ class SelfAttentionLayer(Observed):
         activation: Activation = "gelu",
         norm: Make | None = None,
         mlp: Make | None = None,
+        positions: Turn | None = None,
     ) -> None:
         super().__init__()
         norm = norm or nn.LayerNorm
@@ -298,20 +359,43 @@ class SelfAttentionLayer(Observed):
             v_channels=v_channels,
             bias=bias,
             dropout=dropout,
+            positions=positions,
         )
         self.dropout = residual_drop(residual_dropout)
         self.mlp_norm = norm(channels)
         self.mlp = mlp(channels) if mlp else MLP(channels, widening=widening, activation=activation)
 
     def forward(
-        self, rows: Float[Tensor, "b m d"], mask: Mask | None = None, *, causal: bool = False
+        self,
+        rows: Float[Tensor, "b m d"],
+        mask: Mask | None = None,
+        *,
+        causal: bool = False,
+        row_positions: Shaped[Tensor, "*#b m"] | None = None,
+        keys: KeyValues | None = None,
     ) -> Float[Tensor, "b m d"]:
-        Masks(mask, causal=causal).checked(rows, rows)
-        normed = keys = self.norm(rows)
-        if mask is not None:
-            keys = torch.where(rearrange(for_all(mask), "b m -> b m 1"), keys, 0)
-        rows = rows + self.dropout(self.attention(normed, keys, mask, causal=causal))
+        Masks(mask, causal=causal).checked(rows, rows if keys is None else keys.rows())
+        normed = self.norm(rows)
+        read = keys if keys is not None else normed if mask is None else _readable(normed, mask)
+        options = _given(query_positions=row_positions, key_positions=row_positions if keys is None else None)
+        rows = rows + self.dropout(self.attention(normed, read, mask, causal=causal, **options))
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
+
+    def key_values(
+        self, rows: Float[Tensor, "b m d"], row_positions: Shaped[Tensor, "*#b m"] | None = None
+    ) -> KeyValues:
+        """Rows as they read each other, for ``forward`` as ``keys``, beside those of earlier rows."""
+        return self.attention.key_values(self.norm(rows), row_positions)
+
+
+def _readable(rows: Float[Tensor, "b n c"], mask: Mask | None) -> Float[Tensor, "b n c"]:
+    """Masked rows as zeros, before any product: a NaN in them would give NaN gradients."""
+    return rows if mask is None else torch.where(rearrange(for_all(mask), "b n -> b n 1"), rows, 0)
+
+
+def _given(**options: Tensor | None) -> dict[str, Any]:
+    """Options that are not None: modules that stand in for attention may not know the others."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class TanhGate(nn.Module):

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -40,18 +40,15 @@ class Projections(NamedTuple):
     output: nn.Linear
 
 
-class Heads(NamedTuple):
-    """How projected rows are divided into heads, and what is applied to the channels of each."""
+class KeyValues(NamedTuple):
+    """Rows as one attention reads them: projected, split into heads, keys turned. A cache of generation holds these."""
 
-    queries: int
-    keys: int
-    query_norm: nn.Module
-    key_norm: nn.Module
+    key: Float[Tensor, "b heads n e"]
+    value: Float[Tensor, "b heads n f"]
 
-    @property
-    def normed(self) -> bool:
-        """Whether a norm stands between a projection and the scores, so that their products cannot be merged."""
-        return any(type(norm) is not nn.Identity for norm in (self.query_norm, self.key_norm))
+    def rows(self) -> Float[Tensor, "b n 0"]:
+        """Rows of no channels, for whoever asks for their number, batch and device."""
+        return rearrange(self.key[..., :0], "b heads n c -> b n (heads c)")
 
 
 # ---- which side is projected
@@ -63,35 +60,23 @@ def attend(
     masks: Masks,
     layers: Projections,
     *,
-    heads: Heads,
+    heads: int,
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "b m cq"]:
     """Attention with these layers, projecting the side that costs least."""
-    side: Side = "both"
-    if not heads.normed:
-        side = choose_side(layers, queries.shape[1], keys.shape[1], heads=heads.queries, dropout=dropout)
+    side = choose_side(layers, queries.shape[1], keys.shape[1], heads=heads, dropout=dropout)
     if side == "queries":
         return _projecting_queries(queries, keys, masks, layers, scale)
     if side == "keys":
         return _projecting_keys(queries, keys, masks, layers, scale)
     # Without local names, so that q, k and v are freed before the output projection.
-    read = weighted_sum(
-        heads.query_norm(rearrange(layers.query(queries), "b m (heads c) -> b heads m c", heads=heads.queries)),
-        _shared(heads.key_norm(rearrange(layers.key(keys), "b n (kv c) -> b kv n c", kv=heads.keys)), heads),
-        _shared(rearrange(layers.value(keys), "b n (kv c) -> b kv n c", kv=heads.keys), heads),
-        masks=masks,
-        scale=scale,
-        dropout=dropout,
+    qkv = (
+        rearrange(rows, "b n (heads c) -> b heads n c", heads=heads)
+        for rows in (layers.query(queries), layers.key(keys), layers.value(keys))
     )
+    read = weighted_sum(*qkv, masks=masks, scale=scale, dropout=dropout)
     return layers.output(rearrange(read, "b heads m c -> b m (heads c)"))
-
-
-def _shared(rows: Float[Tensor, "b kv n c"], heads: Heads) -> Float[Tensor, "b heads n c"]:
-    """Keys or values, repeated for the heads of queries that share them."""
-    if heads.keys == heads.queries:
-        return rows
-    return repeat(rows, "b kv n c -> b (kv shared) n c", shared=heads.queries // heads.keys)
 
 
 def choose_side(layers: Projections, m: int, n: int, *, heads: int, dropout: float) -> Side:

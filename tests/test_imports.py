@@ -38,6 +38,7 @@ ORDER = [
     "attention",
     "variants",
     "gated",
+    "muon",
     "capture",
     "modalities",
     "padding",
