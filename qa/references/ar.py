@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from torch import Tensor, nn
+from torch.func import functional_call
+
 from perceiver_kit import Encoded, Inputs, Outputs, PerceiverIO, Queries, capture_attention
 from perceiver_kit.decoders import PassThrough
 from perceiver_kit.encoders import CausalEncoder
@@ -18,8 +20,6 @@ from perceiver_kit.outputs import Project
 from perceiver_kit.positions import Fourier, Learned, Positions, Sinusoidal
 from perceiver_kit.queries import LatentQuery
 from perceiver_kit.variants import Rotary
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from .comparing import Reference, Tensors, relative
 
@@ -98,7 +98,10 @@ def state(model: PerceiverIO, parameters: Tensors) -> Tensors:
     }
     starts = ["linear_2", "linear", "linear_1"] if encoder.query == "mlp" else ["linear"]
     names |= {f"encoder.start.{2 * i - (i > 0)}": f"~/{name}" for i, name in enumerate(starts)}
-    for kind, layers, norms in (("cross_attention", encoder.cross, CROSS), ("self_attention", encoder.transformer, SELF)):
+    for kind, layers, norms in (
+        ("cross_attention", encoder.cross, CROSS),
+        ("self_attention", encoder.transformer, SELF),
+    ):
         ours = "cross" if kind == "cross_attention" else "transformer"
         for i in range(len(layers)):
             for part, theirs in (norms | LINEAR).items():
@@ -155,7 +158,9 @@ def one_pass(reference: Reference) -> dict[str, float]:
             index = signed((lengths - 1 - column) % length, config)
         mask = None
     with capture_attention(model, only="encoder.*") as maps:
-        logits = functional_call(Placed(model), {f"model.{name}": each for name, each in parameters.items()}, (ids, mask, index))
+        logits = functional_call(
+            Placed(model), {f"model.{name}": each for name, each in parameters.items()}, (ids, mask, index)
+        )
     per = config["num_latents_per_position"]
     places = config["z_index_dim"] // per
     logits = F.pad(logits, (0, 0, places - logits.shape[1], 0))
@@ -164,7 +169,9 @@ def one_pass(reference: Reference) -> dict[str, float]:
     labels = torch.where(exists, targets.gather(1, steps.clamp(min=0)), 0)
     kept = exists & (labels != 0)
     objective = NextTokens(label_smoothing=config["label_smoothing"], z_loss=config["z_loss"])
-    losses = [torch.zeros(kept.shape).masked_scatter(kept, part) for part in objective.losses(logits[kept], labels[kept])]
+    losses = [
+        torch.zeros(kept.shape).masked_scatter(kept, part) for part in objective.losses(logits[kept], labels[kept])
+    ]
     total, _ = objective({"text": logits}, {"text": torch.where(kept, labels, -100)})
     found: Tensors = {
         "logits": logits * exists[..., None],

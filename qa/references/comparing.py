@@ -58,7 +58,6 @@ class Reference:
             f"grad/{name}": relative(gradients[name], value, largest) for name, value in self.gradients.items()
         }
 
-
     def gradient_differences(self, scalar: Tensor, prefix: str) -> dict[str, float]:
         """The largest difference of the gradients of a scalar under this prefix, relative to the largest of them."""
         wanted = {name.removeprefix(prefix): value for name, value in self.found.items() if name.startswith(prefix)}
