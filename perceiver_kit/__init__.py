@@ -18,6 +18,7 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
+from .generation import generate
 from .hub import load, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
@@ -64,6 +65,7 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "generate",
     "inputs",
     "list",
     "load",
