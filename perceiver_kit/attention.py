@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
 from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, weighted_sum
-from .checks import check_positive, check_probability
+from .checks import check_choice, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
@@ -26,13 +26,18 @@ Make = Callable[[int], nn.Module]
 Turn = Callable[[Tensor, Tensor], Tensor]
 # Rows to read, or what ``key_values`` made of them.
 Keys = Float[Tensor, "b n ck"] | KeyValues
+# Which linear layers of attention have biases.
+Biases = Literal["all", "output", "none"]
 
 
 class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
     ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
-    (default: ``qk_channels``). Queries of batch 1 serve every sample.
+    (default: ``qk_channels``). Queries of batch 1 serve every sample. With ``kv_heads`` fewer than ``heads``,
+    consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm`` makes a norm of the
+    channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases:
+    ``"all"``, ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -60,23 +65,35 @@ class Attention(Observed):
         heads: int = 1,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: Make | None = None,
+        bias: Biases = "all",
         dropout: float = 0.0,
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
         qk_channels = key_channels if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
-        check_positive("attention", heads=heads, qk_channels=qk_channels, v_channels=v_channels)
+        kv_heads = heads if kv_heads is None else kv_heads
+        check_positive("attention", heads=heads, kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
                 raise AssemblyError(f"attention: {name} {width} must be divisible by its {heads} heads")
-        self.heads, self.dropout, self.positions = heads, dropout, positions
-        self.scale = 1 / math.sqrt(qk_channels // heads)
-        self.query = linear(query_channels, qk_channels)
-        self.key = linear(key_channels, qk_channels)
-        self.value = linear(key_channels, v_channels)
-        self.output = linear(v_channels, query_channels)
+        if heads % kv_heads:
+            raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
+        self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
+        qk, v = qk_channels // heads, v_channels // heads
+        self.scale = 1 / math.sqrt(qk)
+        self.query = linear(query_channels, qk_channels, bias=bias == "all")
+        self.key = linear(key_channels, qk * kv_heads, bias=bias == "all")
+        self.value = linear(key_channels, v * kv_heads, bias=bias == "all")
+        self.output = linear(v_channels, query_channels, bias=bias != "none")
+        self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
+        self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
+        # Whether scores are products of the linear layers alone, so that they may be associated either way.
+        self.mergeable = kv_heads == heads and qk_norm is None and positions is None
 
     def weights(
         self,
@@ -132,7 +149,7 @@ class Attention(Observed):
         """Equal to ``formula`` within rounding."""
         masks = Masks(mask, query_mask, causal).checked(queries, _rows(keys))
         dropout = self.dropout if self.training else 0.0
-        if isinstance(keys, Tensor) and self.positions is None:
+        if isinstance(keys, Tensor) and self.mergeable:
             layers = Projections(self.query, self.key, self.value, self.output)
             return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
         q, (k, v) = self._projected(queries, keys, query_positions, key_positions)
@@ -145,7 +162,10 @@ class Attention(Observed):
         """Rows as this attention reads them, for ``forward`` in their place."""
         if key_positions is None:
             key_positions = torch.arange(keys.shape[1], device=keys.device)
-        return KeyValues(self._turned(self._split(self.key(keys)), key_positions), self._split(self.value(keys)))
+        k = rearrange(self.key(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        v = rearrange(self.value(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        k = self._turned(self.key_norm(k), key_positions)
+        return KeyValues(*(repeat(x, "b kv n c -> b (kv g) n c", g=self.heads // self.kv_heads) for x in (k, v)))
 
     def _projected(
         self, queries: Tensor, keys: Keys, query_positions: Tensor | None, key_positions: Tensor | None
@@ -154,10 +174,8 @@ class Attention(Observed):
         if query_positions is None:
             m, n = queries.shape[1], read.key.shape[-2]
             query_positions = torch.arange(n - m, n, device=queries.device)
-        return self._turned(self._split(self.query(queries)), query_positions), read
-
-    def _split(self, rows: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads n e"]:
-        return rearrange(rows, "b n (heads c) -> b heads n c", heads=self.heads)
+        q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
+        return self._turned(self.query_norm(q), query_positions), read
 
     def _turned(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
         return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
@@ -196,9 +214,12 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``. The content of rows that no query may read, even NaN, never changes the result. Queries of
-    batch 1 serve every sample. ``norm`` and ``mlp`` make another norm and MLP (``variants.py``); an ``mlp`` replaces
-    ``widening`` and ``activation``. ``positions`` turns queries and keys (``variants.Rotary``), as in ``Attention``.
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias`` and ``positions``. The content of rows that
+    no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp``
+    make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening``
+    and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
+    which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
+    of a learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -212,32 +233,49 @@ class CrossAttentionLayer(Observed):
         heads: int = 1,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: Make | None = None,
+        bias: Biases = "all",
         widening: int = 1,
         query_residual: bool = True,
+        read_queries: bool = False,
+        gated: bool = False,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
         norm: Make | None = None,
+        key_norm: Make | None = None,
         mlp: Make | None = None,
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
-        self.query_residual = query_residual
+        if read_queries and query_channels != key_channels:
+            widths = f"{query_channels} and {key_channels}"
+            raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
+        self.query_residual, self.read_queries = query_residual, read_queries
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
-        self.key_norm: Any = norm(key_channels)
+        self.key_norm: Any = (key_norm or norm)(key_channels)
         self.attention = Attention(
             query_channels,
             key_channels,
             heads=heads,
             qk_channels=qk_channels,
             v_channels=v_channels,
+            kv_heads=kv_heads,
+            qk_norm=qk_norm,
+            bias=bias,
             dropout=dropout,
             positions=positions,
         )
         self.dropout = residual_drop(residual_dropout)
-        self.mlp_norm = norm(query_channels)
-        self.mlp: Any = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
+        self.attention_gate: nn.Module = TanhGate() if gated else nn.Identity()
+        self.mlp_gate: nn.Module = TanhGate() if gated else nn.Identity()
+        self.mlp_norm: Any = None
+        self.mlp: Any = None
+        if mlp or widening:
+            self.mlp_norm = norm(query_channels)
+            self.mlp = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
 
     def forward(
         self,
@@ -255,12 +293,22 @@ class CrossAttentionLayer(Observed):
             raise InputError(f"attention of {queries.shape[1]} queries over {shape[1]} rows: neither may be empty")
         Masks(mask, query_mask, causal).checked(queries, _rows(keys))
         options = _given(query_positions=query_positions, key_positions=key_positions)
-        normed = keys if isinstance(keys, KeyValues) else self.key_norm(_readable(keys, mask))
-        read = self.attention(self.query_norm(queries), normed, mask, query_mask=query_mask, causal=causal, **options)
-        rows = self.dropout(read)
+        normed = self.query_norm(queries)
+        read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_readable(keys, mask))
+        if self.read_queries and isinstance(read_rows, Tensor):
+            read_rows = torch.cat([read_rows, normed.expand(shape[0], -1, -1)], 1)
+            mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
+        read = self.attention(normed, read_rows, mask, query_mask=query_mask, causal=causal, **options)
+        return self.finish(queries, read)
+
+    def finish(self, queries: Float[Tensor, "#b m cq"], read: Float[Tensor, "b m cq"]) -> Float[Tensor, "b m cq"]:
+        """After attention: its residual, then the MLP with its own."""
+        rows = self.attention_gate(self.dropout(read))
         if self.query_residual:
             rows = queries + rows
-        return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
+        if self.mlp is None:
+            return rows
+        return rows + self.mlp_gate(self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows)))
 
     def key_values(
         self,
@@ -278,7 +326,7 @@ class SelfAttentionLayer(Observed):
     ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
     ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``keys`` are
     ``key_values`` of the rows to read, with the mask's n, if these are not the rows themselves but, say, earlier ones
-    too. ``norm``, ``mlp`` and ``positions`` are as in ``CrossAttentionLayer``.
+    too. ``bias``, ``norm``, ``mlp`` and ``positions`` are as in ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -291,6 +339,7 @@ class SelfAttentionLayer(Observed):
         heads: int = 8,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        bias: Biases = "all",
         widening: int = 1,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
@@ -308,6 +357,7 @@ class SelfAttentionLayer(Observed):
             heads=heads,
             qk_channels=qk_channels,
             v_channels=v_channels,
+            bias=bias,
             dropout=dropout,
             positions=positions,
         )
@@ -346,6 +396,21 @@ def _readable(rows: Float[Tensor, "b n c"], mask: Mask | None) -> Float[Tensor, 
 def _given(**options: Tensor | None) -> dict[str, Any]:
     """Options that are not None: modules that stand in for attention may not know the others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+class TanhGate(nn.Module):
+    """Rows times the tanh of one learned number, which starts at zero.
+
+    >>> TanhGate()(torch.ones(1, 2, 3)).abs().max().item()
+    0.0
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, rows: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+        return rows * self.gate.tanh()
 
 
 def residual_drop(probability: float) -> nn.Module:

@@ -58,7 +58,9 @@ def _is_foldable(decoder: Any, output: Output) -> bool:
     if not is_plain(decoder, FOLDABLE) or not is_plain(output, accept=None):
         return False
     cross, attention = decoder.cross, decoder.cross.attention
-    if attention.positions is not None or [type(part) for part in cross.mlp.children()] != FOLDED_MLP:
+    if not attention.mergeable or type(cross.attention_gate) is not nn.Identity:
+        return False
+    if cross.mlp is None or [type(part) for part in cross.mlp.children()] != FOLDED_MLP:
         return False
     linears = [attention.query, attention.key, attention.value, attention.output, cross.mlp[0], cross.mlp[2]]
     if decoder.project is not None:

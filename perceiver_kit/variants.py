@@ -10,6 +10,7 @@ torch.Size([2, 5, 32])
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,13 +21,21 @@ from torch import Tensor, nn
 
 from .activations import Activation
 from .attention import MLP
+from .block import check_flags
 from .checks import check_choice, check_number, check_probability
 from .registry import register
 
 
+class Variant:
+    """Base of the variants: flags are checked as those of blocks are."""
+
+    def __post_init__(self) -> None:
+        check_flags(type(self).__name__, inspect.signature(type(self)), vars(self))
+
+
 @register("variants")
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(Variant):
     """A layer norm with another ``eps``, or without biases.
 
     >>> variants.LayerNorm(bias=False)(32).bias is None
@@ -42,7 +51,7 @@ class LayerNorm:
 
 @register("variants")
 @dataclass(frozen=True)
-class RMSNorm:
+class RMSNorm(Variant):
     """Channels divided by their root mean square, times a learned scale.
 
     >>> variants.RMSNorm()(32)
@@ -57,7 +66,7 @@ class RMSNorm:
 
 @register("variants")
 @dataclass(frozen=True)
-class PlainMLP:
+class PlainMLP(Variant):
     """The MLP of the layers, with or without biases.
 
     >>> variants.PlainMLP(4, bias=False)(8)[0]
@@ -74,7 +83,7 @@ class PlainMLP:
 
 @register("variants")
 @dataclass(frozen=True)
-class GatedMLP:
+class GatedMLP(Variant):
     """An MLP whose hidden channels are multiplied by as many activated ones: GEGLU, or SwiGLU with ``"silu"``.
 
     >>> variants.GatedMLP(4)(8)[0]
@@ -91,7 +100,7 @@ class GatedMLP:
 
 @register("variants")
 @dataclass(frozen=True)
-class Rotary:
+class Rotary(Variant):
     """Rotary positions: pairs of neighbouring channels of a head are turned by angles that grow with the position.
 
     A score then depends on the distance of query and key alone. ``fraction`` of each head's channels are turned, in
@@ -112,6 +121,7 @@ class Rotary:
     spacing: Literal["closed", "open"] = "closed"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("Rotary", above=0.0, max_wavelength=self.max_wavelength)
         check_probability("Rotary", fraction=self.fraction, head_fraction=self.head_fraction)
         check_choice("Rotary", "spacing", self.spacing, ("closed", "open"))
