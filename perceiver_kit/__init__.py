@@ -21,6 +21,7 @@ from .errors import (
     UnknownName,
 )
 from .gated import GatedCrossAttention
+from .generation import generate
 from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
@@ -73,6 +74,7 @@ __all__ = [
     "draw",
     "encoders",
     "gated_from_state",
+    "generate",
     "inputs",
     "list",
     "load",

@@ -58,6 +58,7 @@ ORDER = [
     "recipes",
     "hub",
     "data",
+    "generation",
     "plots",
     "draw",
     "training",  # the only user of data, hub and draw together
