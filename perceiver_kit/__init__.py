@@ -1,6 +1,6 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
-from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
+from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .capture import capture_attention, capture_hidden
@@ -22,6 +22,8 @@ from .hub import load, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
+from .predict import predict
+from .processors import Answer, Processor
 from .queries import Queries
 from .recipe import recipe
 from .registry import names as list  # noqa: A004
@@ -31,6 +33,7 @@ from .tiling import Tiled
 from .tokens import Encoded, Layout, Tokens
 
 __all__ = [
+    "Answer",
     "AssemblyError",
     "Attention",
     "Block",
@@ -50,6 +53,7 @@ __all__ = [
     "Outputs",
     "PerceiverIO",
     "PerceiverKitError",
+    "Processor",
     "Queries",
     "SelfAttentionLayer",
     "Tiled",
@@ -71,6 +75,8 @@ __all__ = [
     "outputs",
     "plots",
     "positions",
+    "predict",
+    "processors",
     "queries",
     "recipe",
     "recipes",

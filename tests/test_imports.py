@@ -55,6 +55,8 @@ ORDER = [
     "data",
     "plots",
     "draw",
+    "processors",
+    "predict",
     "training",  # the only user of data, hub and draw together
     "demo",
     "cli",
