@@ -40,6 +40,17 @@ class Projections(NamedTuple):
     output: nn.Linear
 
 
+class KeyValues(NamedTuple):
+    """Rows as one attention reads them: projected, split into heads, keys turned. A cache of generation holds these."""
+
+    key: Float[Tensor, "b heads n e"]
+    value: Float[Tensor, "b heads n f"]
+
+    def rows(self) -> Float[Tensor, "b n 0"]:
+        """Rows of no channels, for whoever asks for their number, batch and device."""
+        return rearrange(self.key[..., :0], "b heads n c -> b n (heads c)")
+
+
 # ---- which side is projected
 
 

@@ -138,7 +138,7 @@ def _make(node: Mapping[str, Any], made: dict[int, Block], where: str) -> Any:
     except PerceiverKitError as error:
         raise AssemblyError(f"spec: {where}: {error}") from None
     if not (inspect.isclass(block) and (issubclass(block, Block) or is_dataclass(block))):
-        raise AssemblyError(f"spec: {where}: {node['block']} is neither a block nor a dataclass")
+        raise AssemblyError(f"spec: {where}: {node['block']} is not a block or a dataclass")
     arguments = {key: _decode(item, made, f"{where}.{key}") for key, item in node["arguments"].items()}
     own = inspect.signature(block.__init__)
     signature = own.replace(parameters=[*own.parameters.values()][1:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -181,3 +182,21 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 def assert_close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
     assert found.isfinite().all(), "some values are not finite"
     assert distance(found, wanted) <= tolerance, f"relative difference {distance(found, wanted):.1e} > {tolerance:.1e}"
+
+
+def rows_by_name(model: nn.Module, tensors: dict) -> dict[str, int]:
+    """The number of token rows of each input."""
+    layout = model.inputs(tensors)[0].layout
+    return {name: math.prod(layout.grid(name)) for name in layout}
+
+
+def points_model(**options) -> kit.PerceiverIO:
+    """A small model from points (b, n, 3) to a label of ten classes; options replace its parts."""
+    blocks = {
+        "inputs": kit.Inputs(points=kit.inputs.Features(3)),
+        "encoder": kit.Encoder(3, num_latents=4, latent_dim=16, layers=1),
+        "queries": kit.Queries(label=kit.queries.LearnedQuery(1, 8)),
+        "decoder": kit.Decoder(8, 16),
+        "outputs": kit.Outputs(label=kit.outputs.Classify(8, 10)),
+    }
+    return kit.PerceiverIO(**blocks | options)

@@ -36,6 +36,7 @@ ORDER = [
     "attention_backends",
     "attention",
     "variants",
+    "muon",
     "capture",
     "modalities",
     "padding",

@@ -15,6 +15,7 @@ from ..attention_backends import keep_in_graph
 from ..block import Block
 from ..checks import check_positive, check_probability, describe_value
 from ..errors import AssemblyError, InputError
+from ..masks import row_mask
 from ..modalities import ByModality, check_modalities, check_names
 from ..padding import LearnedVector, common_width, pad
 from ..registry import register
@@ -101,7 +102,7 @@ class Inputs(Block):
             embedded = block.embed(raw[name], name)
             grid = tuple(embedded.shape[1:-1])
             embedded = rearrange(embedded, "b ... c -> b (...) c")
-            keep = _row_mask(mask[name], name, batch, grid) if name in mask else None
+            keep = row_mask("mask", name, mask[name], batch, grid, "may be read") if name in mask else None
             if keep is not None:
                 embedded = torch.where(rearrange(keep, "b n -> b n 1"), embedded, 0)
             placed = pad(block.place(embedded, grid), self.padding, name)
@@ -193,16 +194,6 @@ def _probabilities(name: str, value: Hide) -> tuple[float, float]:
     if evaluation not in (0, 1):
         raise AssemblyError(f"Inputs: hide: {name} in evaluation is all or nothing, 0.0 or 1.0, got {evaluation!r}")
     return float(training), float(evaluation)
-
-
-def _row_mask(mask: Tensor, name: str, batch: int, grid: Grid) -> Bool[Tensor, "b n"]:
-    shapes = [(batch, math.prod(grid))] + ([(batch, *grid)] if len(grid) > 1 else [])
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
-        raise InputError(
-            f"mask of {name!r} must be bool {' or '.join(map(str, shapes))}, one for each of its rows, True = may be "
-            f"read; got {describe_value(mask)}"
-        )
-    return rearrange(mask, "b ... -> b (...)")
 
 
 def _joined(masks: list[Tensor | None], rows: list[Tensor]) -> Bool[Tensor, "b n"] | None:

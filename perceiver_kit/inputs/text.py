@@ -42,7 +42,10 @@ class TextTokens(Input):
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
         if checks_values(raw):
-            low, high = (int(bound) for bound in raw.aminmax())
-            if low < 0 or high >= self.vocabulary:
-                raise InputError(f"{name} must be ids from 0 to {self.vocabulary - 1}, got {low} to {high}")
+            self.check_values(raw, name)
         return self.embedding(raw)
+
+    def check_values(self, raw: Tensor, name: str) -> None:
+        low, high = (int(bound) for bound in raw.aminmax())
+        if low < 0 or high >= self.vocabulary:
+            raise InputError(f"{name} must be ids from 0 to {self.vocabulary - 1}, got {low} to {high}")

@@ -1,16 +1,18 @@
-"""One thread: the models are tiny."""
+"""Directories in Hugging Face's format, as the reference saves them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import torch
 
 
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What the reference of a recipe saves; sequence_classification unless a test asks for another."""
+    from .test_parity import CASES, models  # not above: shapes are checked only in modules imported by tests
+
+    recipe = getattr(request, "param", "sequence_classification")
+    case = next(case for case in CASES if case.recipe == recipe)
+    models(case)[0].save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"

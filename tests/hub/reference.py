@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 import transformers
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 import perceiver_kit as kit
+from perceiver_kit.errors import CheckpointError
 from perceiver_kit.hub.huggingface import convertible, tensor_names
 
 logging.disable_progress_bar()
@@ -168,3 +170,12 @@ def gradients(model: nn.Module, names: Mapping[str, str] | None = None) -> Tenso
 def joined(tensors: Tensors, like: Tensors) -> Tensor:
     """All gradients concatenated: the gradient of a key bias alone is rounding around zero."""
     return torch.cat([tensors[name].flatten() for name in sorted(like)])
+
+
+def refused(source: object, *words: str) -> str:
+    """``load`` refuses in one line that has these words."""
+    with pytest.raises(CheckpointError) as caught:
+        kit.load(source)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    return message

@@ -1,4 +1,4 @@
-"""Weight decay, learning rate, LAMB, and activation checkpointing: equal gradients in less memory."""
+"""Weight decay, learning rate, LAMB, Muon, and activation checkpointing: equal gradients in less memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import perceiver_kit as kit
+from perceiver_kit.muon import Muon
 from perceiver_kit.training import checkpoint_layers, parameter_groups, rate_at
 from perceiver_kit.training.optimisation import lamb
 
@@ -117,6 +118,40 @@ def test_lamb_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
     with pytest.raises(kit.MissingPackage, match=r"pip install 'perceiver-kit\[train\]'"):
         lamb([dict(params=[nn.Parameter(torch.ones(2))])], rate=0.1)
+
+
+# ---- Muon
+
+
+def stepped(model: nn.Module, **options: float) -> dict[str, Tensor]:
+    """The update of each parameter in one step."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    groups = parameter_groups(model, weight_decay=0.0)
+    Muon(model, groups, **options).step()
+    return {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("recipe", ["multimodal_autoencoding", "image_classification_conv"])
+def test_muon_orthogonalises_the_matrices_of_attention_and_mlps_only(recipe: str) -> None:
+    """The singular values of such an update are about the rate; so are the entries of AdamW's first update."""
+    for name, update in stepped(small(recipe), rate=1e-3, muon_rate=0.5).items():
+        if ("attention" in name or ".mlp." in name) and update.ndim == 2:
+            rate = 0.5 * max(1, update.shape[0] / update.shape[1]) ** 0.5
+            values = torch.linalg.svdvals(update) / rate
+            assert 0.6 < values.median() <= values.max() < 1.3, name  # a random matrix has small ones, too
+        else:
+            torch.testing.assert_close(update.abs(), torch.full_like(update, 1e-3), rtol=1e-2, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("part", ["encoder.transformer", "inputs"])
+def test_muon_trains_what_is_not_frozen(part: str) -> None:
+    model = small("masked_lm")
+    model.requires_grad_(False).get_submodule(part).requires_grad_(True)
+    optimizer = Muon(model, parameter_groups(model, weight_decay=0.1), rate=1.0, muon_rate=1.0)
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
 
 
 # ---- activation checkpointing

@@ -1,0 +1,86 @@
+"""Models under DataParallel, DDP and FSDP2 in one process."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel, replicate
+
+import perceiver_kit as kit
+
+from .hub.reference import randomised, relative
+from .strategies import raws
+
+
+def test_data_parallel_ddp_and_fsdp2_on_cpu() -> None:
+    """On CPU, DataParallel would call the module itself. So its own `replicate` builds the replicas, with only the
+    device-to-device copy replaced. DDP and FSDP2 run in one process on gloo.
+    """
+    for recipe in kit.list():
+        _data_parallel(recipe)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        _distributed()
+    finally:
+        dist.destroy_process_group()
+
+
+def _data_parallel(recipe: str) -> None:
+    model = randomised(kit.build(recipe, preset="tiny").eval())
+    raw = raws(model, 4)
+    encoded = model.encode(raw)
+    layout = encoded.layout
+    mask = {name: torch.rand(4, torch.Size(layout.grid(name)).numel()) < 0.7 for name in layout}
+    grids = {name: model.queries.grid(name, encoded) for name in model.queries.blocks}
+    at = {name: torch.randint(torch.Size(grid).numel(), (4, 3)) for name, grid in grids.items()}
+    wanted = model(raw, mask=mask, at=at)
+
+    module, devices = sys.modules["torch.nn.parallel.replicate"], [0, 1]
+    original = module._broadcast_coalesced_reshape
+    module._broadcast_coalesced_reshape = lambda tensors, devices, detach=False: [
+        [tensor.detach().clone() if detach else tensor.clone() for tensor in tensors] for _ in devices
+    ]
+    try:
+        replicas = replicate(model, devices)
+    finally:
+        module._broadcast_coalesced_reshape = original
+    parts = []
+    for i, replica in enumerate(replicas):
+        assert next(replica.parameters(), None) is None, "replicas hold no registered parameters"
+        scattered = [{name: tensor.chunk(2)[i] for name, tensor in given.items()} for given in (raw, mask, at)]
+        parts.append(replica(scattered[0], mask=scattered[1], at=scattered[2]))
+    gathered = {name: torch.cat([part[name] for part in parts]) for name in wanted}
+    assert relative(gathered, wanted) < 1e-5, recipe
+    sum(value.square().mean() for value in gathered.values()).backward()
+    assert all(p.grad is not None for p in model.parameters()), "some gradients do not reach the original model"
+
+
+def _distributed() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    for shard in (False, True):
+        model = randomised(kit.build("multimodal_autoencoding", preset="tiny")).eval()
+        raw = raws(model, 2)
+        at = {"image": torch.randint(4096, (2, 9)), "audio": torch.randint(480, (2, 5)), "label": None}
+        wanted = model(raw, at=at)
+        if shard:
+            mesh = init_device_mesh("cpu", (1,))
+            for layer in model.encoder.transformer:
+                fully_shard(layer, mesh=mesh)
+            wrapped = fully_shard(model, mesh=mesh)
+        else:
+            wrapped = DistributedDataParallel(model)
+        with warnings.catch_warnings():
+            # FSDP2 warns that outputs are views; they are not changed in place. DDP warns of the gradient of a
+            # one-row table, a slice of a wider one, whose stride along that row differs.
+            warnings.filterwarnings("ignore", message=".*returned a view tensor")
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+            for _ in range(2):  # DDP reports parameters without gradients in the second step
+                found = wrapped(raw, at=at)
+                assert relative(found, wanted) < 1e-5
+                sum(value.square().mean() for value in found.values()).backward()
+        assert all(p.grad is not None for p in wrapped.parameters())
