@@ -49,6 +49,7 @@ ORDER = [
     "decoding",
     "model",
     "tiling",
+    "anchoring",
     "objectives",
     "recipe",
     "recipes",

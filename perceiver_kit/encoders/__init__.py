@@ -1,5 +1,6 @@
 """Rows → latents."""
 
+from .causal import Cache, CausalEncoder
 from .latent import Encoder
 
-__all__ = ["Encoder"]
+__all__ = ["Cache", "CausalEncoder", "Encoder"]

@@ -5,6 +5,7 @@ from .classification import Classification
 from .end_point_error import EndPointError
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
+from .next_tokens import NextTokens
 from .reconstruction import Reconstruction
 from .regression import Regression
 from .weighted import Weighted
@@ -14,6 +15,7 @@ __all__ = [
     "EndPointError",
     "MaskedTokens",
     "MultiLabel",
+    "NextTokens",
     "Objective",
     "Reconstruction",
     "Regression",
