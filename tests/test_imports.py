@@ -61,6 +61,8 @@ ORDER = [
     "generation",
     "plots",
     "draw",
+    "processors",
+    "predict",
     "training",  # the only user of data, hub and draw together
     "demo",
     "cli",

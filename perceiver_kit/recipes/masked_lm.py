@@ -24,6 +24,7 @@ from ._shared import ENCODER_NAMES, cross_attention_names
     training=dict(steps=4000, batch=32, rate=2e-3),
     data=dict(bible="perceiver_kit.data.tasks:bible", path="perceiver_kit.data.folders:masked_texts"),
     random_inputs=_text.random_text,
+    processor="perceiver_kit.processors.recipes:fill_text",
     huggingface=HuggingFace(
         "PerceiverForMaskedLM",
         ENCODER_NAMES
@@ -36,6 +37,7 @@ from ._shared import ENCODER_NAMES, cross_attention_names
         _text.TEXT_SIZES,
         fixed=dict(decoder_heads=8, decoder_qk_channels=256),
         unwritten=("position_start",),
+        processor="perceiver_kit.processors.huggingface:fill_text",
     ),
 )
 def masked_lm(
