@@ -98,10 +98,13 @@ class Inputs(Block):
                     segments.append((name, block.grid))
                     masks.append(None)
                 continue
-            embedded = block.embed(raw[name], name)
+            given, readable = raw[name], mask.get(name)
+            if isinstance(readable, Tensor):
+                given, readable = block.masked(given, readable)
+            embedded = block.embed(given, name)
             grid = tuple(embedded.shape[1:-1])
             embedded = rearrange(embedded, "b ... c -> b (...) c")
-            keep = _row_mask(mask[name], name, batch, grid) if name in mask else None
+            keep = _row_mask(readable, name, batch, grid) if name in mask else None
             if keep is not None:
                 embedded = torch.where(rearrange(keep, "b n -> b n 1"), embedded, 0)
             placed = pad(block.place(embedded, grid), self.padding, name)
@@ -195,7 +198,7 @@ def _probabilities(name: str, value: Hide) -> tuple[float, float]:
     return float(training), float(evaluation)
 
 
-def _row_mask(mask: Tensor, name: str, batch: int, grid: Grid) -> Bool[Tensor, "b n"]:
+def _row_mask(mask: Any, name: str, batch: int, grid: Grid) -> Bool[Tensor, "b n"]:
     shapes = [(batch, math.prod(grid))] + ([(batch, *grid)] if len(grid) > 1 else [])
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
         raise InputError(
