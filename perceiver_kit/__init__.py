@@ -1,6 +1,7 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
+from .anchoring import anchor
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .bottleneck import LabelBottleneck
@@ -62,6 +63,7 @@ __all__ = [
     "Tokens",
     "TrainingError",
     "UnknownName",
+    "anchor",
     "build",
     "capture_attention",
     "capture_hidden",

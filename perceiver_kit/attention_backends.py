@@ -50,6 +50,10 @@ class KeyValues(NamedTuple):
         """Rows of no channels, for whoever asks for their number, batch and device."""
         return rearrange(self.key[..., :0], "b heads n c -> b n (heads c)")
 
+    def followed_by(self, other: KeyValues) -> KeyValues:
+        """These rows, then the others."""
+        return KeyValues(torch.cat([self.key, other.key], -2), torch.cat([self.value, other.value], -2))
+
 
 # ---- which side is projected
 

@@ -95,7 +95,9 @@ class PerceiverIO(Block):
                 query = queries.blocks[name]
                 if query.follows is not None:
                     check_names(f"PerceiverIO: query {name!r} follows", [query.follows], self.inputs.blocks)
-                if query.reads is not None:
+                if query.reads == "latents":
+                    joints.append(("encoder.latent_dim", self.encoder.latent_dim, f"query {name!r}", query.channels))
+                elif query.reads is not None:
                     block = self.inputs.blocks[query.follows]
                     whole = query.reads == "rows"
                     own = query.channels if whole else query.content_channels

@@ -83,6 +83,11 @@ class Recipe:
         check_flags(self.name, self.signature, parameters)
         return parameters
 
+    def settings(self, preset: str) -> dict[str, Any]:
+        """Settings of training: those of all presets, then those under the name of this one."""
+        shared = {name: value for name, value in self.training.items() if name not in self.presets}
+        return shared | dict(self.training.get(preset, {}))
+
     def data_sizes(self, parameters: Parameters) -> Parameters:
         """Options of data loaders that these parameters imply, such as ``image_size``."""
         return parameters | self.reads(parameters)
@@ -117,7 +122,8 @@ def recipe(
         sources: where each number comes from.
         group: the block class that the function's ``**`` parameters go to.
         objective: makes the objective that the model is trained for.
-        training: settings of ``Training``, ``Data`` and ``fit`` that work for the preset ``tiny``.
+        training: settings of ``Training``, ``Data`` and ``fit`` that work for small presets; under the name of a
+            preset, a dict of what it changes.
         data: sample data, name → loader; under ``"path"`` the loader of a user's own files. Loaders are callables or
             lazy references ``"module:name"`` and return a ``perceiver_kit.data.task.Task``.
         reads: parameters → options of these loaders that have other names, such as ``image_size``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import perceiver_kit as kit
 from perceiver_kit.checks import MAX_SIZE, check_elements, check_number, check_positive, check_seed, short
 from perceiver_kit.decoding import _check_index
 from perceiver_kit.objectives.base import check_classes
-from perceiver_kit.training import Training
+from perceiver_kit.training import Data, Training
 
 from .strategies import RECIPES, raws, tiny
 
@@ -179,13 +180,15 @@ def test_training_looks_at_a_batch_before_it_is_moved(monkeypatch: pytest.Monkey
     training = Training(model, kit.objectives.Weighted({"text": kit.objectives.MaskedTokens()}), steps=1)
     ids, far = torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, 262, 0]])
     right = {"inputs": {"text": ids}, "targets": {"text": ids - 100}, "draw": torch.zeros(1, 2)}
-    assert training.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)["inputs"]["text"] is far
-    moved = training.transfer_batch_to_device(right, torch.device("meta"), 0)
+    data = Data([right], None, batch=1, steps=1)
+    data.trainer = SimpleNamespace(lightning_module=training)
+    assert data.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)["inputs"]["text"] is far
+    moved = data.transfer_batch_to_device(right, torch.device("meta"), 0)
     assert moved["draw"].device.type == "cpu"
     assert moved["inputs"]["text"].is_meta and moved["targets"]["text"].is_meta
     monkeypatch.setattr(Training, "device", torch.device("cuda"))
-    assert training.on_before_batch_transfer(right, 0) is right
+    assert data.on_before_batch_transfer(right, 0) is right
     with pytest.raises(kit.InputError, match="text must be ids from 0 to 261, got 0 to 262"):
-        training.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)
+        data.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)
     with pytest.raises(kit.InputError, match="target 'text' must be classes from 0 to 261, got 0 to 262"):
-        training.on_before_batch_transfer(right | {"targets": {"text": far}}, 0)
+        data.on_before_batch_transfer(right | {"targets": {"text": far}}, 0)

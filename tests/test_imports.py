@@ -52,6 +52,7 @@ ORDER = [
     "model",
     "bottleneck",
     "tiling",
+    "anchoring",
     "objectives",
     "recipe",
     "recipes",

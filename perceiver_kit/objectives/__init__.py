@@ -6,6 +6,7 @@ from .end_point_error import EndPointError
 from .masked_reconstruction import MaskedReconstruction
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
+from .next_tokens import NextTokens
 from .reconstruction import Reconstruction
 from .regression import Regression
 from .weighted import Weighted
@@ -16,6 +17,7 @@ __all__ = [
     "MaskedReconstruction",
     "MaskedTokens",
     "MultiLabel",
+    "NextTokens",
     "Objective",
     "Reconstruction",
     "Regression",

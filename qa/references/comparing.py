@@ -25,7 +25,7 @@ class Reference:
     def __init__(self, file: str | Path) -> None:
         with np.load(file) as arrays:
             self.config: dict[str, Any] = json.loads(str(arrays["config"]))
-            found = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "config"}
+            self.found = found = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "config"}
 
         def part(prefix: str) -> Tensors:
             return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
@@ -39,9 +39,8 @@ class Reference:
     def compare(
         self, model: nn.Module, state: Mapping[str, Tensor], call: Callable[[Any], Tensors], scalar: str = "loss"
     ) -> dict[str, float]:
-        """Differences of outputs relative to their largest value, of gradients relative to the largest of them all.
-
-        ``state`` holds the parameters of the model; every one of the file must be in use.
+        """The largest difference of each output relative to its largest value, and of each gradient relative to the
+        largest of all gradients. ``state`` holds the parameters of the model; every one of the file must be in use.
         """
         outputs = functional_call(_Called(model.eval(), call), {f"model.{name}": state[name] for name in state})
         if scalar not in outputs:
@@ -54,10 +53,22 @@ class Reference:
         assert not unused, f"parameters or inputs without effect: {unused}"
         gradients = dict(zip(named, found, strict=True))
         largest = max(float(value.abs().max()) for value in self.gradients.values())
-        differences = {f"out/{name}": _relative(outputs[name], value) for name, value in self.outputs.items()}
+        differences = {f"out/{name}": relative(outputs[name], value) for name, value in self.outputs.items()}
         return differences | {
-            f"grad/{name}": _relative(gradients[name], value, largest) for name, value in self.gradients.items()
+            f"grad/{name}": relative(gradients[name], value, largest) for name, value in self.gradients.items()
         }
+
+
+    def gradient_differences(self, scalar: Tensor, prefix: str) -> dict[str, float]:
+        """The largest difference of the gradients of a scalar under this prefix, relative to the largest of them."""
+        wanted = {name.removeprefix(prefix): value for name, value in self.found.items() if name.startswith(prefix)}
+        named = {f"params/{name}": value for name, value in self.parameters.items()}
+        named |= {f"in/{name}": value for name, value in self.inputs.items() if value.is_floating_point()}
+        options: dict[str, bool] = dict(retain_graph=True, materialize_grads=True)  # fixed tables have none
+        gradients = torch.autograd.grad(scalar, [named[name] for name in wanted], **options)
+        largest = max(float(value.abs().max()) for value in wanted.values())
+        pairs = zip(wanted, gradients, strict=True)
+        return {f"{prefix}{name}": relative(value, wanted[name], largest) for name, value in pairs}
 
 
 class _Called(nn.Module):
@@ -69,10 +80,12 @@ class _Called(nn.Module):
         return self.call(self.model)
 
 
-def _relative(found: Tensor, wanted: Tensor, largest: float | None = None) -> float:
+def relative(found: Tensor, wanted: Tensor, largest: float | None = None) -> float:
+    """The largest difference, relative to the largest value of what is wanted, or to ``largest``."""
     assert found.shape == wanted.shape, f"shape {tuple(found.shape)}, but the file has {tuple(wanted.shape)}"
+    found, wanted = found.detach().double(), wanted.double()
     largest = float(wanted.abs().max()) if largest is None else largest
-    return float((found.detach() - wanted).abs().max()) / max(largest, 1e-12)
+    return float((found - wanted).abs().max()) / max(largest, 1e-12)
 
 
 def from_haiku(model: nn.Module, parameters: Mapping[str, Tensor], names: Mapping[str, str]) -> Tensors:
