@@ -4,12 +4,13 @@ from . import decoders, encoders, inputs, objectives, outputs, plots, positions,
 from .anchoring import anchor
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
+from .bottleneck import LabelBottleneck
 from .capture import capture_attention, capture_hidden
 from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
-from .encoders import Encoder
+from .encoders import Encoder, HierarchicalEncoder, Resampler
 from .errors import (
     AssemblyError,
     CheckpointError,
@@ -19,7 +20,9 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
-from .hub import load, save, to_huggingface, to_onnx
+from .gated import GatedCrossAttention
+from .generation import generate
+from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -45,9 +48,12 @@ __all__ = [
     "Drawing",
     "Encoded",
     "Encoder",
+    "GatedCrossAttention",
+    "HierarchicalEncoder",
     "ImageProcessor",
     "InputError",
     "Inputs",
+    "LabelBottleneck",
     "Layout",
     "MeanPool",
     "MissingPackage",
@@ -56,6 +62,7 @@ __all__ = [
     "PerceiverKitError",
     "Processor",
     "Queries",
+    "Resampler",
     "SelfAttentionLayer",
     "Tiled",
     "Tokens",
@@ -70,6 +77,8 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "gated_from_state",
+    "generate",
     "inputs",
     "list",
     "load",
@@ -83,6 +92,7 @@ __all__ = [
     "recipe",
     "recipes",
     "register",
+    "resampler_from_state",
     "save",
     "spec",
     "to_huggingface",

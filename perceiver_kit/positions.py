@@ -225,18 +225,25 @@ class Sinusoidal(Positions):
 
 @register("positions")
 class Projected(Positions):
-    """Positions of any kind, then a linear layer to ``channels``.
+    """Positions of any kind, then a linear layer to ``channels``, with or without ``bias``.
+
+    ``like`` is another ``Projected`` whose linear layer this one shares.
 
     >>> Projected(Fourier(bands=8, max_resolution=(16,)), 32)((16,)).shape
     torch.Size([16, 32])
     """
 
-    def __init__(self, positions: Positions, channels: int) -> None:
+    def __init__(
+        self, positions: Positions, channels: int, *, bias: bool = True, like: Projected | None = None
+    ) -> None:
         super().__init__()
         check_positions("Projected", positions)
         check_positive("Projected", channels=channels)
-        self.positions, self.channels = positions, channels
-        self.project = linear(positions.channels, channels)
+        self.positions, self.channels, self.like = positions, channels, like
+        self.project = linear(positions.channels, channels, bias=bias) if like is None else like.project
+        widths, own = tuple(self.project.weight.shape[::-1]), (positions.channels, channels)
+        if widths != own or (self.project.bias is None) == bias:
+            raise AssemblyError(f"Projected: like must map {own} with bias={bias}, got {like}")
 
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         rows = self.positions(grid, index, device=device)

@@ -29,6 +29,7 @@ KINDS = (
     "inputs",
     "positions",
     "variants",
+    "layers",
     "encoders",
     "queries",
     "decoders",

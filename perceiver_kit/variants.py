@@ -66,6 +66,19 @@ class RMSNorm(Variant):
 
 @register("variants")
 @dataclass(frozen=True)
+class NoNorm(Variant):
+    """Rows as they are.
+
+    >>> variants.NoNorm()(32)
+    Identity()
+    """
+
+    def __call__(self, channels: int) -> nn.Module:
+        return nn.Identity()
+
+
+@register("variants")
+@dataclass(frozen=True)
 class PlainMLP(Variant):
     """The MLP of the layers, with or without biases.
 

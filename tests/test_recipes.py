@@ -72,6 +72,7 @@ def others(value: object, choices: tuple[str, ...] = ()) -> list:
     return [64, 32]  # where nothing is said
 
 
+@pytest.mark.usefixtures("unchecked")
 @recipes
 def test_each_parameter_makes_another_model(recipe: str) -> None:
     hints = {name: p.annotation for name, p in find("recipes", recipe).signature.parameters.items()}

@@ -3,6 +3,7 @@
 from .base import Objective, Term, combine
 from .classification import Classification
 from .end_point_error import EndPointError
+from .masked_reconstruction import MaskedReconstruction
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
 from .next_tokens import NextTokens
@@ -13,6 +14,7 @@ from .weighted import Weighted
 __all__ = [
     "Classification",
     "EndPointError",
+    "MaskedReconstruction",
     "MaskedTokens",
     "MultiLabel",
     "NextTokens",
