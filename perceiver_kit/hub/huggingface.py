@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 
 BIN = "pytorch_model.bin"
+BESIDE = ("preprocessor_config.json", "tokenizer_config.json")
+"""Files that say how a model reads pictures and texts; a repository may lack them."""
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "squared_relu": "relu2"}
 
 
@@ -192,11 +195,11 @@ def _check_widths(parameters: Mapping[str, Any]) -> None:
 
 
 def from_hub(repository: str) -> Path:
-    """The local directory of a hub repository's config.json and model.safetensors: cached, or downloaded.
+    """The local directory of a hub repository's config.json, model.safetensors and, where they are, ``BESIDE``.
 
     Raises CheckpointError when it is not in the cache and cannot be reached, or does not exist.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     def fetch(file: str) -> Path:
@@ -207,8 +210,12 @@ def from_hub(repository: str) -> Path:
             get_hf_file_metadata(hf_hub_url(repository, file), timeout=5)
             return Path(hf_hub_download(repository, file))
 
+    cached = isinstance(try_to_load_from_cache(repository, CONFIG), str)
     try:
         config = fetch(CONFIG)
+        for file in () if cached else BESIDE:
+            with suppress(EntryNotFoundError):
+                fetch(file)
         try:
             fetch(WEIGHTS)
         except EntryNotFoundError:

@@ -84,6 +84,9 @@ def _text(directory: Path, parameters: Mapping[str, Any]) -> Text | Unsupported:
         kind = settings.get("tokenizer_class", "PerceiverTokenizer")
         if kind != "PerceiverTokenizer":
             raise CheckpointError(f"tokenizer_class must be PerceiverTokenizer, which reads bytes, got {kind!r}")
-        return Text(int(min(settings.get("model_max_length") or longest, longest)))
+        limit = settings.get("model_max_length") or longest  # transformers writes 1e30 for no limit
+        if not isinstance(limit, int | float):
+            raise CheckpointError(f"model_max_length must be a number, got {limit!r}")
+        return Text(int(min(limit, longest)))
     except (PerceiverKitError, TypeError, ValueError) as error:
         return Unsupported(f"{path} is not supported ({error})")
