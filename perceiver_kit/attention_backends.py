@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .activations import Gate, SquaredReLU
 from .masks import Masks, by_query
 from .plain import STOCK, can_checkpoint, is_plain
 from .tiled_attention import tiled
@@ -37,6 +38,21 @@ class Projections(NamedTuple):
     key: nn.Linear
     value: nn.Linear
     output: nn.Linear
+
+
+class KeyValues(NamedTuple):
+    """Rows as one attention reads them: projected, split into heads, keys turned. A cache of generation holds these."""
+
+    key: Float[Tensor, "b heads n e"]
+    value: Float[Tensor, "b heads n f"]
+
+    def rows(self) -> Float[Tensor, "b n 0"]:
+        """Rows of no channels, for whoever asks for their number, batch and device."""
+        return rearrange(self.key[..., :0], "b heads n c -> b n (heads c)")
+
+    def followed_by(self, other: KeyValues) -> KeyValues:
+        """These rows, then the others."""
+        return KeyValues(torch.cat([self.key, other.key], -2), torch.cat([self.value, other.value], -2))
 
 
 # ---- which side is projected
@@ -234,4 +250,4 @@ def _is_mlp(mlp: nn.Module) -> bool:
     """Three plain modules that are called one after another."""
     if not isinstance(mlp, nn.Sequential) or type(mlp).forward is not nn.Sequential.forward or len(mlp) != 3:
         return False
-    return is_plain(mlp, STOCK | {type(mlp)})
+    return is_plain(mlp, STOCK | {type(mlp), SquaredReLU, Gate})

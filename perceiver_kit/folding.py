@@ -26,6 +26,7 @@ from .plain import is_plain
 
 # The modules whose formulae are restated here; a decoder with any other is called.
 FOLDABLE = {Decoder, CrossAttentionLayer, Attention, MLP, nn.Linear, nn.LayerNorm, nn.GELU, nn.Identity, nn.Dropout}
+FOLDED_MLP = [nn.Linear, nn.GELU, nn.Linear]
 
 Reader = Callable[[Float[Tensor, "#b k c"]], Float[Tensor, "b k d"]]
 
@@ -50,14 +51,16 @@ def fold(
 
 def _is_foldable(decoder: Any, output: Output) -> bool:
     """Stock modules in eval mode, without hooks or patches, and an output that its ``affine`` describes."""
-    if type(decoder) is not Decoder or _owner(output, "affine") is not _owner(output, "forward"):
+    if type(decoder) is not Decoder or decoder.groups > 1 or _owner(output, "affine") is not _owner(output, "forward"):
         return False
     if any(part.training for part in (*decoder.modules(), *output.modules())):
         return False
     if not is_plain(decoder, FOLDABLE) or not is_plain(output, accept=None):
         return False
     cross, attention = decoder.cross, decoder.cross.attention
-    if [type(part) for part in cross.mlp.children()] != [nn.Linear, nn.GELU, nn.Linear]:
+    if not attention.mergeable or type(cross.attention_gate) is not nn.Identity:
+        return False
+    if cross.mlp is None or [type(part) for part in cross.mlp.children()] != FOLDED_MLP:
         return False
     linears = [attention.query, attention.key, attention.value, attention.output, cross.mlp[0], cross.mlp[2]]
     if decoder.project is not None:
@@ -82,12 +85,12 @@ def _one_product(outer: Affine, inner: nn.Linear, rows: int) -> Affine | None:
 
 def _fold_end(cross: CrossAttentionLayer, last: Affine, rows: int) -> Reader:
     """After attention: the MLP with its residual, then the last linear layer."""
-    widen, gelu, narrow = cross.mlp.children()
+    widen, activation, narrow = cross.mlp.children()
     assert isinstance(narrow, nn.Linear)
     both = _one_product(Affine(last.weight, torch.zeros_like(last.bias)), narrow, rows)
 
     def end(read: Tensor) -> Tensor:
-        hidden = gelu(widen(cross.mlp_norm(read)))
+        hidden = activation(widen(cross.mlp_norm(read)))
         if both is None:
             return F.linear(read + narrow(hidden), *last)
         return F.linear(read, *last) + F.linear(hidden, *both)

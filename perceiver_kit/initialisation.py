@@ -18,20 +18,26 @@ from .checks import check_elements
 _TRUNCATED = 0.87962566103423978
 
 
-def linear(in_channels: int, out_channels: int) -> nn.Linear:
+def linear(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with truncated-normal weights of variance 1 / fan-in and zero biases."""
     check_elements("linear layer", in_channels, out_channels)
     layer: nn.Linear = nn.utils.skip_init(  # type: ignore[assignment]
-        nn.Linear, in_channels, out_channels, device=torch.get_default_device()
+        nn.Linear, in_channels, out_channels, bias=bias, device=torch.get_default_device()
     )
     scale_by_fan_in(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def scale_by_fan_in(weight: torch.Tensor) -> None:
     """Fill a weight (out, in, …) from a truncated normal of variance 1 / fan-in."""
     _truncated_normal(weight, math.sqrt(1 / weight[0].numel()) / _TRUNCATED)
+
+
+def deviation_by_rows(rows: int) -> float:
+    """The ``deviation`` of ``learned`` that gives a table variance 1 / rows, as variance scaling does in JAX."""
+    return math.sqrt(1 / rows) / _TRUNCATED
 
 
 def learned(*shape: int, deviation: float = 0.02) -> nn.Parameter:

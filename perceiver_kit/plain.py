@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .observing import is_observed
 
 STOCK: frozenset[type[nn.Module]] = frozenset(
-    {nn.Linear, nn.LayerNorm, nn.GELU, nn.Sequential, nn.Identity, nn.Dropout, nn.Embedding, nn.Conv2d}
+    {nn.Linear, nn.LayerNorm, nn.GELU, nn.SiLU, nn.Sequential, nn.Identity, nn.Dropout, nn.Embedding, nn.Conv2d}
 )
 # Some tools patch the class, not the module.
 _FORWARDS = {kind: kind.forward for kind in STOCK}

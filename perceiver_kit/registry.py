@@ -17,13 +17,27 @@ import inspect
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
 from .block import Block
 from .errors import AssemblyError, UnknownName, nearest
 
-KINDS = ("recipes", "inputs", "positions", "encoders", "queries", "decoders", "outputs", "models", "objectives")
+KINDS = (
+    "recipes",
+    "inputs",
+    "positions",
+    "variants",
+    "layers",
+    "encoders",
+    "queries",
+    "decoders",
+    "outputs",
+    "models",
+    "objectives",
+    "processors",
+)
 
 _entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _plugins: dict[str, str | None] | None = None  # what went wrong with each, None for nothing; None: not looked for yet
@@ -31,11 +45,11 @@ _loading = threading.RLock()
 
 
 def register(kind: str, name: str | None = None) -> Callable[[Any], Any]:
-    """Decorator that gives a block class a name of its kind (its own unless ``name`` is given).
+    """Decorator that gives a block, or a dataclass of plain values, a name of its kind (its own without ``name``).
 
     Recipes are registered with ``kit.recipe``.
 
-    Raises AssemblyError for a taken name (a cell of ``__main__`` may be run again) and a class that is not a Block;
+    Raises AssemblyError for a taken name (a cell of ``__main__`` may be run again) and a class that is neither;
     UnknownName for a kind that does not exist.
 
     >>> @register("inputs", "Doctest")
@@ -51,8 +65,8 @@ def register(kind: str, name: str | None = None) -> Callable[[Any], Any]:
 
     def decorate(thing: Any) -> Any:
         label = name or thing.__name__
-        if not (inspect.isclass(thing) and issubclass(thing, Block)):
-            raise AssemblyError(f"register({kind!r}): {label} must be a class derived from kit.Block")
+        if not (inspect.isclass(thing) and (issubclass(thing, Block) or is_dataclass(thing))):
+            raise AssemblyError(f"register({kind!r}): {label} must be a class derived from kit.Block, or a dataclass")
         add(kind, label, thing)
         return thing
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from .errors import AssemblyError, PerceiverKitError, nearest
 from .registry import find, name_of
 
 FORMAT = 1
-PLAIN = "None, bool, int, finite float, str, list, tuple, a dict with str keys, or a registered block"
+PLAIN = "None, bool, int, finite float, str, list, tuple, a dict with str keys, a registered block or dataclass"
 
 
 def spec(model: nn.Module) -> dict[str, Any]:
@@ -50,6 +51,8 @@ def assembly(model: nn.Module) -> dict[str, Any]:
     document: dict[str, Any] = {"perceiver_kit": FORMAT}
     if getattr(model, "recipe", None):
         document["recipe"] = _encode(model.recipe, {}, "recipe")["dict"]
+    if model.processor is not None:
+        document["processor"] = _encode(model.processor, {}, "processor")
     document["model"] = _encode(model, {}, "model")
     return document
 
@@ -64,12 +67,16 @@ def from_spec(document: Mapping[str, Any]) -> nn.Module:
     try:
         model = _decode(document["model"], made, "model")
         recipe = _decode({"dict": document["recipe"]}, made, "recipe") if "recipe" in document else None
+        processor = _decode(document["processor"], {}, "processor") if "processor" in document else None
     except RecursionError:
         raise AssemblyError("spec: it is nested deeper than any model is") from None
     if not isinstance(model, Block):
         raise AssemblyError(f"spec: model must be a block, got a {type(model).__name__}")
     if recipe is not None:
         model.recipe = recipe
+    if isinstance(processor, nn.Module) or not (processor is None or is_dataclass(processor)):
+        raise AssemblyError(f"spec: processor must be a registered processor, got a {type(processor).__name__}")
+    model.processor = processor
     return model
 
 
@@ -86,6 +93,9 @@ def _encode(value: Any, seen: dict[int, dict], where: str) -> Any:
         arguments = value.arguments()
         node["arguments"] = {name: _encode(item, seen, f"{where}.{name}") for name, item in arguments.items()}
         return node
+    if is_dataclass(value) and not isinstance(value, type):
+        arguments = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {"block": name_of(type(value)), "arguments": _encode(arguments, seen, where)["dict"]}
     if isinstance(value, list):
         return [_encode(item, seen, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, tuple):
@@ -121,14 +131,14 @@ def _decode(value: Any, made: dict[int, Block], where: str) -> Any:
     raise AssemblyError(f"spec: {where} has keys {sorted(map(str, keys))}; expected a block, tuple, dict or same_as")
 
 
-def _make(node: Mapping[str, Any], made: dict[int, Block], where: str) -> Block:
+def _make(node: Mapping[str, Any], made: dict[int, Block], where: str) -> Any:
     kind, _, name = str(node["block"]).partition(".")
     try:
         block = find(kind, name)
     except PerceiverKitError as error:
         raise AssemblyError(f"spec: {where}: {error}") from None
-    if not (inspect.isclass(block) and issubclass(block, Block)):
-        raise AssemblyError(f"spec: {where}: {node['block']} is not a block")
+    if not (inspect.isclass(block) and (issubclass(block, Block) or is_dataclass(block))):
+        raise AssemblyError(f"spec: {where}: {node['block']} is not a block or a dataclass")
     arguments = {key: _decode(item, made, f"{where}.{key}") for key, item in node["arguments"].items()}
     own = inspect.signature(block.__init__)
     signature = own.replace(parameters=[*own.parameters.values()][1:])

@@ -56,9 +56,9 @@ def norm(p: dict[str, Array], prefix: str, rows: Array) -> Array:
     return scaled * p[f"{prefix}.weight"] + p[f"{prefix}.bias"]
 
 
-def mlp(p: dict[str, Array], prefix: str, rows: Array, gelu: str) -> Array:
+def mlp(p: dict[str, Array], prefix: str, rows: Array, activation: str) -> Array:
     hidden = rows @ p[f"{prefix}.0.weight"].T + p[f"{prefix}.0.bias"]
-    if gelu == "exact":
+    if activation == "gelu":
         hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
     else:
         hidden = hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3))) / 2
@@ -74,7 +74,7 @@ def cross_attend(
     *,
     heads: int = 1,
     residual: bool = True,
-    gelu: str = "exact",
+    activation: str = "gelu",
 ) -> Array:
     if mask is not None:
         keys = np.where((mask if mask.ndim == 2 else mask.any(1))[..., None], keys, 0)
@@ -82,15 +82,15 @@ def cross_attend(
     rows = attention(p, f"{prefix}attention.", q, k, mask, heads)
     if residual:
         rows = queries + rows
-    return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
+    return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), activation)
 
 
 def self_attend(
-    p: dict[str, Array], prefix: str, rows: Array, mask: Array | None = None, *, heads: int, gelu: str = "exact"
+    p: dict[str, Array], prefix: str, rows: Array, mask: Array | None = None, *, heads: int, activation: str = "gelu"
 ) -> Array:
     normed = norm(p, f"{prefix}norm", rows)
     rows = rows + attention(p, f"{prefix}attention.", normed, normed, mask, heads)
-    return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), gelu)
+    return rows + mlp(p, f"{prefix}mlp", norm(p, f"{prefix}mlp_norm", rows), activation)
 
 
 def fourier(

@@ -18,21 +18,23 @@ from .strategies import assert_close, noisy
     out=st.sampled_from([None, 5]),
     residual=st.booleans(),
     widening=st.integers(1, 2),
-    gelu=st.sampled_from(["exact", "tanh"]),
+    activation=st.sampled_from(["gelu", "gelu_tanh"]),
     heads=st.sampled_from([1, 2]),
     b=st.integers(1, 3),
     o=st.integers(1, 9),
     shared=st.booleans(),
 )
 def test_decoder_equals_numpy(
-    out: int | None, residual: bool, widening: int, gelu: str, heads: int, b: int, o: int, shared: bool
+    out: int | None, residual: bool, widening: int, activation: str, heads: int, b: int, o: int, shared: bool
 ) -> None:
-    options = dict(heads=heads, qk_channels=6, v_channels=4, query_residual=residual, widening=widening, gelu=gelu)
+    options = dict(
+        heads=heads, qk_channels=6, v_channels=4, query_residual=residual, widening=widening, activation=activation
+    )
     decoder = noisy(Decoder(3, 8, out_channels=out, **options)).double()
     queries, latents = torch.randn(1 if shared else b, o, 3).double(), torch.randn(b, 4, 8).double()
     p = restated.arrays(decoder)
     arguments = (restated.array(queries), restated.array(latents), None)
-    wanted = restated.cross_attend(p, "cross.", *arguments, heads=heads, residual=residual, gelu=gelu)
+    wanted = restated.cross_attend(p, "cross.", *arguments, heads=heads, residual=residual, activation=activation)
     if out is not None:
         wanted = wanted @ p["project.weight"].T + p["project.bias"]
     assert decoder.cross.mlp[0].out_features == 3 * widening

@@ -45,7 +45,7 @@ def parts(output: str = "project", *, padding: int = 4, **options: object) -> tu
     project=st.booleans(),
     widths=st.sampled_from([{}, dict(qk_channels=4, v_channels=2), dict(qk_channels=1, v_channels=5)]),
     widening=st.integers(1, 3),
-    gelu=st.sampled_from(["exact", "tanh"]),
+    activation=st.sampled_from(["gelu", "gelu_tanh"]),
     batch=st.integers(1, 3),
     shared=st.booleans(),
     m=st.integers(1, 5),
@@ -58,14 +58,14 @@ def test_folded_equals_decoder_and_then_output(
     project: bool,
     widths: dict,
     widening: int,
-    gelu: str,
+    activation: str,
     batch: int,
     shared: bool,
     m: int,
     far: float,
     dtype: torch.dtype,
 ) -> None:
-    options = dict(out_channels=6 if project else None, widening=widening, gelu=gelu, **widths)
+    options = dict(out_channels=6 if project else None, widening=widening, activation=activation, **widths)
     decoder, last = parts(output, padding=padding, **options)
     decoder.cross.query_norm.eps = 0.1
     decoder, last = decoder.to(dtype), last.to(dtype)

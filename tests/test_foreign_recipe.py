@@ -37,13 +37,14 @@ PACKAGE = """
         ),
     )
     def moon_classification(
-        *, num_labels: int = 2, axes: int = 2, dropout: float = 0.0, gelu: str = "exact", **encoder
+        *, num_labels: int = 2, axes: int = 2, dropout: float = 0.0, activation: str = "gelu", **encoder
     ) -> kit.PerceiverIO:
         \"\"\"Which half a cloud of points lies in.\"\"\"
         inputs = kit.Inputs(points=kit.inputs.Features(axes))
-        encoder = kit.Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+        encoder = kit.Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
         queries = kit.Queries(label=kit.queries.LearnedQuery(1, encoder.latent_dim))
-        decoder = kit.Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, gelu=gelu)
+        options = dict(query_residual=True, dropout=dropout, activation=activation)
+        decoder = kit.Decoder(queries.channels, encoder.latent_dim, **options)
         outputs = kit.Outputs(label=kit.outputs.Classify(queries.channels, num_labels))
         return kit.PerceiverIO(inputs, encoder, queries, decoder, outputs)
 """

@@ -49,7 +49,7 @@ def test_01_perceiver_model() -> None:
 
 
 def test_02_perceiver_config() -> None:
-    model = kit.build("masked_lm", preset="tiny", num_latents=7, self_widening=2, gelu="tanh")
+    model = kit.build("masked_lm", preset="tiny", num_latents=7, self_widening=2, activation="gelu_tanh")
     assert model.encoder.num_latents == 7
     by_hand = kit.PerceiverIO(
         kit.Inputs(rows=inputs.Features(5)), kit.Encoder(5, num_latents=3, latent_dim=8, layers=1)

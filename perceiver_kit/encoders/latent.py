@@ -8,7 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..attention import CrossAttentionLayer, Gelu, SelfAttentionLayer
+from ..activations import Activation
+from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
 from ..block import Block
 from ..checks import check_choice, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
@@ -33,7 +34,8 @@ class Encoder(Block):
 
     ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
-    weights, ``residual_dropout`` to the output of each layer.
+    weights, ``residual_dropout`` to the output of each layer. ``norm`` and ``mlp`` make other norms and MLPs
+    (``variants.py``); an ``mlp`` replaces the widenings and ``activation``.
 
     The input is ``Tokens``, or rows (b, n, c), so the encoder works without any input block. ``mask`` is (b, n), or
     (1, m, n) or (b, m, n) with an entry for each latent and row; a mask of the tokens applies, too. With
@@ -69,7 +71,9 @@ class Encoder(Block):
         query_residual: bool = True,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
-        gelu: Gelu = "exact",
+        activation: Activation = "gelu",
+        norm: Make | None = None,
+        mlp: Make | None = None,
     ) -> None:
         super().__init__()
         check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
@@ -96,7 +100,9 @@ class Encoder(Block):
                 query_residual=query_residual,
                 dropout=dropout,
                 residual_dropout=residual_dropout,
-                gelu=gelu,
+                activation=activation,
+                norm=norm,
+                mlp=mlp,
             )
             for _ in range(distinct)
         )
@@ -109,7 +115,9 @@ class Encoder(Block):
                 widening=self_widening,
                 dropout=dropout,
                 residual_dropout=residual_dropout,
-                gelu=gelu,
+                activation=activation,
+                norm=norm,
+                mlp=mlp,
             )
             for _ in range(layers * (1 if share_blocks else blocks))
         )

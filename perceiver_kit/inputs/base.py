@@ -53,9 +53,20 @@ class Input(Block):
         """Axes of the raw tensor, such as ``"b 3 h w"``, which ``kit.draw`` shows; empty if undeclared."""
         return ""
 
+    def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw tensor and mask as ``embed`` and the rows need them; called if a mask is given.
+
+        A block whose rows read neighbouring raw values removes those that may not be read; a block whose mask may be
+        over raw values reduces it to rows.
+        """
+        return raw, mask
+
     def embed(self, raw: Tensor, name: str) -> Float[Tensor, "b *grid c"]:
         """Content on its grid; raises InputError, naming the modality, for a raw tensor that does not fit."""
         raise undefined(self, "embed(raw, name)")
+
+    def check_values(self, raw: Tensor, name: str) -> None:
+        """Raise InputError for wrong values, such as ids out of range; called on the CPU (``kit.checks``)."""
 
     def place(self, content: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n d"]:
         """Content with its positions."""

@@ -1,6 +1,8 @@
-"""Outputs of at most one linear layer: rows, pixels, a waveform, classes."""
+"""Outputs of at most one linear layer: rows, pixels, patches, a waveform, classes."""
 
 from __future__ import annotations
+
+import math
 
 from einops import rearrange, unpack
 from jaxtyping import Float
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from ..checks import check_positive
 from ..errors import InputError
 from ..initialisation import linear
+from ..inputs.image import from_patches, image_or_video, to_patches
 from ..plain import is_plain
 from ..registry import register
 from ..tokens import Grid
@@ -34,17 +37,19 @@ class Rows(Output):
 
 @register("outputs")
 class Project(Output):
-    """Rows (b, o, in_channels) → rows (b, o, channels).
+    """Rows (b, o, in_channels) → rows (b, o, channels). ``zero`` initialises the weight to zero.
 
     >>> Project(512, 7)(torch.zeros(2, 5, 512)).shape
     torch.Size([2, 5, 7])
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, zero: bool = False) -> None:
         super().__init__()
         check_positive(type(self).__name__, in_channels=in_channels, channels=channels)
         self.in_channels, self.channels = in_channels, channels
         self.project = linear(in_channels, channels)
+        if zero:
+            nn.init.zeros_(self.project.weight)
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         return self.project(rows)
@@ -73,6 +78,35 @@ class ToPixels(Project):
 
     def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
         return rearrange(whole, "b ... c h w -> b (... h w) c")
+
+
+@register("outputs")
+class ToPatches(Project):
+    """An image (b, c, h, w) or a video (b, t, c, h, w) of one patch per row: the inverse of ``inputs.Patches``.
+
+    ``size`` is (height, width) for images and (frames, height, width) for video. The values of a row are ordered
+    (frame, y, x, channel); with ``at``, a row is a patch.
+
+    >>> ToPatches(512, (1, 4, 4)).whole(torch.zeros(2, 24, 48), (3, 2, 4)).shape
+    torch.Size([2, 3, 3, 8, 16])
+    """
+
+    def __init__(self, in_channels: int, size: tuple[int, ...], *, values: int = 3) -> None:
+        size = image_or_video(type(self).__name__, "size", size)
+        check_positive(type(self).__name__, values=values)
+        super().__init__(in_channels, math.prod(size) * values)
+        self.size = size
+
+    def check_grid(self, name: str, grid: Grid) -> None:
+        if len(grid) != len(self.size):
+            raise InputError(f"output {name!r}: the grid of patches {self.size} must have as many axes, got {grid}")
+
+    def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Tensor:
+        [patches] = unpack(rows, [grid], "b * c")
+        return from_patches(patches, self.size)
+
+    def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
+        return rearrange(to_patches(whole, self.size, "target"), "b ... c -> b (...) c")
 
 
 @register("outputs")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Input, Inputs
@@ -31,13 +31,15 @@ DATA = dict(mnist="perceiver_kit.data.tasks:mnist", path="perceiver_kit.data.fol
 
 
 def classifier(
-    image: Input, *, num_labels: int, decoder_residual: bool = True, dropout: float, gelu: Gelu, **encoder
+    image: Input, *, num_labels: int, decoder_residual: bool = True, dropout: float, activation: Activation, **encoder
 ) -> PerceiverIO:
     """Image rows → latents → one learned query → class logits."""
     inputs = Inputs(image=image)
-    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
-    decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=decoder_residual, dropout=dropout, gelu=gelu)
+    decoder = Decoder(
+        queries.channels, encoder.latent_dim, query_residual=decoder_residual, dropout=dropout, activation=activation
+    )
     return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
 
 

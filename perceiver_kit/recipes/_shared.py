@@ -9,7 +9,7 @@ PAPER = "Perceiver IO (Jaegle et al. 2022)"
 ORIGINAL = "deepmind-research/perceiver"
 REFERENCE = "Hugging Face's PerceiverConfig and modeling_perceiver.py"
 
-GELU_SOURCE = f"{REFERENCE}: exact; the original computes jax's tanh approximation"
+ACTIVATION_SOURCE = f"{REFERENCE}: exact GELU; the original computes jax's tanh approximation"
 
 
 def encoder_sources(colab: str, **numbers: str) -> dict[str, str]:
@@ -26,7 +26,7 @@ def encoder_sources(colab: str, **numbers: str) -> dict[str, str]:
         "self_widening": colab,
         "query_residual": f"{REFERENCE}: of the encoder",
         "dropout": f"{colab}: none",
-        "gelu": GELU_SOURCE,
+        "activation": ACTIVATION_SOURCE,
     } | numbers
 
 

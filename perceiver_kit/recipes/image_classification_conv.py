@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..encoders import Encoder
 from ..inputs import ConvStem
 from ..model import PerceiverIO
@@ -31,6 +31,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
     data=images.DATA,
     reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationConvProcessing",
         ENCODER_NAMES
@@ -42,6 +43,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
         ENCODER_SIZES,
         fixed=dict(bands=64, max_resolution=(56, 56), channels=64, conv_padding="huggingface"),
         labels=1000,
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_conv(
@@ -52,7 +54,7 @@ def image_classification_conv(
     max_resolution: tuple[int, int] = (56, 56),
     conv_padding: Literal["same", "huggingface"] = "huggingface",
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification from a convolutional stem with 2D Fourier features (Perceiver IO, section 4.2).
@@ -64,4 +66,4 @@ def image_classification_conv(
     """
     positions = Fourier(bands=bands, max_resolution=max_resolution)
     image = ConvStem(channels, padding=conv_padding, positions=positions)
-    return images.classifier(image, num_labels=num_labels, dropout=dropout, gelu=gelu, **encoder)
+    return images.classifier(image, num_labels=num_labels, dropout=dropout, activation=activation, **encoder)

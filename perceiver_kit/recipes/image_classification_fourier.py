@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..encoders import Encoder
 from ..inputs import Pixels
 from ..model import PerceiverIO
@@ -26,12 +26,14 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, PAPER
     data=images.DATA,
     reads=lambda parameters: dict(image_size=parameters["max_resolution"]),
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationFourier",
         ENCODER_NAMES | CLASSIFIER_NAMES,
         ENCODER_SIZES,
         fixed=dict(bands=64, max_resolution=(224, 224)),
         labels=1000,
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_fourier(
@@ -40,7 +42,7 @@ def image_classification_fourier(
     bands: int = 64,
     max_resolution: tuple[int, int] = (224, 224),
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification from pixels with 2D Fourier features (Perceiver IO, section 4.2).
@@ -51,4 +53,4 @@ def image_classification_fourier(
     torch.Size([2, 10])
     """
     image = Pixels((1, 1), positions=Fourier(bands=bands, max_resolution=max_resolution))
-    return images.classifier(image, num_labels=num_labels, dropout=dropout, gelu=gelu, **encoder)
+    return images.classifier(image, num_labels=num_labels, dropout=dropout, activation=activation, **encoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..checks import check_image_size
 from ..encoders import Encoder
 from ..errors import CheckpointError
@@ -43,6 +43,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
     training=dict(steps=4500, batch=32, rate=3e-3),
     data=images.DATA,
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationLearned",
         ENCODER_NAMES
@@ -59,6 +60,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
         labels=1000,
         write=_write_size,
         unwritten=("position_start", "position_deviation"),
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_learned(
@@ -70,7 +72,7 @@ def image_classification_learned(
     position_start: Start = "normal",
     position_deviation: float = 0.02,
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification with learned positions (Perceiver IO, section 4.2): no knowledge of the plane at all.
@@ -86,5 +88,10 @@ def image_classification_learned(
     learned = Learned(size, channels, interpolate=True, start=position_start, deviation=position_deviation)
     image = Conv1x1(channels, positions=Projected(learned, channels))
     return images.classifier(
-        image, num_labels=num_labels, decoder_residual=decoder_residual, dropout=dropout, gelu=gelu, **encoder
+        image,
+        num_labels=num_labels,
+        decoder_residual=decoder_residual,
+        dropout=dropout,
+        activation=activation,
+        **encoder,
     )

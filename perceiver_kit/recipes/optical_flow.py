@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import Gelu
+from ..activations import Activation
 from ..checks import check_image_size
 from ..decoders import Decoder
 from ..encoders import Encoder
@@ -66,6 +66,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     training=dict(steps=2000, batch=16, rate=1e-3),
     data=dict(flow="perceiver_kit.data.tasks:flow", path="perceiver_kit.data.folders:photo_folder"),
     random_inputs=_random_frames,
+    processor="perceiver_kit.processors.recipes:find_flow",
     huggingface=HuggingFace(
         "PerceiverForOpticalFlow",
         ENCODER_NAMES
@@ -89,7 +90,7 @@ def optical_flow(
     flow_scale: float = 0.2,
     tile_overlap: int = 20,
     dropout: float = 0.0,
-    gelu: Gelu = "exact",
+    activation: Activation = "gelu",
     **encoder,
 ) -> Tiled:
     """Optical flow between two frames (Perceiver IO, section 4.2).
@@ -103,8 +104,8 @@ def optical_flow(
     """
     size = check_image_size("optical_flow", image_size)
     inputs = Inputs(frames=Neighbourhoods(channels, positions=Fourier(bands=bands, max_resolution=size)))
-    encoder = Encoder(inputs.channels, dropout=dropout, gelu=gelu, **encoder)
+    encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(flow=InputQuery("frames", channels=inputs.channels))
-    decoder = Decoder(queries.channels, encoder.latent_dim, dropout=dropout, gelu=gelu)
+    decoder = Decoder(queries.channels, encoder.latent_dim, dropout=dropout, activation=activation)
     outputs = Outputs(flow=Flow(queries.channels, scale=flow_scale))
     return Tiled(inputs, encoder, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)

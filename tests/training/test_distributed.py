@@ -23,7 +23,7 @@ pytestmark = [*QUIET, pytest.mark.skipif(not distributed.is_gloo_available(), re
 # of their means.
 CASES: dict[str, dict[str, Any]] = {
     "multimodal": dict(recipe="multimodal_autoencoding", queries=dict(image=9, audio=3), validate_every=2),
-    "text": dict(recipe="masked_lm", weight_decay=0.3, shared=True),
+    "text": dict(recipe="masked_lm", weight_decay=0.3, shared=True, optimizer="muon"),
 }
 STEPS = dict(steps=4, save_every=2, rate=1e-3, batch=6)
 
@@ -63,13 +63,15 @@ def max_difference(one: nn.Module, other: nn.Module, *, without: str = " ") -> f
 @pytest.mark.parametrize("case", [f"{case}-{strategy}" for case in CASES for strategy in ("ddp", "fsdp")])
 def test_two_processes_have_the_losses_and_weights_of_one(case: str, runs: Path) -> None:
     one = runs / f"{case.split('-')[0]}-auto"
+    muon = case.startswith("text")  # it scales rounding errors of small singular values up
     assert len(steps(one)) == 4
-    assert steps(runs / case) == pytest.approx(steps(one), rel=2e-6)
+    assert steps(runs / case) == pytest.approx(steps(one), rel=2e-5 if muon else 2e-6)
     expected = held_out(one)
     assert len(expected) >= 2
     assert held_out(runs / case) == pytest.approx(expected, rel=1e-5), "over the samples of both processes"
     # Softmax is invariant to the keys' bias: its gradient is rounding error, which AdamW scales up.
-    assert max_difference(kit.load(runs / case), kit.load(one), without="key.bias") < 1e-4
+    limit = 0.02 * 2**-6 if muon else 1e-4
+    assert max_difference(kit.load(runs / case), kit.load(one), without="key.bias") < limit
     before, _ = kit.load(one), torch.manual_seed(0)
     assert max_difference(before, kit.build(kit.spec(before))) > 1e-3, "training changes the weights"
     assert (runs / case / "curves.png").is_file()

@@ -27,7 +27,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "random queries and hidden labels": dict(recipe="multimodal_autoencoding", queries=QUERIES, validate_every=4),
     "workers and accumulation": dict(recipe="masked_lm", workers=2, accumulate=2, batch=2, warmup=3),
     "EMA, batch norm and LAMB": dict(recipe="image_classification_conv", ema=0.8, optimizer="lamb"),
-    "masks and bfloat16": dict(recipe="sequence_classification", precision="bf16-true"),
+    "Muon, masks and bfloat16": dict(recipe="sequence_classification", precision="bf16-true", optimizer="muon"),
 }
 
 
