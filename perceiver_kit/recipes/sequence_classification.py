@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..activations import Activation
 from ..decoders import Decoder
 from ..encoders import Encoder
@@ -9,16 +11,22 @@ from ..inputs import Inputs
 from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs import Classify, Outputs
+from ..outputs.linear import Problem
 from ..positions import Start
 from ..queries import LearnedQuery, Queries
 from ..recipe import HuggingFace, recipe
 from . import _text
-from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
+from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, LABELS_SOURCE, PROBLEM_SOURCE, REFERENCE
 
 
 @recipe(
     presets=dict(base=_text.BASE, tiny=_text.TINY),
-    sources=_text.SOURCES | dict(num_labels=f"{REFERENCE}: 2 unless said otherwise"),
+    sources=_text.SOURCES
+    | dict(
+        num_labels=f"{REFERENCE}: 2 unless said otherwise",
+        labels=LABELS_SOURCE,
+        problem_type=PROBLEM_SOURCE,
+    ),
     group=Encoder,
     objective=Classification,
     training=dict(steps=600, batch=32, rate=5e-4),
@@ -27,7 +35,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
     huggingface=HuggingFace(
         "PerceiverForSequenceClassification",
         ENCODER_NAMES | _text.TEXT_NAMES | CLASSIFIER_NAMES,
-        _text.TEXT_SIZES,
+        _text.TEXT_SIZES | CLASSIFIER_SIZES,
         labels=2,
         unwritten=("position_start",),
     ),
@@ -35,6 +43,8 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
 def sequence_classification(
     *,
     num_labels: int = 2,
+    labels: Sequence[str] | None = None,
+    problem_type: Problem | None = None,
     vocabulary: int = 262,
     max_length: int = 2048,
     channels: int = 768,
@@ -56,4 +66,5 @@ def sequence_classification(
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
     decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, activation=activation)
-    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+    outputs = Outputs(label=Classify(queries.channels, num_labels, problem_type=problem_type))
+    return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
