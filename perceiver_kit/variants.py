@@ -9,18 +9,27 @@ torch.Size([2, 5, 32])
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 from torch import nn
 
 from .activations import Activation
 from .attention import MLP
+from .block import check_flags
 from .registry import register
+
+
+class _Checked:
+    """A dataclass whose flags are bools."""
+
+    def __post_init__(self) -> None:
+        check_flags(type(self).__name__, inspect.signature(type(self)), vars(self))
 
 
 @register("variants")
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(_Checked):
     """A layer norm with another ``eps``, or without biases.
 
     >>> variants.LayerNorm(bias=False)(32)
@@ -51,7 +60,7 @@ class RMSNorm:
 
 @register("variants")
 @dataclass(frozen=True)
-class PlainMLP:
+class PlainMLP(_Checked):
     """The MLP of the layers, with or without biases.
 
     >>> variants.PlainMLP(4, bias=False)(8)[0]
@@ -68,7 +77,7 @@ class PlainMLP:
 
 @register("variants")
 @dataclass(frozen=True)
-class GatedMLP:
+class GatedMLP(_Checked):
     """An MLP whose hidden channels are multiplied by as many activated ones: GEGLU, or SwiGLU with ``"silu"``.
 
     >>> variants.GatedMLP(4)(8)[0]
