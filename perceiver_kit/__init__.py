@@ -1,6 +1,7 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
+from .assembly import assemble
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .capture import capture_attention, capture_hidden
@@ -56,6 +57,7 @@ __all__ = [
     "Tokens",
     "TrainingError",
     "UnknownName",
+    "assemble",
     "build",
     "capture_attention",
     "capture_hidden",

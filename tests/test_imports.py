@@ -47,6 +47,7 @@ ORDER = [
     "folding",
     "decoding",
     "model",
+    "assembly",
     "tiling",
     "objectives",
     "recipe",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
 from ..attention import CrossAttentionLayer, Make
-from ..block import Block
+from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
 from ..registry import register
@@ -27,10 +29,15 @@ class Decoder(Block):
     torch.Size([2, 7, 3])
     """
 
+    fills: ClassVar = {
+        "query_channels": lambda model, arguments: model.queries.channels,
+        "latent_dim": lambda model, arguments: model.encoder.latent_dim,
+    }
+
     def __init__(
         self,
-        query_channels: int,
-        latent_dim: int,
+        query_channels: int = LEFT_OUT,
+        latent_dim: int = LEFT_OUT,
         *,
         out_channels: int | None = None,
         heads: int = 1,

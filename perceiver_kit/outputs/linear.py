@@ -8,15 +8,21 @@ from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..block import LEFT_OUT
 from ..checks import check_choice, check_positive
 from ..errors import InputError
 from ..initialisation import linear
 from ..plain import is_plain
 from ..registry import register
 from ..tokens import Grid
-from .base import Affine, Output
+from .base import Affine, Output, checked_size
 
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+OBJECTIVES: dict[str, str] = {
+    "single_label_classification": "Classification",
+    "multi_label_classification": "MultiLabel",
+    "regression": "Regression",
+}
 
 
 @register("outputs")
@@ -27,10 +33,12 @@ class Rows(Output):
     torch.Size([2, 5, 8])
     """
 
-    def __init__(self, in_channels: int) -> None:
+    objective = "Reconstruction"
+
+    def __init__(self, in_channels: int = LEFT_OUT, *, size: Grid | None = None) -> None:
         super().__init__()
         check_positive("Rows", in_channels=in_channels)
-        self.in_channels = in_channels
+        self.in_channels, self.size = in_channels, checked_size("Rows", size)
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k c"]:
         return rows
@@ -40,14 +48,18 @@ class Rows(Output):
 class Project(Output):
     """Rows (b, o, in_channels) → rows (b, o, channels).
 
-    >>> Project(512, 7)(torch.zeros(2, 5, 512)).shape
+    ``size`` is the grid of the rows, from which ``kit.assemble`` chooses a query.
+
+    >>> Project(in_channels, in_channels=7=512)(torch.zeros(2, 5, 512)).shape
     torch.Size([2, 5, 7])
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    objective = "Reconstruction"
+
+    def __init__(self, channels: int, *, in_channels: int = LEFT_OUT, size: Grid | None = None) -> None:
         super().__init__()
         check_positive(type(self).__name__, in_channels=in_channels, channels=channels)
-        self.in_channels, self.channels = in_channels, channels
+        self.in_channels, self.channels, self.size = in_channels, channels, checked_size(type(self).__name__, size)
         self.project = linear(in_channels, channels)
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
@@ -63,7 +75,7 @@ class Project(Output):
 class ToPixels(Project):
     """``channels`` values per pixel, channels first: images (b, c, h, w), or video (b, t, c, h, w).
 
-    >>> ToPixels(512, 3).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
+    >>> ToPixels(in_channels, in_channels=3=512).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
     torch.Size([2, 2, 3, 4, 4])
     """
 
@@ -83,12 +95,12 @@ class ToPixels(Project):
 class ToWaveform(Project):
     """``samples_per_patch`` samples per row, end to end: (b, samples).
 
-    >>> ToWaveform(512, 16).whole(torch.zeros(2, 30, 16), (30,)).shape
+    >>> ToWaveform(in_channels, in_channels=16=512).whole(torch.zeros(2, 30, 16), (30,)).shape
     torch.Size([2, 480])
     """
 
-    def __init__(self, in_channels: int, samples_per_patch: int) -> None:
-        super().__init__(in_channels, samples_per_patch)
+    def __init__(self, samples_per_patch: int, *, in_channels: int = LEFT_OUT, size: Grid | None = None) -> None:
+        super().__init__(samples_per_patch, in_channels=in_channels, size=size)
 
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Float[Tensor, "b samples"]:
         return rearrange(rows, "b o c -> b (o c)")
@@ -105,15 +117,18 @@ class Classify(Project):
     (``"multi_label_classification"``), or values (``"regression"``). It is metadata in Hugging Face's words, for the
     choice of an objective and for reading answers.
 
-    >>> Classify(512, 10).whole(torch.zeros(2, 1, 10), (1,)).shape
+    >>> Classify(in_channels, in_channels=10=512).whole(torch.zeros(2, 1, 10), (1,)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, in_channels: int, classes: int, *, problem_type: Problem | None = None) -> None:
-        super().__init__(in_channels, classes)
+    size = (1,)
+
+    def __init__(self, classes: int, *, in_channels: int = LEFT_OUT, problem_type: Problem | None = None) -> None:
+        super().__init__(classes, in_channels=in_channels, size=(1,))
         if problem_type is not None:
             check_choice("Classify", "problem_type", problem_type, get_args(Problem))
         self.problem_type = problem_type
+        self.objective = OBJECTIVES[problem_type or "single_label_classification"]
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if grid != (1,):

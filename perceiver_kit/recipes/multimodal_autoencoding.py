@@ -213,8 +213,8 @@ def multimodal_autoencoding(
         queries.channels, encoder.latent_dim, out_channels=out_channels, dropout=dropout, activation=activation
     )
     outputs = Outputs(
-        audio=ToWaveform(out_channels, samples_per_patch),
-        image=ToPixels(out_channels, 3),
-        label=Classify(out_channels, num_labels),
+        audio=ToWaveform(samples_per_patch, in_channels=out_channels),
+        image=ToPixels(3, in_channels=out_channels),
+        label=Classify(num_labels, in_channels=out_channels),
     )
     return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})

@@ -23,7 +23,7 @@ def step(recompute: bool) -> None:
     rows = kit.Inputs(rows=inputs.Features(64))
     encoder = kit.Encoder(64, num_latents=512, latent_dim=192, layers=6, blocks=4, cross_attends=4)
     query = kit.Queries(label=queries.LearnedQuery(1, 192))
-    label = kit.Outputs(label=outputs.Classify(192, 10))
+    label = kit.Outputs(label=outputs.Classify(10, in_channels=192))
     model = kit.PerceiverIO(rows, encoder, query, kit.Decoder(192, 192), label)
     if recompute:
         checkpoint_layers(model)
