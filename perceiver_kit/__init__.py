@@ -2,6 +2,7 @@
 
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
 from .anchoring import anchor
+from .assembly import assemble
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .bottleneck import LabelBottleneck
@@ -69,6 +70,7 @@ __all__ = [
     "TrainingError",
     "UnknownName",
     "anchor",
+    "assemble",
     "build",
     "capture_attention",
     "capture_hidden",

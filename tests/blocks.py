@@ -236,7 +236,7 @@ def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -
     names = drawable("outputs")
     while True:
         name = draw(st.sampled_from(names))
-        given: dict[str, Any] = {"in_channels": channels}
+        given: dict[str, Any] = {"in_channels": channels, "size": draw(st.sampled_from([None, grid]))}
         tied = _tied(find("outputs", name), channels, pool)
         given |= {argument: draw(st.sampled_from(others)) for argument, others in tied.items() if others}
         if all(tied.values()):

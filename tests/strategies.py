@@ -207,6 +207,6 @@ def points_model(**options) -> kit.PerceiverIO:
         "encoder": kit.Encoder(3, num_latents=4, latent_dim=16, layers=1),
         "queries": kit.Queries(label=kit.queries.LearnedQuery(1, 8)),
         "decoder": kit.Decoder(8, 16),
-        "outputs": kit.Outputs(label=kit.outputs.Classify(8, 10)),
+        "outputs": kit.Outputs(label=kit.outputs.Classify(10, in_channels=8)),
     }
     return kit.PerceiverIO(**blocks | options)

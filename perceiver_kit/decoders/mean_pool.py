@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
-from ..block import Block
+from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
 from ..registry import register
@@ -21,7 +23,11 @@ class MeanPool(Block):
 
     query_channels = 0
 
-    def __init__(self, latent_dim: int, *, out_channels: int) -> None:
+    fills: ClassVar = {
+        name: lambda model, arguments: model.encoder.latent_dim for name in ("latent_dim", "out_channels")
+    }
+
+    def __init__(self, latent_dim: int = LEFT_OUT, *, out_channels: int = LEFT_OUT) -> None:
         super().__init__()
         check_positive("MeanPool", latent_dim=latent_dim, out_channels=out_channels)
         self.latent_dim, self.out_channels = latent_dim, out_channels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from einops import rearrange
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..activations import Activation
 from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
-from ..block import Block
+from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
@@ -49,9 +49,11 @@ class Encoder(Block):
     torch.Size([2, 8, 64])
     """
 
+    fills: ClassVar = {"channels": lambda model, arguments: model.inputs.channels}
+
     def __init__(
         self,
-        channels: int,
+        channels: int = LEFT_OUT,
         *,
         num_latents: int,
         latent_dim: int,

@@ -7,9 +7,11 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..block import LEFT_OUT
 from ..checks import short
 from ..errors import AssemblyError
 from ..registry import register
+from ..tokens import Grid
 from .base import Affine
 from .linear import ToPixels
 
@@ -26,8 +28,10 @@ class Flow(ToPixels):
     0.0
     """
 
-    def __init__(self, in_channels: int, *, scale: float = 0.2) -> None:
-        super().__init__(in_channels, 2)
+    objective = "EndPointError"
+
+    def __init__(self, in_channels: int = LEFT_OUT, *, scale: float = 0.2, size: Grid | None = None) -> None:
+        super().__init__(2, in_channels=in_channels, size=size)
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise AssemblyError(f"Flow: scale must be a finite number, got {short(scale)}")
         self.scale = float(scale)

@@ -207,5 +207,5 @@ def _parts(
             content = Features(channels) if rows else Pixels((1,) * len(grid), channels=channels)
             inputs[name] = Embedded(content, width, positions=positions, combine="add")
             queries[name] = PositionQuery(positions, follows=name)
-            outputs[name] = (Project if rows else ToPixels)(width, channels, zero=True)
+            outputs[name] = (Project if rows else ToPixels)(channels, in_channels=width, zero=True)
     return Inputs(inputs, optional=[*inputs] if len(data_sets) > 1 else []), Queries(queries), Outputs(outputs)
