@@ -5,6 +5,7 @@ from .base import Input
 from .convolutions import Conv1x1, ConvStem
 from .image import Patches, Pixels
 from .neighbourhoods import Neighbourhoods
+from .past import PastTokens
 from .rows import Features, OneHot
 from .several import Inputs
 from .text import TextTokens
@@ -18,6 +19,7 @@ __all__ = [
     "Inputs",
     "Neighbourhoods",
     "OneHot",
+    "PastTokens",
     "Patches",
     "Pixels",
     "TextTokens",
