@@ -54,6 +54,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
+    "PastTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
     "Patches": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.size))),
     "Pixels": lambda block, b, grid: torch.randn(b, *_frames(block.content_channels, _times(grid, block.stride))),
     "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, grid[0] * block.stride)),

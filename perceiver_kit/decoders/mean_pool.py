@@ -15,7 +15,7 @@ from ..registry import register
 
 @register("decoders")
 class MeanPool(Block):
-    """The mean of the latents through a linear layer, the same for every query; queries may be empty.
+    """The mean of the latents, the same for every query, through a linear layer if ``out_channels`` is given.
 
     >>> MeanPool(64, out_channels=10)(torch.zeros(1, 1, 0), torch.randn(2, 8, 64)).shape
     torch.Size([2, 1, 10])
@@ -23,15 +23,14 @@ class MeanPool(Block):
 
     query_channels = 0
 
-    fills: ClassVar = {
-        name: lambda model, arguments: model.encoder.latent_dim for name in ("latent_dim", "out_channels")
-    }
+    fills: ClassVar = {"latent_dim": lambda model, arguments: model.encoder.latent_dim}
 
-    def __init__(self, latent_dim: int = LEFT_OUT, *, out_channels: int = LEFT_OUT) -> None:
+    def __init__(self, latent_dim: int = LEFT_OUT, *, out_channels: int | None = None) -> None:
         super().__init__()
-        check_positive("MeanPool", latent_dim=latent_dim, out_channels=out_channels)
-        self.latent_dim, self.out_channels = latent_dim, out_channels
-        self.project = linear(latent_dim, out_channels)
+        self.latent_dim, self.out_channels = latent_dim, latent_dim if out_channels is None else out_channels
+        check_positive("MeanPool", latent_dim=latent_dim, out_channels=self.out_channels)
+        self.project = None if out_channels is None else linear(latent_dim, out_channels)
 
     def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
-        return self.project(latents.mean(1, keepdim=True)).expand(-1, queries.shape[1], -1)
+        mean = latents.mean(1, keepdim=True)
+        return (mean if self.project is None else self.project(mean)).expand(-1, queries.shape[1], -1)

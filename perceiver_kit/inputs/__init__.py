@@ -6,6 +6,7 @@ from .convolutions import Conv1x1, ConvStem
 from .embedded import Embedded
 from .image import Patches, Pixels
 from .neighbourhoods import Neighbourhoods
+from .past import PastTokens
 from .rows import Features, OneHot
 from .several import Inputs
 from .text import TextTokens
@@ -20,6 +21,7 @@ __all__ = [
     "Inputs",
     "Neighbourhoods",
     "OneHot",
+    "PastTokens",
     "Patches",
     "Pixels",
     "TextTokens",
