@@ -21,7 +21,7 @@ from .errors import (
     UnknownName,
 )
 from .gated import GatedCrossAttention
-from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
+from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -72,6 +72,7 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "from_perceiver_pytorch",
     "gated_from_state",
     "inputs",
     "list",
