@@ -1,6 +1,6 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
-from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
+from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
 from .anchoring import anchor
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
@@ -21,10 +21,13 @@ from .errors import (
     UnknownName,
 )
 from .gated import GatedCrossAttention
+from .generation import generate
 from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
+from .predict import predict
+from .processors import Answer, Processor
 from .queries import Queries
 from .recipe import recipe
 from .registry import names as list  # noqa: A004
@@ -34,6 +37,7 @@ from .tiling import Tiled
 from .tokens import Encoded, Layout, Tokens
 
 __all__ = [
+    "Answer",
     "AssemblyError",
     "Attention",
     "Block",
@@ -56,6 +60,7 @@ __all__ = [
     "Outputs",
     "PerceiverIO",
     "PerceiverKitError",
+    "Processor",
     "Queries",
     "Resampler",
     "SelfAttentionLayer",
@@ -74,6 +79,7 @@ __all__ = [
     "encoders",
     "from_perceiver_pytorch",
     "gated_from_state",
+    "generate",
     "inputs",
     "list",
     "load",
@@ -81,6 +87,8 @@ __all__ = [
     "outputs",
     "plots",
     "positions",
+    "predict",
+    "processors",
     "queries",
     "recipe",
     "recipes",

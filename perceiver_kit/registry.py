@@ -36,6 +36,7 @@ KINDS = (
     "outputs",
     "models",
     "objectives",
+    "processors",
 )
 
 _entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}

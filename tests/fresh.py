@@ -24,26 +24,29 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("numpy", "torch", "einops", "jaxtyping", "safetensors.torch", "huggingface_hub", "matplotlib.pyplot")
-OPTIONAL = ("pytorch_lightning", "torchmetrics", "torch.utils.tensorboard")
+OPTIONAL = ("hypothesis", "pytorch_lightning", "torchmetrics", "torch.utils.tensorboard")
 
 
 def run(
-    code: str, *argv: str, cwd: Path = ROOT, path: Sequence[Path] = (), warn: str = "default"
+    code: str, *argv: str, cwd: Path = ROOT, path: Sequence[Path] = (), warn: str = "default", server: int = 0
 ) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of code; ``path`` is searched for modules first."""
-    server = _server()
-    assert server.stdin and server.stdout
+    """The exit code, standard output and standard error of code; ``path`` is searched for modules first.
+
+    Threads that run code at the same time need a ``server`` each.
+    """
+    process = _server(server)
+    assert process.stdin and process.stdout
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder) / name) for name in ("out", "err")]
         request = dict(code=dedent(code), argv=argv, cwd=str(cwd), path=[*map(str, path)], warn=warn, files=files)
-        print(json.dumps(request), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
+        print(json.dumps(request), file=process.stdin, flush=True)
+        status = int(process.stdout.readline())
         out, err = (Path(file).read_text(encoding="utf-8") for file in files)
     return status, out, err
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(number: int) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", __file__]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)

@@ -58,8 +58,11 @@ ORDER = [
     "recipes",
     "hub",
     "data",
+    "generation",
     "plots",
     "draw",
+    "processors",
+    "predict",
     "training",  # the only user of data, hub and draw together
     "demo",
     "cli",

@@ -33,7 +33,7 @@ class Cache:
     """What later rows read of earlier ones: keys and values of the input rows and of the latents, layer by layer.
 
     Of a sample that began later or was shorter, the first columns are not ``rows`` (b, n) or ``latents`` (b, m).
-    ``position`` (b,) is that of the next row.
+    ``position`` (b,) is that of the next row, ``owner`` the identity of the encoder.
     """
 
     cross: tuple[KeyValues, ...]
@@ -41,15 +41,17 @@ class Cache:
     rows: Bool[Tensor, "b n"]
     latents: Bool[Tensor, "b m"]
     position: Int64[Tensor, "b"]
+    owner: int
 
     def last(self, rows: int, latents: int) -> Cache:
         """Only so many of the newest rows and latents."""
+        held = (max(0, self.rows.shape[1] - rows), max(0, self.latents.shape[1] - latents))
 
-        def cut(parts: tuple[KeyValues, ...], count: int) -> tuple[KeyValues, ...]:
-            return tuple(KeyValues(part.key[:, :, -count:], part.value[:, :, -count:]) for part in parts)
+        def cut(parts: tuple[KeyValues, ...], start: int) -> tuple[KeyValues, ...]:
+            return tuple(KeyValues(part.key[:, :, start:], part.value[:, :, start:]) for part in parts)
 
-        cross, layers = cut(self.cross, rows), cut(self.layers, latents)
-        return Cache(cross, layers, self.rows[:, -rows:], self.latents[:, -latents:], self.position)
+        masks = self.rows[:, held[0] :], self.latents[:, held[1] :]
+        return Cache(cut(self.cross, held[0]), cut(self.layers, held[1]), *masks, self.position, self.owner)
 
 
 @register("encoders")
@@ -67,6 +69,7 @@ class CausalEncoder(Block):
     (``"back"``, published; rows then change whenever one follows, so that only rotary positions can be cached), or
     ``index`` at the call. ``positions`` are features of them, on a grid of ``context``, that are added to the rows;
     ``rotary`` turns queries and keys (``variants.Rotary``). Latents are at their row's position plus ``query_offset``.
+    The first row, or the last one, has ``first_position``.
 
     Args:
         channels: width of the rows.
@@ -103,6 +106,7 @@ class CausalEncoder(Block):
         positions: Positions | None = None,
         rotary: Turn | None = None,
         count: Count = "forward",
+        first_position: int = 0,
         query_offset: int = 0,
         cross_after: tuple[int, ...] = (),
         cross_heads: int = 1,
@@ -124,7 +128,7 @@ class CausalEncoder(Block):
         check_positive(owner, channels=channels, num_latents=num_latents, latent_dim=latent_dim, context=context)
         check_positive(owner, layers=layers, least=0, most=MAX_LAYERS)
         check_positive(owner, latents_per_position=latents_per_position)
-        check_positive(owner, query_offset=query_offset, least=0)
+        check_positive(owner, first_position=first_position, query_offset=query_offset, least=0)
         check_choice(owner, "query", query, ("linear", "mlp", "learned", "shared"))
         check_choice(owner, "count", count, ("forward", "back"))
         check_probability(owner, row_dropout=row_dropout, latent_dropout=latent_dropout)
@@ -144,6 +148,7 @@ class CausalEncoder(Block):
         self.context, self.per_position, self.query, self.count = context, latents_per_position, query, count
         self.places = num_latents // latents_per_position
         self.positions, self.rotary, self.query_offset = positions, rotary, query_offset
+        self.first_position = first_position
         self.row_dropout, self.latent_dropout = row_dropout, latent_dropout
         self.start: nn.Module | None = None
         self.latents: nn.Parameter | None = None
@@ -232,6 +237,7 @@ class CausalEncoder(Block):
             if self.count == "back":
                 # The same distances with the same sign, but places that stay when rows follow.
                 index = -index if keep else rearrange(n - 1 - column, "n -> 1 n")
+            index = index + self.first_position
         if self.positions is not None:
             rows = rows + self._features(self.positions, index).to(rows.dtype)
         count = self.places if latents is None else latents
@@ -294,6 +300,7 @@ class CausalEncoder(Block):
             _all_of(read_rows, b, n, rows.device),
             _all_of(read_latents, b, places, rows.device),
             position if cache is None else cache.position + position,
+            id(self),
         )
 
     def _aligned(

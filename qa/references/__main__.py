@@ -48,6 +48,7 @@ def family(file: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
+    """Compare each file; 1 if a difference is above the bound, else 0."""
     parser = argparse.ArgumentParser(prog="python -m qa.references", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, help=".npz files")
     parser.add_argument("--short", action="store_true", help="one line a file")

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from torch import Tensor, nn
+from torch.func import functional_call
+
 from perceiver_kit import Encoded, Inputs, Outputs, PerceiverIO, Queries, capture_attention
 from perceiver_kit.decoders import PassThrough
 from perceiver_kit.encoders import CausalEncoder
+from perceiver_kit.generation import next_logits
 from perceiver_kit.inputs import TextTokens
 from perceiver_kit.objectives import NextTokens
 from perceiver_kit.outputs import Project
 from perceiver_kit.positions import Fourier, Learned, Positions, Sinusoidal
 from perceiver_kit.queries import LatentQuery
 from perceiver_kit.variants import Rotary
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from .comparing import Reference, Tensors, relative
 
@@ -38,8 +39,8 @@ def run(file: str | Path) -> dict[str, float]:
     return (generated if "start" in reference.config else one_pass)(reference)
 
 
-def build(config: dict[str, Any]) -> PerceiverIO:
-    """The model of a configuration."""
+def build(config: dict[str, Any], **options: Any) -> PerceiverIO:
+    """The model of a configuration; ``options`` of its encoder come before those of the configuration."""
     vocabulary, channels, dim = (config[key] for key in ("num_classes", "input_embed_dim", "num_z_channels"))
     rows = config["input_idx_size"][0]
     rows = config["max_context_length"] if rows == -1 else rows
@@ -57,8 +58,7 @@ def build(config: dict[str, Any]) -> PerceiverIO:
         rotary = Rotary(wavelength, config["fraction_to_rotate"], config["fraction_heads_to_rotate"])
         rows = max(rows, config["max_context_length"], config.get("input_length", 0), config.get("length", 0))
     shared = config.get("share_learned_initial_query", False) and config["initial_query_embed_style"] == "learned"
-    encoder = CausalEncoder(
-        channels,
+    sizes: dict[str, Any] = dict(
         num_latents=config["z_index_dim"],
         latent_dim=dim,
         layers=config["num_transformers_per_block"],
@@ -79,6 +79,7 @@ def build(config: dict[str, Any]) -> PerceiverIO:
         query_residual=config["encoder_use_query_residual"],
         activation=ACTIVATIONS.get(config["activation_name"], config["activation_name"]),
     )
+    encoder = CausalEncoder(channels, **(sizes | options))
     queries = Queries(text=LatentQuery(encoder.places, latent_dim=dim))
     outputs = Outputs(text=Project(dim, vocabulary))
     return PerceiverIO(
@@ -98,7 +99,10 @@ def state(model: PerceiverIO, parameters: Tensors) -> Tensors:
     }
     starts = ["linear_2", "linear", "linear_1"] if encoder.query == "mlp" else ["linear"]
     names |= {f"encoder.start.{2 * i - (i > 0)}": f"~/{name}" for i, name in enumerate(starts)}
-    for kind, layers, norms in (("cross_attention", encoder.cross, CROSS), ("self_attention", encoder.transformer, SELF)):
+    for kind, layers, norms in (
+        ("cross_attention", encoder.cross, CROSS),
+        ("self_attention", encoder.transformer, SELF),
+    ):
         ours = "cross" if kind == "cross_attention" else "transformer"
         for i in range(len(layers)):
             for part, theirs in (norms | LINEAR).items():
@@ -135,6 +139,7 @@ class Placed(nn.Module):
 
 
 def signed(index: Tensor, config: dict[str, Any]) -> Tensor:
+    """Positions as the rotary ones take them."""
     return -index if config["use_negative_rotary_positions"] else index
 
 
@@ -155,7 +160,9 @@ def one_pass(reference: Reference) -> dict[str, float]:
             index = signed((lengths - 1 - column) % length, config)
         mask = None
     with capture_attention(model, only="encoder.*") as maps:
-        logits = functional_call(Placed(model), {f"model.{name}": each for name, each in parameters.items()}, (ids, mask, index))
+        logits = functional_call(
+            Placed(model), {f"model.{name}": each for name, each in parameters.items()}, (ids, mask, index)
+        )
     per = config["num_latents_per_position"]
     places = config["z_index_dim"] // per
     logits = F.pad(logits, (0, 0, places - logits.shape[1], 0))
@@ -164,7 +171,9 @@ def one_pass(reference: Reference) -> dict[str, float]:
     labels = torch.where(exists, targets.gather(1, steps.clamp(min=0)), 0)
     kept = exists & (labels != 0)
     objective = NextTokens(label_smoothing=config["label_smoothing"], z_loss=config["z_loss"])
-    losses = [torch.zeros(kept.shape).masked_scatter(kept, part) for part in objective.losses(logits[kept], labels[kept])]
+    losses = [
+        torch.zeros(kept.shape).masked_scatter(kept, part) for part in objective.losses(logits[kept], labels[kept])
+    ]
     total, _ = objective({"text": logits}, {"text": torch.where(kept, labels, -100)})
     found: Tensors = {
         "logits": logits * exists[..., None],
@@ -201,4 +210,38 @@ def masks(found: Tensors, theirs: Tensors, maps: Any, lengths: Tensor, exists: T
 
 
 def generated(reference: Reference) -> dict[str, float]:
-    raise NotImplementedError
+    """Greedy tokens, and the logits of three policies on the same tokens."""
+    config, wanted = reference.config, reference.outputs
+    start, length, room = config["start"], config["length"], config["memory_latents"]
+    places = reference.inputs["event_idxs"][..., 0]
+    first = int(places[0, 0])
+    assert torch.equal(places, (first + torch.arange(length)).expand_as(places)), "positions that do not follow"
+    count = "back" if config["use_negative_rotary_positions"] else "forward"
+    model = build(config | {"z_index_dim": room}, count=count, first_position=first)
+    with torch.no_grad():
+        own = state(model, reference.parameters)
+        for name, parameter in model.named_parameters():
+            parameter.copy_(own[name])
+    ids = reference.inputs["prompt"].long().clone()
+    rows, kinds, after = [], [], []
+    cache = None
+    for i in range(start, length):
+        full = cache is not None and int(cache.latents.sum(1).max()) == room
+        kinds.append(1 if full else 2 if i == start and start > 1 else 0)
+        logits, cache = next_logits(
+            model, ids[:, :i], cache=cache, policy="refill", free=room - config["refill_latents"], latents=1
+        )
+        assert cache is not None
+        after.append(int(cache.latents.sum(1).max()))
+        ids[:, i] = logits.argmax(-1)
+        rows.append(logits)
+    found = {"tokens": ids, "logits": torch.stack(rows, 1)}
+    found |= {"step_kind": torch.tensor(kinds), "latents_after": torch.tensor(after)}
+    ids, cache = wanted["tokens"].long(), None
+    rolled, recomputed = [], []
+    for i in range(start, length):
+        logits, cache = next_logits(model, ids[:, :i], cache=cache, policy="roll", latents=1)
+        rolled.append(logits)
+        recomputed.append(next_logits(model, ids[:, :i])[0])
+    found |= {"logits_roll": torch.stack(rolled, 1), "logits_recompute": torch.stack(recomputed, 1)}
+    return {f"out/{name}": relative(value, wanted[name]) for name, value in found.items()}

@@ -39,8 +39,9 @@ class Reference:
     def compare(
         self, model: nn.Module, state: Mapping[str, Tensor], call: Callable[[Any], Tensors], scalar: str = "loss"
     ) -> dict[str, float]:
-        """The largest difference of each output relative to its largest value, and of each gradient relative to the
-        largest of all gradients. ``state`` holds the parameters of the model; every one of the file must be in use.
+        """Differences of outputs, each relative to its largest value, and of gradients, relative to their largest.
+
+        ``state`` holds the parameters of the model; every one of the file must be in use.
         """
         outputs = functional_call(_Called(model.eval(), call), {f"model.{name}": state[name] for name in state})
         if scalar not in outputs:
@@ -58,14 +59,13 @@ class Reference:
             f"grad/{name}": relative(gradients[name], value, largest) for name, value in self.gradients.items()
         }
 
-
     def gradient_differences(self, scalar: Tensor, prefix: str) -> dict[str, float]:
         """The largest difference of the gradients of a scalar under this prefix, relative to the largest of them."""
         wanted = {name.removeprefix(prefix): value for name, value in self.found.items() if name.startswith(prefix)}
         named = {f"params/{name}": value for name, value in self.parameters.items()}
         named |= {f"in/{name}": value for name, value in self.inputs.items() if value.is_floating_point()}
-        options: dict[str, bool] = dict(retain_graph=True, materialize_grads=True)  # fixed tables have none
-        gradients = torch.autograd.grad(scalar, [named[name] for name in wanted], **options)
+        read = [named[name] for name in wanted]  # fixed tables have no gradient: zero
+        gradients = torch.autograd.grad(scalar, read, retain_graph=True, materialize_grads=True)
         largest = max(float(value.abs().max()) for value in wanted.values())
         pairs = zip(wanted, gradients, strict=True)
         return {f"{prefix}{name}": relative(value, wanted[name], largest) for name, value in pairs}

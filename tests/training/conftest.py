@@ -16,8 +16,8 @@ import pytest
 
 import perceiver_kit as kit
 
-# Scripts that other processes run.
-collect_ignore = ["memory.py", "worker.py"]
+# A script that another process runs.
+collect_ignore = ["worker.py"]
 # These imports need the extra "train".
 collect_ignore_glob = [] if find_spec("pytorch_lightning") and find_spec("torchmetrics") else ["test_*.py", "toys.py"]
 
