@@ -37,8 +37,8 @@ class Attention(Observed):
     (default: ``qk_channels``). Queries of batch 1 serve every sample. With ``kv_heads`` fewer than ``heads``,
     consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm`` makes a norm of the
     channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases:
-    ``"all"``, ``"output"`` alone, or ``"none"``. ``inverted`` takes the softmax over the queries, which compete for each
-    row, then divides by the sum over the rows, as slot attention does; it is computed by the formula.
+    ``"all"``, ``"output"`` alone, or ``"none"``. ``inverted`` takes the softmax over the queries, which compete for
+    each row, then divides by the sum over the rows, as slot attention does; it is computed by the formula.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -223,10 +223,10 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``inverted`` and ``positions``. The content of rows that
-    no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp``
-    make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening``
-    and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``inverted`` and ``positions``. The content
+    of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
+    and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
+    ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
     which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
     of a learned number that starts at zero, as Flamingo does.
 

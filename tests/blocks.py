@@ -82,7 +82,7 @@ def _encoder(draw: st.DrawFn) -> dict[str, Any]:
 @composite
 def _hierarchical_encoder(draw: st.DrawFn) -> dict[str, Any]:
     """Groups for three modalities; mirrored levels agree, and groups divide what comes before."""
-    groups, latents = draw(st.sampled_from([((3, 1, 3), (3, 3, 3)), ((4, 2, 1, 2, 4), (2, 3, 2, 3, 2))]))
+    groups, latents = draw(st.sampled_from([((3, 1, 3), (3, 3, 3)), ((4, 2, 1, 2, 4), (2, 2, 2, 2, 2))]))
     per_level = st.sampled_from([1, 2, (1, *[2] * (len(groups) - 1))])
     return {
         "groups": groups,
