@@ -52,6 +52,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "Conv1x1": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.stride))),
     "ConvStem": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _stem_input(block, grid))),
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
+    "Matches": lambda block, b, grid: torch.randn(b, 2, block.raw_channels, *(n * block.stride for n in grid)),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
     "Patches": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.size))),
@@ -67,7 +68,7 @@ def axes(block: nn.Module) -> int:
     for name in ("size", "stride"):
         if isinstance(getattr(block, name, None), tuple):
             return len(getattr(block, name))
-    return getattr(block, "axes", 2 if type(block).__name__ == "Neighbourhoods" else 1)
+    return getattr(block, "axes", 2 if type(block).__name__ in ("Matches", "Neighbourhoods") else 1)
 
 
 def _letters(block: nn.Module) -> list[str]:

@@ -4,6 +4,7 @@ from .audio import AudioPatches
 from .base import Input
 from .convolutions import Conv1x1, ConvStem
 from .image import Patches, Pixels
+from .matches import Matches
 from .neighbourhoods import Neighbourhoods
 from .rows import Features, OneHot
 from .several import Inputs
@@ -16,6 +17,7 @@ __all__ = [
     "Features",
     "Input",
     "Inputs",
+    "Matches",
     "Neighbourhoods",
     "OneHot",
     "Patches",

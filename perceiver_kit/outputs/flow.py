@@ -11,12 +11,12 @@ from ..checks import short
 from ..errors import AssemblyError
 from ..registry import register
 from .base import Affine
-from .linear import ToPixels
+from .linear import ToPatches
 
 
 @register("outputs")
-class Flow(ToPixels):
-    """Displacement (b, 2, h, w) in pixels, x then y, from one row per pixel; initially zero.
+class Flow(ToPatches):
+    """Displacement (b, 2, h, w) in pixels, x then y, from one row per patch of ``size`` pixels; initially zero.
 
     The linear layer's result is multiplied by ``scale``: the published 1/100 in training times 20 in evaluation.
 
@@ -26,14 +26,14 @@ class Flow(ToPixels):
     0.0
     """
 
-    def __init__(self, in_channels: int, *, scale: float = 0.2) -> None:
-        super().__init__(in_channels, 2)
+    def __init__(self, in_channels: int, *, size: tuple[int, int] = (1, 1), scale: float = 0.2) -> None:
+        super().__init__(in_channels, size, values=2)
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise AssemblyError(f"Flow: scale must be a finite number, got {short(scale)}")
         self.scale = float(scale)
         nn.init.zeros_(self.project.weight)
 
-    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k 2"]:
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         return self.project(rows) * self.scale
 
     def affine(self) -> Affine | None:
