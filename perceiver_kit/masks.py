@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .checks import describe_value
 from .errors import InputError
+from .tokens import Grid
 
 # One entry a row, for all queries of a sample; or one entry for each query and row, shared by the batch if b is 1.
 Mask = Bool[Tensor, "b n"] | Bool[Tensor, "#b m n"]
@@ -76,6 +78,17 @@ class Masks:
         if self.queries is not None:
             reading = self.queries if reading is None else reading & self.queries
         return reading
+
+
+def row_mask(argument: str, name: str, mask: object, batch: int, grid: Grid, means: str) -> Bool[Tensor, "b n"]:
+    """A mask of a modality's rows, (b, rows) or (b, *grid), as (b, rows); InputError if it is another tensor."""
+    shapes = [(batch, math.prod(grid))] + ([(batch, *grid)] if len(grid) > 1 else [])
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
+        raise InputError(
+            f"{argument} of {name!r} must be bool {' or '.join(map(str, shapes))}, one for each of its rows, "
+            f"True = {means}; got {describe_value(mask)}"
+        )
+    return rearrange(mask, "b ... -> b (...)")
 
 
 def by_query(mask: Mask | None) -> Bool[Tensor, "#b #m n"] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attention_backends import keep_in_graph
 from .block import Block
-from .decoding import At, Sizes, check_request, decode_output
+from .decoding import At, QueryMask, Sizes, check_query_mask, check_request, decode_output
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names
@@ -95,7 +95,9 @@ class PerceiverIO(Block):
                 query = queries.blocks[name]
                 if query.follows is not None:
                     check_names(f"PerceiverIO: query {name!r} follows", [query.follows], self.inputs.blocks)
-                if query.reads is not None:
+                if query.reads == "latents":
+                    joints.append(("encoder.latent_dim", self.encoder.latent_dim, f"query {name!r}", query.channels))
+                elif query.reads is not None:
                     block = self.inputs.blocks[query.follows]
                     whole = query.reads == "rows"
                     own = query.channels if whole else query.content_channels
@@ -114,6 +116,7 @@ class PerceiverIO(Block):
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
+        query_mask: QueryMask | None = None,
     ) -> dict[str, Tensor]:
         """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method.
 
@@ -122,7 +125,9 @@ class PerceiverIO(Block):
         """
         # Refuse a wrong request before the encoder runs.
         at, size = check_request(self.outputs, at, chunk, size)
-        decoded = self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
+        query_mask = check_query_mask(query_mask, self.queries, self.decoder, at, size)
+        encoded = self.encode(inputs, mask=mask, hidden=hidden)
+        decoded = self.decode(encoded, at=at, chunk=chunk, size=size, query_mask=query_mask)
         if len(at) < len(self.outputs.blocks) and dist.is_available() and dist.is_initialized():  # type: ignore[union-attr]
             parameters = (*self.queries.parameters(), *self.outputs.parameters())  # type: ignore[union-attr]
             unused = [parameter for parameter in parameters if parameter.requires_grad]
@@ -147,16 +152,25 @@ class PerceiverIO(Block):
 
     @joined
     def decode(
-        self, encoded: Encoded, *, at: At | None = None, chunk: int | None = None, size: Sizes | None = None
+        self,
+        encoded: Encoded,
+        *,
+        at: At | None = None,
+        chunk: int | None = None,
+        size: Sizes | None = None,
+        query_mask: QueryMask | None = None,
     ) -> dict[str, Tensor]:
         """Each output = output(decoder(queries, latents)); without ``at`` all outputs, whole.
 
         ``at`` maps an output to int64 flat indices into its grid (row-major), (k,) for the whole batch or (b, k) for
         each sample, and gives rows (b, k, channels); None means all rows in their whole form. Outputs that it does
         not name are not decoded. ``chunk`` is the number of query rows of one decoder call: memory is bounded, the
-        result the same within rounding. ``size`` maps an output to a grid in place of its own.
+        result the same within rounding. ``size`` maps an output to a grid in place of its own. ``query_mask`` maps it
+        to bool (b, rows) or (b, *grid), True where a query reads the latents, as in the original for padded text; by
+        default all do.
         """
         at, size = check_request(self.outputs, at, chunk, size)
+        query_mask = check_query_mask(query_mask, self.queries, self.decoder, at, size)
         assert self.queries is not None and self.outputs is not None
         return {
             name: decode_output(
@@ -168,6 +182,7 @@ class PerceiverIO(Block):
                 index=at[name],
                 chunk=chunk,
                 size=size.get(name),
+                query_mask=query_mask.get(name),
             )
             for name in self.outputs.blocks
             if name in at

@@ -39,6 +39,8 @@ class HuggingFace:
         read: ``config.json`` → further parameters of ours. Raises ValueError.
         write: our parameters → further entries of ``config.json``. Raises ValueError.
         unwritten: our parameters that change no weight and that ``config.json`` has no place for.
+        processor: (directory, parameters) → the processor that its ``preprocessor_config.json`` or
+            ``tokenizer_config.json`` means; None: the recipe's.
     """
 
     architecture: str
@@ -49,6 +51,7 @@ class HuggingFace:
     read: Callable[[Mapping[str, Any]], Parameters] = lambda config: {}
     write: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda parameters: {}
     unwritten: tuple[str, ...] = ()
+    processor: Lazy | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Recipe:
     reads: Callable[[Parameters], Parameters] = lambda parameters: {}
     random_inputs: Callable[..., dict[str, Tensor]] | None = None
     huggingface: HuggingFace | None = None
+    processor: Lazy | None = None
     demo: Lazy | None = None
 
     @property
@@ -110,6 +114,7 @@ def recipe(
     reads: Callable[[Parameters], Parameters] = lambda parameters: {},
     random_inputs: Callable[..., dict[str, Tensor]] | None = None,
     huggingface: HuggingFace | None = None,
+    processor: Lazy | None = None,
     demo: Lazy | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator that registers a function as a recipe; ``kit.build(name)`` calls it.
@@ -129,6 +134,8 @@ def recipe(
         reads: parameters → options of these loaders that have other names, such as ``image_size``.
         random_inputs: (batch, parameters) → random raw inputs.
         huggingface: the counterpart in Hugging Face's format.
+        processor: lazy reference to a function that makes the ``Processor`` of ``kit.predict``; it is called with those
+            of its parameters that the recipe has, or ``reads`` gives.
         demo: lazy reference to the function that ``perceiver-kit demo`` calls.
 
     Raises AssemblyError for a taken name, a parameter that is not keyword-only with a default, and a preset or source
@@ -166,6 +173,7 @@ def recipe(
             reads=reads,
             random_inputs=random_inputs,
             huggingface=huggingface,
+            processor=processor,
             demo=demo,
         )
         add("recipes", entry.name, entry)
@@ -190,6 +198,22 @@ def objective_for(name: str) -> Objective:
     if entry.objective is None:
         raise UnknownName(f"recipe {name!r} declares no objective: give one")
     return entry.objective()
+
+
+def processor_of(model: nn.Module) -> Any:
+    """The processor of a model: its own, else the one that its recipe declares; None without either.
+
+    >>> processor_of(build("sequence_classification", preset="tiny")).readers["text"].max_length
+    256
+    """
+    own, note = getattr(model, "processor", None), getattr(model, "recipe", None)
+    if own is not None or not note:
+        return own
+    entry: Recipe = find("recipes", note["name"])
+    if entry.processor is None:
+        return None
+    make, sizes = resolve(entry.processor), entry.data_sizes(note["parameters"])
+    return make(**{name: sizes[name] for name in inspect.signature(make).parameters if name in sizes})
 
 
 def resolve(reference: Lazy) -> Callable[..., Any]:

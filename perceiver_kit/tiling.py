@@ -16,7 +16,7 @@ from .checks import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
-from .model import At, PerceiverIO, Raw, Sizes
+from .model import At, PerceiverIO, QueryMask, Raw, Sizes
 from .outputs import Outputs
 from .queries import Queries
 from .registry import register
@@ -68,16 +68,18 @@ class Tiled(PerceiverIO):
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
+        query_mask: QueryMask | None = None,
     ) -> dict[str, Tensor]:
-        """The output at the input's height and width; ``at`` and ``size`` only for an input of one tile."""
+        """The output at the input's height and width; for an input of another size only ``mask`` and ``chunk``."""
         name = next(iter(self.inputs.blocks))
         raw = inputs.get(name) if isinstance(inputs, Mapping) else inputs
+        one_tile = dict(hidden=hidden, at=at, size=size, query_mask=query_mask)
         if not isinstance(raw, Tensor) or raw.ndim < 3 or tuple(raw.shape[-2:]) == self.tile or 0 in raw.shape:
-            return super().forward(inputs, mask=mask, hidden=hidden, at=at, chunk=chunk, size=size)
-        if at is not None or size is not None or hidden is not None:
+            return super().forward(inputs, mask=mask, chunk=chunk, **one_tile)  # type: ignore[arg-type]
+        if any(value is not None for value in one_tile.values()):
             raise InputError(
-                f"at, size and hidden need an input of one tile {self.tile}, got {name} {tuple(raw.shape)}; "
-                "leave them out"
+                f"at, size, hidden and query_mask need an input of one tile {self.tile}, "
+                f"got {name} {tuple(raw.shape)}; leave them out"
             )
         height, width = raw.shape[-2:]
         keep = self._keep(mask, name, raw)

@@ -14,6 +14,7 @@ import perceiver_kit as kit
 from perceiver_kit import inputs, outputs, queries
 from perceiver_kit.registry import find
 
+from .attached.attaching import attach
 from .blocks import Pool, arguments, drawable, encoders, input_blocks, made, output_blocks, query_blocks, takes
 from .strategies import NAMES, Grid, composite, noisy, raw
 
@@ -30,6 +31,7 @@ class Assembly:
     raw: dict[str, Tensor]
     batch: int
     grids: dict[str, Grid] = field(default_factory=dict)
+    masks: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # the arguments mask and query_mask of a call
 
     def __repr__(self) -> str:
         return f"batch {self.batch}, inputs {self.grids}:\n{kit.describe(self.model)}\n{self.model}"
@@ -68,10 +70,20 @@ def _pool(blocks: dict[str, tuple[nn.Module, Grid]]) -> Pool:
 
 
 @composite
-def assemblies(draw: st.DrawFn, *, hide: bool = True, least: int = 1, places: bool = True) -> Assembly:
+def assemblies(
+    draw: st.DrawFn,
+    *,
+    hide: bool = True,
+    least: int = 1,
+    places: bool = True,
+    masked: bool = False,
+    attached: bool = False,
+) -> Assembly:
     """A model of one to three inputs and outputs of any kind, width and name, with raw inputs.
 
     ``hide``: some inputs may be optional. ``least``: the minimum number of inputs. ``places``: some have positions.
+    ``masked``: rows of some inputs and queries of some outputs are masked. ``attached``: some layers have hooks,
+    adapters or parametrizations.
     """
     torch.manual_seed(draw(st.integers(0, 2**16)))
     drawn = draw(_several(least, lambda others: input_blocks(others, places)))
@@ -97,7 +109,24 @@ def assemblies(draw: st.DrawFn, *, hide: bool = True, least: int = 1, places: bo
     )
     model = noisy(model).double().eval()
     tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
-    return Assembly(model, tensors, batch, given)
+    case = Assembly(model, tensors, batch, given)
+    if masked:
+        case.masks["mask"] = draw(row_masks(batch, given))
+        case.masks["query_mask"] = draw(row_masks(batch, grids)) if isinstance(decoder, kit.Decoder) else {}
+    if attached:
+        draw(attach(model))
+    return case
+
+
+@composite
+def row_masks(draw: st.DrawFn, batch: int, grids: dict[str, Grid]) -> dict[str, Tensor]:
+    """Random masks of some modalities, by row or by place; one sample may be masked as a whole."""
+    masks = {}
+    for name in draw(st.lists(st.sampled_from([*grids]), unique=True)):
+        mask = torch.rand(batch, *grids[name]) < draw(st.sampled_from([0.5, 0.9]))
+        mask[-1] &= draw(st.booleans())
+        masks[name] = mask.flatten(1) if draw(st.booleans()) else mask
+    return masks
 
 
 @composite

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import perceiver_kit as kit
 from perceiver_kit.checks import MAX_SIZE, check_elements, check_number, check_positive, check_seed, short
+from perceiver_kit.decoding import _check_index
+from perceiver_kit.objectives.base import check_classes
+from perceiver_kit.training import Data, Training
+
+from .strategies import RECIPES, raws, tiny
 
 BITS = 2**21
 
@@ -78,7 +86,7 @@ def nested(depth: int) -> list:
         ("x" * 119, f"'{'x' * 117}…'"),
         ([7] * 999, f"[{'7, ' * 39}…]"),
         (10**5000, "a very large int"),  # Python refuses to write so many digits
-        (nested(10**5), "a very large list"),
+        (nested(10**4), "a very large list"),
     ],
     ids=["number", "longest", "longer", "list", "digits", "depth"],
 )
@@ -122,3 +130,65 @@ def test_values_are_looked_at_on_the_cpu_or_on_request(card: bool, on: bool | No
     assert OnCard.looks == (card and looked)
     with pytest.raises(kit.InputError):  # the context has ended
         text.embed(wrong, "text")
+
+
+@pytest.mark.parametrize("card", [False, True])
+@pytest.mark.parametrize("on", [None, False, True])
+def test_indices_and_classes_are_looked_at_as_ids_are(card: bool, on: bool | None) -> None:
+    right = torch.tensor([0]).as_subclass(OnCard) if card else torch.tensor([0])
+    context = contextlib.nullcontext() if on is None else kit.checks(on)
+    OnCard.looks = 0
+    with context:
+        _check_index(right, "label", (1,), 1)
+        check_classes("label", right, 3)
+    assert OnCard.looks == (2 if card and on else 0)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that read values, for which a GPU would be waited."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        by_mask = "index" in function.name() and any(
+            isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:2])
+        )
+        self.count += by_mask or function.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("recipe", "train"), [*[(recipe, False) for recipe in RECIPES], ("masked_lm", True)])
+def test_no_call_waits_for_a_gpu(recipe: str, train: bool) -> None:
+    """As on the CPU under ``kit.checks(False)``."""
+    model = tiny(recipe, train=train)
+    tensors = raws(model, 1)
+    at = {name: torch.tensor([0]) for name in model.outputs.blocks}
+    for some in (None, at):
+        with kit.checks(False), Waits() as waits, torch.set_grad_enabled(train):
+            outputs = model(tensors, at=some)
+            if train:
+                sum(value.sum() for value in outputs.values()).backward()
+        assert waits.count == 0
+    with Waits() as waits:
+        model(tensors, at=at)
+    assert waits.count > 0
+
+
+def test_training_looks_at_a_batch_before_it_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the model on a GPU; ``draw`` is not moved, since the CPU reads it."""
+    model = kit.build("masked_lm", preset="tiny")
+    training = Training(model, kit.objectives.Weighted({"text": kit.objectives.MaskedTokens()}), steps=1)
+    ids, far = torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, 262, 0]])
+    right = {"inputs": {"text": ids}, "targets": {"text": ids - 100}, "draw": torch.zeros(1, 2)}
+    data = Data([right], None, batch=1, steps=1)
+    data.trainer = SimpleNamespace(lightning_module=training)
+    assert data.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)["inputs"]["text"] is far
+    moved = data.transfer_batch_to_device(right, torch.device("meta"), 0)
+    assert moved["draw"].device.type == "cpu"
+    assert moved["inputs"]["text"].is_meta and moved["targets"]["text"].is_meta
+    monkeypatch.setattr(Training, "device", torch.device("cuda"))
+    assert data.on_before_batch_transfer(right, 0) is right
+    with pytest.raises(kit.InputError, match="text must be ids from 0 to 261, got 0 to 262"):
+        data.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)
+    with pytest.raises(kit.InputError, match="target 'text' must be classes from 0 to 261, got 0 to 262"):
+        data.on_before_batch_transfer(right | {"targets": {"text": far}}, 0)

@@ -41,6 +41,7 @@ def required(signature: inspect.Signature) -> dict[str, Any]:
     return {p.name: None for p in named if p.default is p.empty}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("block", "flag"), BLOCKS)
 def test_a_flag_of_a_block_is_a_bool(block: type, flag: str) -> None:
     for wrong in WRONG:

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver_kit.checks import check_sizes
+from perceiver_kit.checks import check_choice, check_sizes
 from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class ImageProcessor:
         size: (h, w) of the result, or one int for both.
         crop: fraction to keep of each side of the largest centred box with the aspect ratio of ``size``. None:
             resize the whole image, which changes its aspect ratio.
+        crop_rounding: an odd margin is split "down", as in Hugging Face, or "up", as in the original: one pixel more
+            above and on the left.
         mean: subtracted from values in [0, 1]: one per channel, or one for all.
         std: the divisor after that. A mean and std of 0.5 give [-1, 1].
 
@@ -49,6 +51,7 @@ class ImageProcessor:
         size: int | Sequence[int] = 224,
         *,
         crop: float | None = 0.875,
+        crop_rounding: Literal["down", "up"] = "down",
         mean: float | Sequence[float] = IMAGENET_MEAN,
         std: float | Sequence[float] = IMAGENET_STD,
     ) -> None:
@@ -58,14 +61,16 @@ class ImageProcessor:
         if crop is not None and not (_is_number(crop) and 0 < crop <= 1):
             raise AssemblyError(f"ImageProcessor: crop must be a number in (0, 1] or None, got {crop!r}")
         self.size: tuple[int, int] = sizes
-        self.crop = crop
+        check_choice("ImageProcessor", "crop_rounding", crop_rounding, ("down", "up"))
+        self.crop, self.crop_rounding = crop, crop_rounding
         self.mean = _per_channel("mean", mean)
         self.std = _per_channel("std", std)
         if min(self.std) <= 0:
             raise AssemblyError(f"ImageProcessor: std must be above 0, got {std!r}")
 
     def __repr__(self) -> str:
-        return f"ImageProcessor(size={self.size}, crop={self.crop}, mean={self.mean}, std={self.std})"
+        rounding = "" if self.crop_rounding == "down" else f", crop_rounding={self.crop_rounding!r}"
+        return f"ImageProcessor(size={self.size}, crop={self.crop}{rounding}, mean={self.mean}, std={self.std})"
 
     def __call__(self, images: Any, *, channels: Literal["first", "last"] | None = None) -> Float[Tensor, "b 3 h w"]:
         """Process one image, a list of images of one type (sizes may differ), or an array or tensor of four axes.
@@ -81,7 +86,7 @@ class ImageProcessor:
         """
         if channels not in ("first", "last", None):
             raise InputError(f'channels must be "first", "last" or None, got {channels!r}')
-        return torch.stack([self._process(_rgb(image, name, channels)) for name, image in _named_images(images)])
+        return torch.stack([self._process(as_rgb(image, name, channels)) for name, image in _named_images(images)])
 
     def _process(self, image: PILImage) -> Float[Tensor, "3 h w"]:
         from PIL.Image import Resampling
@@ -90,7 +95,8 @@ class ImageProcessor:
         if self.crop is not None:
             box = min(image.height, image.width * h // w), min(image.width, image.height * w // h)
             height, width = (max(1, int(self.crop * side)) for side in box)
-            top, left = (image.height - height) // 2, (image.width - width) // 2
+            up = int(self.crop_rounding == "up")
+            top, left = (image.height - height + up) // 2, (image.width - width + up) // 2
             image = image.crop((left, top, left + width, top + height))
         pixels = torch.from_numpy(np.array(image.resize((w, h), Resampling.BICUBIC)))
         values = rearrange(pixels, "h w c -> c h w").double().mul(1 / 255).float()
@@ -123,8 +129,8 @@ def _kind(image: object, name: str) -> str:
     raise InputError(f"{name} must be {kinds}, got a {type(image).__name__}")
 
 
-def _rgb(image: Any, name: str, channels: str | None) -> PILImage:
-    """Any image as 8-bit RGB."""
+def as_rgb(image: Any, name: str = "image", channels: str | None = None) -> PILImage:
+    """Any image that ``ImageProcessor`` takes as an 8-bit RGB PIL image."""
     pil = _pillow()
     if _kind(image, name) != "a PIL image":
         image = pil.fromarray(_array(image, name, channels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ..errors import CheckpointError, PerceiverKitError, nearest
-from ..recipe import HuggingFace, Recipe
+from ..recipe import HuggingFace, Recipe, processor_of, resolve
 from ..registry import find, names
 from ..spec import build, spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 
 BIN = "pytorch_model.bin"
+BESIDE = ("preprocessor_config.json", "tokenizer_config.json")
+"""Files that say how a model reads pictures and texts; a repository may lack them."""
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "squared_relu": "relu2"}
 
 
@@ -48,11 +51,14 @@ def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
                 model = build(name, **parameters)
         except (PerceiverKitError, RecursionError) as error:
             raise CheckpointError(f"{directory / CONFIG} does not make a model: {error}") from error
-        return fill(model, weights, str(directory / WEIGHTS), tensor_names(convertible()[name], model)).eval()
+        counterpart = convertible()[name]
+        if counterpart.processor is not None:
+            model.processor = resolve(counterpart.processor)(directory, parameters)
+        return fill(model, weights, str(directory / WEIGHTS), tensor_names(counterpart, model)).eval()
 
 
 def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
-    """Write a recipe's model as ``transformers`` loads it: config.json and model.safetensors.
+    """Write a recipe's model as ``transformers`` loads it: config.json, model.safetensors, and how it reads files.
 
     Into an empty directory, or one of the same model: ``transformers`` reads two files, which no rename can put in
     place together, so a kill between the two leaves one of each. ``save`` has no such moment.
@@ -64,7 +70,7 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     >>> with TemporaryDirectory() as directory:
     ...     written = to_huggingface(build("sequence_classification", preset="tiny"), directory)
     ...     sorted(file.name for file in written.iterdir())
-    ['config.json', 'model.safetensors']
+    ['config.json', 'model.safetensors', 'tokenizer_config.json']
     """
     note = getattr(model, "recipe", None)
     known = convertible()
@@ -81,6 +87,8 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     config = write_config(name, parameters)
     tensors_there = tensor_names(known[name], model)
     tensors = {tensors_there[ours[0]]: tensor.detach().cpu().contiguous() for ours, tensor in shared_tensors(model)}
+    processor = processor_of(model)
+    beside = {} if processor is None else processor.huggingface_files()
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,6 +97,7 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
                 directory / WEIGHTS: to_bytes(tensors, metadata={"format": "pt"}),
                 directory / CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
             }
+            | {directory / file: json.dumps(content, indent=2).encode() for file, content in beside.items()}
         )
     except OSError as error:
         raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
@@ -186,11 +195,11 @@ def _check_widths(parameters: Mapping[str, Any]) -> None:
 
 
 def from_hub(repository: str) -> Path:
-    """The local directory of a hub repository's config.json and model.safetensors: cached, or downloaded.
+    """The local directory of a hub repository's config.json, model.safetensors and, where they are, ``BESIDE``.
 
     Raises CheckpointError when it is not in the cache and cannot be reached, or does not exist.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     def fetch(file: str) -> Path:
@@ -201,8 +210,12 @@ def from_hub(repository: str) -> Path:
             get_hf_file_metadata(hf_hub_url(repository, file), timeout=5)
             return Path(hf_hub_download(repository, file))
 
+    cached = isinstance(try_to_load_from_cache(repository, CONFIG), str)
     try:
         config = fetch(CONFIG)
+        for file in () if cached else BESIDE:
+            with suppress(EntryNotFoundError):
+                fetch(file)
         try:
             fetch(WEIGHTS)
         except EntryNotFoundError:

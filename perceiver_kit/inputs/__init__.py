@@ -3,6 +3,7 @@
 from .audio import AudioPatches
 from .base import Input
 from .convolutions import Conv1x1, ConvStem
+from .embedded import Embedded
 from .image import Patches, Pixels
 from .matches import Matches
 from .neighbourhoods import Neighbourhoods
@@ -14,6 +15,7 @@ __all__ = [
     "AudioPatches",
     "Conv1x1",
     "ConvStem",
+    "Embedded",
     "Features",
     "Input",
     "Inputs",

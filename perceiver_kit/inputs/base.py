@@ -65,6 +65,9 @@ class Input(Block):
         """Content on its grid; raises InputError, naming the modality, for a raw tensor that does not fit."""
         raise undefined(self, "embed(raw, name)")
 
+    def check_values(self, raw: Tensor, name: str) -> None:
+        """Raise InputError for wrong values, such as ids out of range; called on the CPU (``kit.checks``)."""
+
     def place(self, content: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n d"]:
         """Content with its positions."""
         if self.positions is None:

@@ -90,9 +90,7 @@ class TextTokens(Input):
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
         if checks_values(raw):
-            low, high = (int(bound) for bound in raw.aminmax())
-            if low < 0 or high >= self.vocabulary:
-                raise InputError(f"{name} must be ids from 0 to {self.vocabulary - 1}, got {low} to {high}")
+            self.check_values(raw, name)
         if self.stride > 1:
             raw = F.pad(raw, (0, -raw.shape[1] % self.stride))
         # Padding outside the text is convolved like padding within it.
@@ -108,6 +106,11 @@ class TextTokens(Input):
         for layer in self.convolutions:
             rows = layer(rows)
         return rows
+
+    def check_values(self, raw: Tensor, name: str) -> None:
+        low, high = (int(bound) for bound in raw.aminmax())
+        if low < 0 or high >= self.vocabulary:
+            raise InputError(f"{name} must be ids from 0 to {self.vocabulary - 1}, got {low} to {high}")
 
 
 class RowConvolution(nn.Module):

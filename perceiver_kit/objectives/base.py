@@ -53,6 +53,12 @@ class Objective(Block):
         """The loss, and its unweighted terms by name."""
         return combine(self.terms(outputs, targets))
 
+    def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
+        """Raise InputError for wrong values, such as classes out of range, before targets are moved to a GPU.
+
+        ``widths`` are the channels of each output's rows.
+        """
+
     def applies(self, outputs: Outputs) -> bool:
         """Whether its output was decoded: training may decode some outputs only."""
         return self._name() in outputs

@@ -43,6 +43,9 @@ class Classification(Objective):
         loss = F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing, reduction="sum")
         return loss, target.shape[0]
 
+    def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
+        check_classes(self.output, targets[self.output], widths[self.output])
+
     def meters(self) -> dict[str, Metric]:
         return {"accuracy": torchmetrics_package().MeanMetric()}
 

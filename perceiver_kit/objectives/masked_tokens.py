@@ -41,6 +41,10 @@ class MaskedTokens(Objective):
         check_classes(self.output, target[masked], output.shape[-1])
         return F.cross_entropy(output[masked].float(), target[masked], reduction="sum"), masked.sum()
 
+    def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
+        target = targets[self.output]
+        check_classes(self.output, target[target != -100], widths[self.output])
+
     def meters(self) -> dict[str, Metric]:
         return {"accuracy": torchmetrics_package().MeanMetric()}
 

@@ -46,6 +46,10 @@ class Weighted(Objective):
     def arguments(self) -> dict[str, Any]:
         return {"objectives": {name: self.objectives[name] for name in self.objectives}, "weights": self.weights}
 
+    def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
+        for name in self.objectives:
+            self.objectives[name].check_values(targets, widths)
+
     def applies(self, outputs: Outputs) -> bool:
         return any(self.objectives[name].applies(outputs) for name in self.objectives)
 

@@ -37,17 +37,19 @@ class Rows(Output):
 
 @register("outputs")
 class Project(Output):
-    """Rows (b, o, in_channels) → rows (b, o, channels).
+    """Rows (b, o, in_channels) → rows (b, o, channels). ``zero`` initialises the weight to zero.
 
     >>> Project(512, 7)(torch.zeros(2, 5, 512)).shape
     torch.Size([2, 5, 7])
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, zero: bool = False) -> None:
         super().__init__()
         check_positive(type(self).__name__, in_channels=in_channels, channels=channels)
         self.in_channels, self.channels = in_channels, channels
         self.project = linear(in_channels, channels)
+        if zero:
+            nn.init.zeros_(self.project.weight)
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         return self.project(rows)

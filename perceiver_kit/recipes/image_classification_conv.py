@@ -31,6 +31,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
     data=images.DATA,
     reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationConvProcessing",
         ENCODER_NAMES
@@ -42,6 +43,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
         ENCODER_SIZES,
         fixed=dict(bands=64, max_resolution=(56, 56), channels=64, conv_padding="huggingface"),
         labels=1000,
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_conv(

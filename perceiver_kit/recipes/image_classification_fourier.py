@@ -26,12 +26,14 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, PAPER
     data=images.DATA,
     reads=lambda parameters: dict(image_size=parameters["max_resolution"]),
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationFourier",
         ENCODER_NAMES | CLASSIFIER_NAMES,
         ENCODER_SIZES,
         fixed=dict(bands=64, max_resolution=(224, 224)),
         labels=1000,
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_fourier(

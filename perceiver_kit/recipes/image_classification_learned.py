@@ -43,6 +43,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
     training=dict(steps=4500, batch=32, rate=3e-3),
     data=images.DATA,
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationLearned",
         ENCODER_NAMES
@@ -59,6 +60,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
         labels=1000,
         write=_write_size,
         unwritten=("position_start", "position_deviation"),
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_learned(

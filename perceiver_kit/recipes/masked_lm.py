@@ -35,6 +35,7 @@ from ._shared import ENCODER_NAMES, cross_attention_names
     data=dict(bible="perceiver_kit.data.tasks:bible", path="perceiver_kit.data.folders:masked_texts"),
     reads=lambda parameters: {"visible_target_prob": 0.0 if parameters["row_queries"] else 1.0},
     random_inputs=_text.random_text,
+    processor="perceiver_kit.processors.recipes:fill_text",
     huggingface=HuggingFace(
         "PerceiverForMaskedLM",
         ENCODER_NAMES
@@ -47,6 +48,7 @@ from ._shared import ENCODER_NAMES, cross_attention_names
         _text.TEXT_SIZES,
         fixed=dict(decoder_heads=8, decoder_qk_channels=256, ngrams=(), convolutions=0, row_queries=False),
         unwritten=("position_start",),
+        processor="perceiver_kit.processors.huggingface:fill_text",
     ),
 )
 def masked_lm(

@@ -144,6 +144,7 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
     data=dict(clip="perceiver_kit.data.tasks:clip", path="perceiver_kit.data.folders:videos"),
     random_inputs=_random_clip,
     demo="perceiver_kit.demo:demo",
+    processor="perceiver_kit.processors.recipes:decode_clip",
     huggingface=HuggingFace(
         "PerceiverForMultimodalAutoencoding",
         ENCODER_NAMES
@@ -183,6 +184,7 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
         read=_read_sizes,
         write=_write_sizes,
         unwritten=("hide_label", "anchored"),
+        processor="perceiver_kit.processors.huggingface:decode_clip_unsigned",
     ),
 )
 def multimodal_autoencoding(

@@ -29,6 +29,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
     training=dict(steps=600, batch=32, rate=5e-4, quick=dict(steps=250, rate=1e-3)),
     data=dict(reviews="perceiver_kit.data.tasks:reviews", path="perceiver_kit.data.folders:labelled_texts"),
     random_inputs=_text.random_text,
+    processor="perceiver_kit.processors.recipes:classify_text",
     huggingface=HuggingFace(
         "PerceiverForSequenceClassification",
         ENCODER_NAMES | _text.TEXT_NAMES | CLASSIFIER_NAMES,
@@ -36,6 +37,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
         fixed=dict(ngrams=(), stride=1),
         labels=2,
         unwritten=("position_start",),
+        processor="perceiver_kit.processors.huggingface:classify_text",
     ),
 )
 def sequence_classification(

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..checks import check_positive, check_seed
 from ..data.sampling import Steps
 from ..errors import AssemblyError
+from .module import Training
 from .samples import CheckedDataset, CheckedIterable, batched
 
 
@@ -88,6 +90,19 @@ class Data(lightning.LightningDataModule):
         if self.held_out is None:
             return []
         return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=batched)
+
+    # Lightning takes these hooks of a data module before those of a module.
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Look at ids and classes while they are on the CPU: once they are on a GPU, a look waits for it."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        if module.device.type != "cpu" and isinstance(module, Training):
+            module.check_values(batch)
+        return batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """``draw`` stays on the CPU, which reads it."""
+        move = super().transfer_batch_to_device
+        return {name: part if name == "draw" else move(part, device, dataloader_idx) for name, part in batch.items()}
 
 
 def _checked(data: Any, name: str, *, batch: int, workers: int) -> Any:  # beartype refuses IterableDataset as a hint

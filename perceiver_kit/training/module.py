@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..attention import CrossAttentionLayer, SelfAttentionLayer
-from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, describe_value
+from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, checks_values, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
 from ..modalities import ByModality, check_names
@@ -26,7 +26,8 @@ from ..muon import Muon
 from ..objectives import Objective, Term, combine
 from ..spec import assembly
 from ..tokens import take_rows
-from .optimisation import check_trainable, checkpoint_layers, lamb, parameter_groups, rate_at
+from .lamb import Lamb
+from .optimisation import check_trainable, checkpoint_layers, parameter_groups, rate_at
 
 Batch = Mapping[str, Any]
 
@@ -39,11 +40,13 @@ class Training(lightning.LightningModule):
     probability are hidden sample by sample.
 
     The optimizer is AdamW, or LAMB as in the original on ImageNet, or Muon with ``muon_rate`` for the matrices of
-    attention and MLPs and AdamW with ``rate`` for the rest. Norms, biases, positions, padding and mask tokens have no
-    weight decay; latents have it if ``decay_latents``. The learning rates warm up over ``warmup`` steps, then follow
-    half a cosine to zero; ``constant_then_cosine`` keeps them constant for the first half of the steps.
+    attention and MLPs and AdamW with ``rate`` for the rest. Norms, biases, latents, positions, padding and mask tokens
+    have no weight decay; with ``decay_learned`` all but norms and biases have it, as in the original. The learning
+    rates warm up over ``warmup`` steps, then follow half a cosine to zero; ``constant_then_cosine`` keeps them constant
+    for the first half of the steps.
 
-    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``.
+    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
+    ``query_mask``.
 
     Fitting switches the whole model to training mode, whatever mode it was in (``kit.load`` returns evaluation mode).
     Frozen parameters stay frozen, and adapters inside the model are trained like any other parameter.
@@ -57,7 +60,7 @@ class Training(lightning.LightningModule):
         steps: int,
         rate: float = 1e-3,
         weight_decay: float = 0.1,
-        decay_latents: bool = False,
+        decay_learned: bool = False,
         optimizer: Literal["adamw", "lamb", "muon"] = "adamw",
         muon_rate: float = 0.02,
         schedule: Literal["cosine", "constant_then_cosine"] = "cosine",
@@ -69,7 +72,7 @@ class Training(lightning.LightningModule):
     ) -> None:
         super().__init__()
         _check_parts(model, objective)
-        check_flag("Training", decay_latents=decay_latents)
+        check_flag("Training", decay_learned=decay_learned)
         check_flag("Training", checkpoint_activations=checkpoint_activations, compile_model=compile_model)
         check_positive("Training", steps=steps)
         check_positive("Training", warmup=warmup, least=0)
@@ -81,7 +84,7 @@ class Training(lightning.LightningModule):
         for name, count in (queries or {}).items():
             check_positive("Training: queries", **{name: count})
         self.model, self.objective = model, objective
-        self.steps, self.rate, self.weight_decay, self.decay_latents = steps, rate, weight_decay, decay_latents
+        self.steps, self.rate, self.weight_decay, self.decay_learned = steps, rate, weight_decay, decay_learned
         self.optimizer, self.muon_rate, self.schedule, self.warmup = optimizer, muon_rate, schedule, warmup
         self.queries, self.seed = dict(queries or {}), seed
         self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
@@ -92,10 +95,20 @@ class Training(lightning.LightningModule):
             model.compile()  # in place: parameters keep their names
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
-        return self.model(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
+        masks = {name: batch[name] for name in ("mask", "query_mask") if name in batch}
+        return self.model(batch["inputs"], at=at, hidden=hidden, chunk=chunk, **masks)
 
     def on_fit_start(self) -> None:
         self.train()  # a loaded model is in evaluation mode, and Lightning keeps the mode
+
+    def check_values(self, batch: Batch) -> None:
+        """Raise InputError for ids or classes that the model does not have."""
+        blocks, outputs = self.model.inputs.blocks, self.model.outputs.blocks  # type: ignore[union-attr]
+        for name, raw in batch["inputs"].items():
+            if name in blocks and isinstance(raw, Tensor) and checks_values(raw):
+                blocks[name].check_values(raw, name)
+        widths = {name: getattr(outputs[name], "channels", outputs[name].in_channels) for name in outputs}
+        self.objective.check_values(batch["targets"], widths)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         draws = [(int(step), int(sample)) for step, sample in batch["draw"].tolist()]
@@ -155,9 +168,9 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         check_trainable(self.model)
-        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_latents=self.decay_latents)
+        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_learned=self.decay_learned)
         if self.optimizer == "lamb":
-            optimizer = lamb(groups, rate=self.rate)
+            optimizer = Lamb(groups, lr=self.rate)
         elif self.optimizer == "muon":
             optimizer = Muon(self.model, groups, rate=self.rate, muon_rate=self.muon_rate)
         else:

@@ -1,4 +1,4 @@
-"""Parameter groups, the learning rate, LAMB, and activation checkpointing."""
+"""Parameter groups, the learning rate, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..attention import CrossAttentionLayer, SelfAttentionLayer
-from ..errors import AssemblyError, MissingPackage
+from ..errors import AssemblyError
 from ..padding import LearnedVector
 from ..positions import Learned
 
@@ -30,18 +30,19 @@ def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - constant) / max(1, steps - constant))))
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, decay_latents: bool = False) -> list[dict[str, Any]]:
-    """Two groups: weight matrices with decay; norms, biases, positions, padding and mask tokens without.
+def parameter_groups(model: nn.Module, *, weight_decay: float, decay_learned: bool = False) -> list[dict[str, Any]]:
+    """Two groups: weight matrices with decay; norms, biases, and other learned vectors without.
 
-    Frozen parameters (``requires_grad=False``) are in neither.
+    Those are latents, positions, padding and mask tokens; ``decay_learned`` decays them, too, as the original. Frozen
+    parameters (``requires_grad=False``) are in neither.
     """
     undecayed: set[int] = set()
     for module in model.modules():
         norm = isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
-        table = isinstance(module, Learned | LearnedVector)
+        vectors = isinstance(module, Learned | LearnedVector)
         for name, parameter in module.named_parameters(recurse=False):
-            latents = name == "latents" and not decay_latents
-            if norm or table or latents or parameter.ndim < 2:
+            learned = vectors or name == "latents"
+            if norm or parameter.ndim < 2 or (learned and not decay_learned):
                 undecayed.add(id(parameter))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
@@ -78,13 +79,3 @@ def _checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Tensor:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-
-def lamb(groups: list[dict[str, Any]], *, rate: float) -> torch.optim.Optimizer:
-    """LAMB of pytorch-optimizer; the original trains on ImageNet with it."""
-    try:
-        from pytorch_optimizer import Lamb
-    except ImportError as error:
-        raise MissingPackage("LAMB needs pytorch-optimizer: pip install 'perceiver-kit[train]'") from error
-    # Without adam_debias the first steps are longer than the rate allows: ten times, five times, …
-    return Lamb(groups, lr=rate, adam_debias=True)

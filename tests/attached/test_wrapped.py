@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -26,35 +24,12 @@ from ..assemblies import Assembly, assemblies
 from ..blocks import CONTAINERS, accepts, arguments, drawable, made
 from ..models.properties import WHOLE
 from ..strategies import composite, distance, noisy, raw
+from .attaching import LAYERS, Wrapper, wrap
 
-LAYERS = (nn.Linear, nn.Conv2d, nn.Embedding)
 Raw = dict[str, Tensor]
 KINDS = ["inputs", "positions", "queries", "encoders", "decoders", "outputs"]
 # Blocks that stay registered beside the tested one, so that a model can be drawn.
 OTHERS = {"positions": ["Learned"], "queries": ["InputQuery"], "outputs": ["Rows"]}
-
-
-class Wrapper(nn.Module):
-    """A layer plus another of the same kind without bias, whose weight is ``delta``."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-        self.delta = nn.Parameter(0.3 * torch.randn_like(base.weight))
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        base = self.base
-        if isinstance(base, nn.Embedding):
-            return base(rows) + F.embedding(rows, self.delta)
-        if isinstance(base, nn.Linear):
-            return base(rows) + F.linear(rows, self.delta)
-        return base(rows) + F.conv2d(rows, self.delta, None, base.stride, base.padding, base.dilation, base.groups)
 
 
 def layers_of(module: nn.Module) -> list[str]:
@@ -68,15 +43,6 @@ def layers_of(module: nn.Module) -> list[str]:
         return name
 
     return [*{place(name): name for name, layer in module.named_modules() if isinstance(layer, LAYERS)}.values()]
-
-
-def wrap(model: nn.Module, name: str) -> Wrapper:
-    """Put a wrapper in the place of a layer, wherever it is used."""
-    layer = model.get_submodule(name)
-    wrapper = Wrapper(layer)
-    for alias in [alias for alias, other in model.named_modules(remove_duplicate=False) if other is layer]:
-        model.set_submodule(alias, wrapper)
-    return wrapper
 
 
 @torch.no_grad()

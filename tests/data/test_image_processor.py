@@ -227,9 +227,22 @@ def test_channels_resolves_an_ambiguous_shape() -> None:
     assert torch.equal(SMALL(torch.from_numpy(image)[None], channels="first"), SMALL(first))
 
 
+def test_odd_margins_round_down_or_up() -> None:
+    """Down as the reference, up as the original code; even margins are the same."""
+    image = Image.fromarray(noise(65, 67, 3))  # 56 of 65: margins of 9 and 11
+    down = step_by_step(image, (24, 24), (5, 4, 61, 60))
+    up = step_by_step(image, (24, 24), (6, 5, 62, 61))
+    assert same(SMALL(image), down)
+    assert same(ImageProcessor(24, crop_rounding="up")(image), up)
+    assert not same(down, up)
+    even = Image.fromarray(noise(64, 64, 3))
+    assert same(ImageProcessor(24, crop_rounding="up")(even), SMALL(even))
+
+
 def test_repr() -> None:
     made = "ImageProcessor(size=(24, 24), crop=0.875, mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.3))"
     assert repr(ImageProcessor(24, mean=0.5, std=(0.1, 0.2, 0.3))) == made
+    assert repr(ImageProcessor(24, crop_rounding="up")).startswith("ImageProcessor(size=(24, 24), crop=0.875, crop_r")
 
 
 # Errors

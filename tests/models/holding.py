@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 import perceiver_kit as kit
 
 from ..strategies import assert_close, composite, rows_of
+
+Masks = Mapping[str, dict[str, Tensor]]  # the arguments mask and query_mask of a call
 
 
 def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int, ...]]:
@@ -34,26 +38,31 @@ def taken(rows: Tensor, index: Tensor) -> Tensor:
     return torch.stack([sample[i] for sample, i in zip(rows, index.expand(len(rows), -1), strict=True)])
 
 
-def holds_for_chunks(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:
-    encoded = model.encode(tensors)
-    whole, sizes = model.decode(encoded), output_grids(model, encoded)
+def holds_for_chunks(
+    model: nn.Module, tensors: dict, data: st.DataObject, within: float, masks: Masks = MappingProxyType({})
+) -> None:
+    encoded, reads = model.encode(tensors, mask=masks.get("mask")), masks.get("query_mask") or {}
+    whole, sizes = model.decode(encoded, query_mask=reads), output_grids(model, encoded)
     for name, result in whole.items():
         count = math.prod(sizes[name])
         assert result.isfinite().all()
-        chunk, only = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk"), {name: None}
-        assert_close(model.decode(encoded, at=only, chunk=chunk)[name], result, within)
-        assert_close(model(tensors, at=only, chunk=chunk)[name], result, within)
-    together = model(tensors, chunk=max(map(math.prod, sizes.values())) // 3 + 1)
+        chunk = data.draw(st.integers(max(1, count // 20), count + 1), label="chunk")
+        only = dict(at={name: None}, query_mask={name: reads[name]} if name in reads else None)
+        assert_close(model.decode(encoded, chunk=chunk, **only)[name], result, within)
+        assert_close(model(tensors, chunk=chunk, mask=masks.get("mask"), **only)[name], result, within)
+    together = model(tensors, chunk=max(map(math.prod, sizes.values())) // 3 + 1, **masks)
     for name, result in whole.items():
         assert_close(together[name], result, within)
 
 
-def holds_for_some(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:
-    encoded = model.encode(tensors)
-    whole, sizes = model.decode(encoded), output_grids(model, encoded)
+def holds_for_some(
+    model: nn.Module, tensors: dict, data: st.DataObject, within: float, masks: Masks = MappingProxyType({})
+) -> None:
+    encoded, reads = model.encode(tensors, mask=masks.get("mask")), masks.get("query_mask") or {}
+    whole, sizes = model.decode(encoded, query_mask=reads), output_grids(model, encoded)
     batch = len(encoded.latents)
     assert [*whole] == sorted(whole) == [*model.outputs.blocks]
-    through_forward = model(tensors)
+    through_forward = model(tensors, **masks)
     for name, result in whole.items():
         assert torch.equal(through_forward[name], result)
         rows = rows_of(model.outputs.blocks[name], result)
@@ -64,11 +73,13 @@ def holds_for_some(model: nn.Module, tensors: dict, data: st.DataObject, within:
             with pytest.raises(kit.InputError, match="depend on each other; decode it whole"):
                 model.decode(encoded, at={name: index})
             continue
-        subset = model.decode(encoded, at={name: index})
+        of_name = {name: reads[name]} if name in reads else None
+        subset = model.decode(encoded, at={name: index}, query_mask=of_name)
         assert [*subset] == [name]
         assert_close(subset[name], taken(rows, index), within)
-        assert_close(model(tensors, at={name: index}, chunk=2)[name], subset[name], within)
-        assert_close(model.decode(encoded, at={name: None})[name], result, within)
+        some = model(tensors, at={name: index}, chunk=2, mask=masks.get("mask"), query_mask=of_name)
+        assert_close(some[name], subset[name], within)
+        assert_close(model.decode(encoded, at={name: None}, query_mask=of_name)[name], result, within)
 
 
 def loss(found: dict[str, Tensor]) -> Tensor:

@@ -131,7 +131,7 @@ def test_every_property_is_tested_on_a_new_block(kind: str) -> None:
     toy, tested = TOYS[kind], set()
 
     @settings(WHOLE, max_examples=max(2, MODELS // 6))
-    @given(case=assemblies(), data=st.data())
+    @given(case=assemblies(masked=True), data=st.data())
     def every_property(case: Assembly, data: st.DataObject) -> None:
         assume(any(type(block) is toy for block in case.blocks))
         for test in properties:

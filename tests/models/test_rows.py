@@ -4,6 +4,7 @@ samples are independent, and so is the order of rows."""
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -20,24 +21,24 @@ from .holding import holds_for_chunks, holds_for_some, holds_whatever_masked_row
 from .properties import DOUBLE, holds
 
 
-@holds()
+@holds(masked=True, attached=True)
 def test_chunks_equal_the_whole(case: Assembly, data: st.DataObject) -> None:
     with torch.no_grad():
-        holds_for_chunks(case.model, case.raw, data, DOUBLE)
+        holds_for_chunks(case.model, case.raw, data, DOUBLE, case.masks)
 
 
-@holds()
+@holds(masked=True, attached=True)
 def test_at_equals_rows_of_the_whole(case: Assembly, data: st.DataObject) -> None:
     with torch.no_grad():
-        holds_for_some(case.model, case.raw, data, DOUBLE)
+        holds_for_some(case.model, case.raw, data, DOUBLE, case.masks)
 
 
-@holds()
+@holds(masked=True, attached=True)
 def test_outputs_are_the_same_with_and_without_gradients(case: Assembly) -> None:
     """Without gradients: folded layers, chunks, other attention backends."""
-    wanted = case.model(case.raw)
+    wanted = case.model(case.raw, **case.masks)
     with torch.no_grad():
-        for name, value in case.model(case.raw).items():
+        for name, value in case.model(case.raw, **case.masks).items():
             assert_close(value, wanted[name], DOUBLE)
 
 
@@ -86,6 +87,39 @@ def test_fully_masked_inputs_have_no_effect(case: Assembly) -> None:
     for name, value in case.model({name: value.flip(-1) for name, value in case.raw.items()}, mask=masks).items():
         assert value.isfinite().all()
         assert torch.equal(value, wanted[name])
+
+
+@holds(masked=True)
+def test_a_masked_query_reads_no_latents(case: Assembly) -> None:
+    """Its row is the same for any latents, and other rows are as without the mask."""
+    masks = case.masks.get("query_mask")
+    assume(masks)
+    encoded = case.model.encode(case.raw)
+    other = dataclasses.replace(encoded, latents=encoded.latents.flip(-1))
+    found, without = case.model.decode(encoded, query_mask=masks), case.model.decode(encoded)
+    unread = case.model.decode(other, query_mask=masks)
+    for name, mask in masks.items():
+        block = case.model.outputs.blocks[name]
+        assume(not block.mixes_rows)
+        rows, reading = rows_of(block, found[name]), mask.flatten(1)
+        assert_close(rows[~reading], rows_of(block, unread[name])[~reading], DOUBLE) if not reading.all() else None
+        assert_close(rows[reading], rows_of(block, without[name])[reading], DOUBLE) if reading.any() else None
+
+
+@holds()
+def test_encoders_take_masks_of_every_kind(case: Assembly, data: st.DataObject) -> None:
+    """Rows that no latent may read have no effect, with and without gradients."""
+    encoder, tokens = case.model.encoder, case.model.inputs(case.raw)[0]
+    assume(type(encoder) is kit.Encoder)
+    b, n, m = case.batch, tokens.layout.rows, encoder.num_latents
+    mask = torch.rand(data.draw(st.sampled_from([(b, n), (1, m, n), (b, m, n)]))) < 0.6
+    causal = data.draw(st.booleans(), label="causal")
+    unread = ~(mask if mask.ndim == 2 else mask.any(1)).expand(b, n)
+    other = dataclasses.replace(tokens, rows=tokens.rows.masked_fill(unread[..., None], torch.nan))
+    wanted = encoder(tokens, mask, causal=causal)
+    assert_close(encoder(other, mask, causal=causal), wanted, DOUBLE)
+    with torch.no_grad():
+        assert_close(encoder(other, mask, causal=causal), wanted, DOUBLE)
 
 
 @holds()
@@ -151,11 +185,12 @@ def test_missing_required_modalities_are_named(case: Assembly) -> None:
 # ---- samples and rows
 
 
-@holds()
+@holds(masked=True, attached=True)
 def test_samples_of_a_batch_are_independent(case: Assembly) -> None:
-    together = case.model(case.raw)
+    together = case.model(case.raw, **case.masks)
     for i in range(case.batch):
-        alone = case.model({name: value[i : i + 1] for name, value in case.raw.items()})
+        masks = {kind: {name: mask[i : i + 1] for name, mask in of.items()} for kind, of in case.masks.items()}
+        alone = case.model({name: value[i : i + 1] for name, value in case.raw.items()}, **masks)
         for name, value in alone.items():
             assert_close(value, together[name][i : i + 1], DOUBLE)
 

@@ -151,7 +151,7 @@ def test_arguments_of_another_kind_are_refused(tmp_path: Path) -> None:
         (lambda: Training(nn.DataParallel(model), Classification(), steps=2), "got a DataParallel; of a wrapper give"),
         (lambda: Training(encoder, Classification(), steps=2), "model must have outputs"),
         (lambda: Training(model, nn.CrossEntropyLoss(), steps=2), "objective must be .*, got a CrossEntropyLoss; der"),
-        (lambda: Training(model, Classification(), steps=2, decay_latents="no"), "decay_latents must be True or False"),
+        (lambda: Training(model, Classification(), steps=2, decay_learned="no"), "decay_learned must be True or False"),
         (lambda: Training(model, Classification(), steps=2, compile_model=1), "compile_model must be True or False"),
         (lambda: fit(model, data, tmp_path / "run"), "training must be a Training, got a PerceiverIO"),
         (lambda: fit(training, DataLoader([1]), tmp_path / "run"), "data must be a Data, got a DataLoader"),
