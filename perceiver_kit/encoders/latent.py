@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from einops import rearrange
 from jaxtyping import Float
@@ -36,6 +36,9 @@ class Encoder(Block):
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
     weights, ``residual_dropout`` to the output of each layer. ``norm`` and ``mlp`` make other norms and MLPs
     (``variants.py``); an ``mlp`` replaces the widenings and ``activation``.
+
+    Two options help small models: with ``compete`` the latents compete for rows (see ``Attention``), and with
+    ``quiet_start`` the layers after cross-attention start as the identity.
 
     The input is ``Tokens``, or rows (b, n, c), so the encoder works without any input block. ``mask`` is (b, n), or
     (1, m, n) or (b, m, n) with an entry for each latent and row; a mask of the tokens applies, too. With
@@ -74,6 +77,8 @@ class Encoder(Block):
         activation: Activation = "gelu",
         norm: Make | None = None,
         mlp: Make | None = None,
+        compete: bool = False,
+        quiet_start: bool = False,
     ) -> None:
         super().__init__()
         check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
@@ -103,6 +108,7 @@ class Encoder(Block):
                 activation=activation,
                 norm=norm,
                 mlp=mlp,
+                compete=compete,
             )
             for _ in range(distinct)
         )
@@ -121,6 +127,12 @@ class Encoder(Block):
             )
             for _ in range(layers * (1 if share_blocks else blocks))
         )
+        if quiet_start:
+            layer: Any
+            for layer in self.transformer:
+                last = [part for part in layer.mlp.modules() if isinstance(part, nn.Linear)][-1]
+                for projection in (layer.attention.output, last):
+                    nn.init.zeros_(projection.weight)
 
     def forward(
         self, inputs: Tokens | Float[Tensor, "b n c"], mask: Mask | None = None, *, causal: bool = False
