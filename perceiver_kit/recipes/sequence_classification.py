@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..activations import Activation
 from ..decoders import Decoder
 from ..encoders import Encoder
@@ -9,11 +11,12 @@ from ..inputs import Inputs
 from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs import Classify, Outputs
+from ..outputs.linear import Problem
 from ..positions import Start
 from ..queries import LearnedQuery, Queries
 from ..recipe import HuggingFace, recipe
 from . import _text
-from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
+from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, LABELS_SOURCE, PROBLEM_SOURCE, REFERENCE
 
 
 @recipe(
@@ -23,7 +26,12 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
         quick=_text.TINY | dict(max_length=2048, ngrams=(3, 4, 5, 6), stride=8),
     ),
     sources=_text.SOURCES
-    | dict(stride=f"{_text.ORIGINAL}: a row for each byte", num_labels=f"{REFERENCE}: 2 unless said otherwise"),
+    | dict(
+        stride=f"{_text.ORIGINAL}: a row for each byte",
+        num_labels=f"{REFERENCE}: 2 unless said otherwise",
+        labels=LABELS_SOURCE,
+        problem_type=PROBLEM_SOURCE,
+    ),
     group=Encoder,
     objective=Classification,
     training=dict(steps=600, batch=32, rate=5e-4, quick=dict(steps=250, rate=1e-3)),
@@ -33,7 +41,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
     huggingface=HuggingFace(
         "PerceiverForSequenceClassification",
         ENCODER_NAMES | _text.TEXT_NAMES | CLASSIFIER_NAMES,
-        _text.TEXT_SIZES,
+        _text.TEXT_SIZES | CLASSIFIER_SIZES,
         fixed=dict(ngrams=(), stride=1),
         labels=2,
         unwritten=("position_start",),
@@ -43,6 +51,8 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
 def sequence_classification(
     *,
     num_labels: int = 2,
+    labels: Sequence[str] | None = None,
+    problem_type: Problem | None = None,
     vocabulary: int = 262,
     max_length: int = 2048,
     channels: int = 768,
@@ -68,4 +78,5 @@ def sequence_classification(
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
     decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, activation=activation)
-    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+    outputs = Outputs(label=Classify(queries.channels, num_labels, problem_type=problem_type))
+    return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
