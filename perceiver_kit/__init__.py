@@ -9,6 +9,7 @@ from .capture import capture_attention, capture_hidden
 from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
+from .diagnosis import Diagnosis, diagnose
 from .draw import Drawing, draw
 from .encoders import Encoder, HierarchicalEncoder, Resampler
 from .errors import (
@@ -45,6 +46,7 @@ __all__ = [
     "CheckpointError",
     "CrossAttentionLayer",
     "Decoder",
+    "Diagnosis",
     "Drawing",
     "Encoded",
     "Encoder",
@@ -75,6 +77,7 @@ __all__ = [
     "checks",
     "decoders",
     "describe",
+    "diagnose",
     "draw",
     "encoders",
     "gated_from_state",

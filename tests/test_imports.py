@@ -60,6 +60,7 @@ ORDER = [
     "data",
     "generation",
     "plots",
+    "diagnosis",
     "draw",
     "processors",
     "predict",
