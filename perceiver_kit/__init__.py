@@ -10,6 +10,7 @@ from .capture import capture_attention, capture_hidden
 from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
+from .diagnosis import Diagnosis, diagnose
 from .draw import Drawing, draw
 from .encoders import Encoder, HierarchicalEncoder, Resampler
 from .errors import (
@@ -46,6 +47,7 @@ __all__ = [
     "CheckpointError",
     "CrossAttentionLayer",
     "Decoder",
+    "Diagnosis",
     "Drawing",
     "Encoded",
     "Encoder",
@@ -77,6 +79,7 @@ __all__ = [
     "checks",
     "decoders",
     "describe",
+    "diagnose",
     "draw",
     "encoders",
     "from_perceiver_pytorch",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
-from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, weighted_sum
+from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, competing, weighted_sum
 from .checks import check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
@@ -41,8 +41,7 @@ class Attention(Observed):
     less: three channels could not be divided among heads. Queries of batch 1 serve every sample. With ``kv_heads``
     fewer than ``heads``, consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm``
     makes a norm of the channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers
-    have biases: ``"all"``, ``"output"`` alone, or ``"none"``. ``inverted`` takes the softmax over the queries, which
-    compete for each row, then divides by the sum over the rows, as slot attention does; it is computed by the formula.
+    have biases: ``"all"``, ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -52,6 +51,10 @@ class Attention(Observed):
     ``positions`` turns queries and keys by their positions, (m,) to (b, m) and (n,) to (b, n) at the call; by default
     rows are counted from 0 and the last query is aligned with the last row. ``keys`` may be ``key_values`` of rows, so
     that rows which are read again are projected once.
+
+    With ``compete`` the softmax is taken over the queries first, as in slot attention: queries compete for rows, and
+    each query's shares are then normalised over its rows. The queries of diffuse attention all read the average row;
+    competing ones cannot.
 
     ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
 
@@ -73,7 +76,7 @@ class Attention(Observed):
         kv_heads: int | None = None,
         qk_norm: Make | None = None,
         bias: Biases = "all",
-        inverted: bool = False,
+        compete: bool = False,
         dropout: float = 0.0,
         positions: Turn | None = None,
     ) -> None:
@@ -91,7 +94,7 @@ class Attention(Observed):
         if heads % kv_heads:
             raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
         self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
-        self.inverted = inverted
+        self.compete = compete
         qk, v = qk_channels // heads, v_channels // heads
         self.scale = 1 / math.sqrt(qk)
         self.query = linear(query_channels, qk_channels, bias=bias == "all")
@@ -101,7 +104,7 @@ class Attention(Observed):
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         # Whether scores are products of the linear layers alone, so that they may be associated either way.
-        self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not inverted
+        self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not compete
 
     def weights(
         self,
@@ -115,17 +118,15 @@ class Attention(Observed):
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b heads m n"]:
         """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
-        q, (k, _) = self._projected(queries, keys, query_positions, key_positions)
+        masks = Masks(mask, query_mask, causal)
+        q, (k, _) = self._projected(queries, keys, masks, query_positions, key_positions)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
-        readable = Masks(mask, query_mask, causal).readable(queries, _rows(keys))
-        dim = -2 if self.inverted else -1
+        readable = masks.readable(queries, _rows(keys))
         if readable is None:
-            weights = scores.softmax(dim)
-        else:
-            readable = rearrange(readable, "b m n -> b 1 m n")
-            # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
-            weights = scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(dim) * readable
-        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-8) if self.inverted else weights
+            return scores.softmax(-1)
+        readable = rearrange(readable, "b m n -> b 1 m n")
+        # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
+        return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
 
     def formula(
         self,
@@ -142,7 +143,7 @@ class Attention(Observed):
         options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
         weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         weights = F.dropout(weights, self.dropout, self.training)
-        _, (_, v) = self._projected(queries, keys, query_positions, key_positions)
+        v = (keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)).value
         read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
@@ -159,14 +160,11 @@ class Attention(Observed):
     ) -> Float[Tensor, "b m cq"]:
         """Equal to ``formula`` within rounding."""
         masks = Masks(mask, query_mask, causal).checked(queries, _rows(keys))
-        if self.inverted:
-            options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
-            return self.formula(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         dropout = self.dropout if self.training else 0.0
         if isinstance(keys, Tensor) and self.mergeable:
             layers = Projections(self.query, self.key, self.value, self.output)
             return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
-        q, (k, v) = self._projected(queries, keys, query_positions, key_positions)
+        q, (k, v) = self._projected(queries, keys, masks, query_positions, key_positions)
         read = weighted_sum(q, k, v, masks=masks, scale=self.scale, dropout=dropout)
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
@@ -182,14 +180,23 @@ class Attention(Observed):
         return KeyValues(*(repeat(x, "b kv n c -> b (kv g) n c", g=self.heads // self.kv_heads) for x in (k, v)))
 
     def _projected(
-        self, queries: Tensor, keys: Keys, query_positions: Tensor | None, key_positions: Tensor | None
+        self,
+        queries: Tensor,
+        keys: Keys,
+        masks: Masks,
+        query_positions: Tensor | None,
+        key_positions: Tensor | None,
     ) -> tuple[Float[Tensor, "#b heads m e"], KeyValues]:
         read = keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)
         if query_positions is None:
             m, n = queries.shape[1], read.key.shape[-2]
             query_positions = torch.arange(n - m, n, device=queries.device)
         q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
-        return self._turned(self.query_norm(q), query_positions), read
+        q = self._turned(self.query_norm(q), query_positions)
+        if self.compete:
+            q, key = competing(q, read.key, masks, self.scale)
+            read = read._replace(key=key)
+        return q, read
 
     def _turned(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
         return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
@@ -229,7 +236,7 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``inverted`` and ``positions``. The content
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``compete`` and ``positions``. The content
     of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
     and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
     ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all
@@ -256,6 +263,7 @@ class CrossAttentionLayer(Observed):
         query_residual: bool = True,
         read_queries: bool = False,
         gated: bool = False,
+        compete: bool = False,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
@@ -266,6 +274,7 @@ class CrossAttentionLayer(Observed):
     ) -> None:
         super().__init__()
         check_flag("CrossAttentionLayer", query_residual=query_residual, read_queries=read_queries, gated=gated)
+        check_flag("CrossAttentionLayer", compete=compete)
         if read_queries and query_channels != key_channels:
             widths = f"{query_channels} and {key_channels}"
             raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
@@ -283,7 +292,7 @@ class CrossAttentionLayer(Observed):
             kv_heads=kv_heads,
             qk_norm=qk_norm,
             bias=bias,
-            inverted=inverted,
+            compete=compete,
             dropout=dropout,
             positions=positions,
         )

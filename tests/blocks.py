@@ -75,7 +75,7 @@ def _encoder(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "cross_heads": heads,
         "blocks": blocks,
-        "inverted": draw(st.sampled_from([False, False, True])),
+        "compete": draw(st.sampled_from([False, False, True])),
         "cross_attends": draw(st.integers(1, blocks)),
         "layers": draw(st.integers(0, 2)),
     } | {name: draw(st.sampled_from(choices)) for name, choices in widths.items()}

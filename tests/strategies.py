@@ -53,6 +53,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "ConvStem": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _stem_input(block, grid))),
     "Embedded": lambda block, b, grid: raw(block.content, b, grid),
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
+    "Matches": lambda block, b, grid: torch.randn(b, 2, block.raw_channels, *(n * block.stride for n in grid)),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
     "PastTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
@@ -69,7 +70,7 @@ def axes(block: nn.Module) -> int:
     for name in ("size", "stride"):
         if isinstance(getattr(block, name, None), tuple):
             return len(getattr(block, name))
-    return getattr(block, "axes", 2 if type(block).__name__ == "Neighbourhoods" else 1)
+    return getattr(block, "axes", 2 if type(block).__name__ in ("Matches", "Neighbourhoods") else 1)
 
 
 def _letters(block: nn.Module) -> list[str]:

@@ -61,6 +61,7 @@ ORDER = [
     "data",
     "generation",
     "plots",
+    "diagnosis",
     "draw",
     "processors",
     "predict",

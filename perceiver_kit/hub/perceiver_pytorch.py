@@ -136,7 +136,7 @@ def _encoder(core: Any, channels: int) -> Encoder:
         dropout=_probability(attend, "dropout"),
         residual_dropout=_probability(cross.cross_ff.fn.net, "3"),
         bias="output",
-        inverted=inverted,
+        compete=inverted,
         mlp=MLP,
     )
 

@@ -5,6 +5,7 @@ from .base import Input
 from .convolutions import Conv1x1, ConvStem
 from .embedded import Embedded
 from .image import Patches, Pixels
+from .matches import Matches
 from .neighbourhoods import Neighbourhoods
 from .past import PastTokens
 from .rows import Features, OneHot
@@ -19,6 +20,7 @@ __all__ = [
     "Features",
     "Input",
     "Inputs",
+    "Matches",
     "Neighbourhoods",
     "OneHot",
     "PastTokens",

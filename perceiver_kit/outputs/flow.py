@@ -13,12 +13,12 @@ from ..errors import AssemblyError
 from ..registry import register
 from ..tokens import Grid
 from .base import Affine
-from .linear import ToPixels
+from .linear import ToPatches
 
 
 @register("outputs")
-class Flow(ToPixels):
-    """Displacement (b, 2, h, w) in pixels, x then y, from one row per pixel; initially zero.
+class Flow(ToPatches):
+    """Displacement (b, 2, h, w) in pixels, x then y, from one row per ``patch`` of pixels; initially zero.
 
     The linear layer's result is multiplied by ``scale``: the published 1/100 in training times 20 in evaluation.
 
@@ -30,14 +30,21 @@ class Flow(ToPixels):
 
     objective = "EndPointError"
 
-    def __init__(self, in_channels: int = LEFT_OUT, *, scale: float = 0.2, size: Grid | None = None) -> None:
-        super().__init__(2, in_channels=in_channels, size=size)
+    def __init__(
+        self,
+        in_channels: int = LEFT_OUT,
+        *,
+        patch: tuple[int, int] = (1, 1),
+        scale: float = 0.2,
+        size: Grid | None = None,
+    ) -> None:
+        super().__init__(patch, values=2, in_channels=in_channels, size=size)
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise AssemblyError(f"Flow: scale must be a finite number, got {short(scale)}")
         self.scale = float(scale)
         nn.init.zeros_(self.project.weight)
 
-    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k 2"]:
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         return self.project(rows) * self.scale
 
     def affine(self) -> Affine | None:
