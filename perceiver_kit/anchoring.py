@@ -179,8 +179,7 @@ def _anchor_latents(encoder: Any, places: Mapping[str, Places], overlap: float) 
     shares = dict(zip(places, ends.diff(prepend=torch.zeros(1, dtype=torch.int64)).tolist(), strict=True))
     readable = torch.cat([place.rows[place.index] for place in places.values()])
     centre = first.key_norm(readable).mean(0)
-    # It keeps distances between rows, if latents are at least as wide.
-    projection = _orthogonal(encoder.latent_dim, readable.shape[1], like=readable)
+    projection = _projection(first.key_norm(readable), encoder.latent_dim)
     codes = {
         name: (first.key_norm(place.rows) - centre) @ rearrange(projection, "d c -> c d")
         for name, place in places.items()
@@ -231,7 +230,7 @@ def _anchor_queries(
 def _aim(attention: Attention, queries: Tensor, keys: Tensor, codes: Float[Tensor, "cq ck"], wanted: float) -> None:
     """Weights with which a query reads the keys most like ``query @ codes``: about ``wanted`` of them."""
     key, query = attention.key, attention.query
-    key.weight.copy_(_orthogonal(key.out_features, key.in_features, like=keys))
+    key.weight.copy_(_projection(keys, key.out_features))
     query.weight.copy_(key.weight @ codes.mT)
     for layer in (key, query):
         if layer.bias is not None:
@@ -250,8 +249,12 @@ def _nearest(index: Tensor, grid: Grid, other: Grid) -> Tensor:
     return flat
 
 
-def _orthogonal(rows: int, columns: int, *, like: Tensor) -> Tensor:
-    return nn.init.orthogonal_(torch.empty(rows, columns)).to(like)
+def _projection(rows: Float[Tensor, "n c"], width: int) -> Float[Tensor, "width c"]:
+    """Principal directions of the rows, turned at random: no map to ``width`` channels keeps distances better."""
+    centred = (rows - rows.mean(0)).float()
+    directions = torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(-1)[:, :width]
+    turn = nn.init.orthogonal_(torch.empty(width, directions.shape[1])).to(directions)
+    return (turn @ directions.mT).to(rows.dtype)
 
 
 def _evenly(count: int) -> Tensor:

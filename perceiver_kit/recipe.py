@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .block import Block, check_flags, readable_signature
+from .checks import check_class_names
 from .errors import AssemblyError, UnknownName, nearest
 from .objectives import Objective
 from .registry import add, find
@@ -84,6 +85,8 @@ class Recipe:
             if name not in published:
                 raise UnknownName(f"{self.name} has no parameter {name!r}; {nearest(name, published)}")
         parameters = published | dict(self.presets[preset]) | dict(overrides)
+        if parameters.get("labels") is not None and "num_labels" in published and "num_labels" not in overrides:
+            parameters["num_labels"] = len(check_class_names(f"{self.name}: labels", parameters["labels"]))
         check_flags(self.name, self.signature, parameters)
         return parameters
 

@@ -56,7 +56,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
     "Patches": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.size))),
     "Pixels": lambda block, b, grid: torch.randn(b, *_frames(block.content_channels, _times(grid, block.stride))),
-    "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
+    "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, grid[0] * block.stride)),
 }
 
 

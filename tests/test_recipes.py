@@ -69,7 +69,12 @@ def others(value: object, choices: tuple[str, ...] = ()) -> list:
             return [value / 2 + 0.3]
         case (first, *rest):
             return [(other, *rest) for other in others(first)]
-    return [64, 32]  # where nothing is said
+    return [*choices, kit.variants.RMSNorm(), 64, 32, ("a", "b")]  # a word, a variant, a width, class names
+
+
+def words(hint: object) -> tuple[str, ...]:
+    """The words of a Literal, also of an optional one."""
+    return tuple(word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -84,7 +89,7 @@ def test_each_parameter_makes_another_model(recipe: str) -> None:
     with torch.device("meta"):
         wanted = made()
         for name, value in kit.build(recipe, preset="tiny", **even).recipe["parameters"].items():
-            for other in others(value, get_args(hints[name])):
+            for other in others(value, words(hints[name])):
                 with contextlib.suppress(kit.AssemblyError):
                     assert made(**{name: other}) != wanted, f"{name} is not heard"
                     break

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from ..checks import short
 from ..errors import CheckpointError, PerceiverKitError, nearest
 from ..recipe import HuggingFace, Recipe, processor_of, resolve
 from ..registry import find, names
@@ -79,7 +80,9 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
             f"to_huggingface takes the model of a recipe ({', '.join(known)}), "
             f"got {note['name'] if note else f'a {type(model).__name__} without a recipe'}"
         )
-    name, parameters = note["name"], note["parameters"]
+    name, parameters = note["name"], dict(note["parameters"])
+    if known[name].labels is not None:
+        parameters["labels"] = next(iter(model.labels.values()), None)  # type: ignore[union-attr, operator]
     with torch.device("meta"):
         rebuilt = build(name, **parameters)
     if spec(rebuilt)["model"] != spec(model)["model"]:
@@ -140,10 +143,22 @@ def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
         # config.json omits id2label when there are two labels.
         labels = config.get("id2label")
         parameters["num_labels"] = config.get("num_labels", 2) if labels is None else len(labels)
+        parameters["labels"] = None if labels is None else _class_names(labels, source)
     try:
         return name, parameters | counterpart.read(config)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
+
+
+def _class_names(id2label: Mapping[str, str], source: str) -> tuple[str, ...] | None:
+    """Class names by index; None for transformers' placeholders. A repeated name gets its index, as in "crane 517"."""
+    by_id = {int(i): name for i, name in id2label.items()}
+    if sorted(by_id) != [*range(len(by_id))] or not all(isinstance(name, str) and name for name in by_id.values()):
+        raise CheckpointError(f"{source}: id2label must have a name for each class from 0, got {short(id2label)}")
+    names: list[str] = []
+    for i in range(len(by_id)):
+        names.append(f"{by_id[i]} {i}" if by_id[i] in names else by_id[i])
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else tuple(names)
 
 
 def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,8 +180,9 @@ def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"to_huggingface: {error}") from None
     if counterpart.labels is not None:
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(parameters["num_labels"])}
-        config["label2id"] = {f"LABEL_{i}": i for i in range(parameters["num_labels"])}
+        labels = parameters["labels"] or [f"LABEL_{i}" for i in range(parameters["num_labels"])]
+        config["id2label"] = {str(i): name for i, name in enumerate(labels)}
+        config["label2id"] = {name: i for i, name in enumerate(labels)}
     _check_round_trip(name, parameters, config)
     return config
 

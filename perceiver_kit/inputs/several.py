@@ -103,10 +103,13 @@ class Inputs(Block):
                     segments.append((name, block.grid))
                     masks.append(None)
                 continue
-            embedded = block.embed(raw[name], name)
+            given, readable = raw[name], mask.get(name)
+            if isinstance(readable, Tensor):
+                given, readable = block.masked(given, readable)
+            embedded = block.embed(given, name)
             grid = tuple(embedded.shape[1:-1])
             embedded = rearrange(embedded, "b ... c -> b (...) c")
-            keep = row_mask("mask", name, mask[name], batch, grid, "may be read") if name in mask else None
+            keep = row_mask("mask", name, readable, batch, grid, "may be read") if name in mask else None
             if keep is not None:
                 embedded = torch.where(rearrange(keep, "b n -> b n 1"), embedded, 0)
             placed = pad(block.place(embedded, grid), self.padding, name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checks import check_positive
+from ..checks import check_choice, check_positive
 from ..errors import InputError
 from ..initialisation import linear
 from ..inputs.image import from_patches, image_or_video, to_patches
@@ -16,6 +17,8 @@ from ..plain import is_plain
 from ..registry import register
 from ..tokens import Grid
 from .base import Affine, Output
+
+Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 @register("outputs")
@@ -131,12 +134,19 @@ class ToWaveform(Project):
 class Classify(Project):
     """Logits of ``classes`` from a single row: (b, classes).
 
+    ``problem_type`` says what the values mean: logits of one class (also where it is None), of any number of classes
+    (``"multi_label_classification"``), or values (``"regression"``). It is metadata in Hugging Face's words, for the
+    choice of an objective and for reading answers.
+
     >>> Classify(512, 10).whole(torch.zeros(2, 1, 10), (1,)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, in_channels: int, classes: int) -> None:
+    def __init__(self, in_channels: int, classes: int, *, problem_type: Problem | None = None) -> None:
         super().__init__(in_channels, classes)
+        if problem_type is not None:
+            check_choice("Classify", "problem_type", problem_type, get_args(Problem))
+        self.problem_type = problem_type
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if grid != (1,):

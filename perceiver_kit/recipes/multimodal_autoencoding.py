@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from ..outputs import Classify, Outputs, ToPatches, ToPixels, ToWaveform
 from ..positions import Fourier
 from ..queries import LearnedQuery, PositionQuery, Queries
 from ..recipe import HuggingFace, recipe
-from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, PAPER, encoder_sources
+from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, LABELS_SOURCE, ORIGINAL, PAPER, encoder_sources
 
 COLAB = f"{ORIGINAL}, colabs/video_autoencoding.ipynb"
 SAMPLES_PER_FRAME = 1920  # 48 kHz at 25 frames a second
@@ -101,6 +102,9 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
             num_latents=84,
             latent_dim=64,
             layers=2,
+            self_heads=4,
+            cross_qk_channels=64,
+            cross_v_channels=64,
             image_bands=4,
             audio_bands=16,
             label_channels=126,
@@ -114,6 +118,7 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
         num_frames=f"{PAPER}, appendix F: 16 frames of 224 × 224",
         image_size=f"{PAPER}, appendix F",
         num_labels="Kinetics-700",
+        labels=LABELS_SOURCE,
         audio_samples="1,920 a frame: 48 kHz at 25 frames a second",
         patch_size=f"{COLAB}: 4 × 4 patches of each frame",
         samples_per_patch=f"{COLAB}: 16 samples a row",
@@ -189,6 +194,7 @@ def multimodal_autoencoding(
     num_frames: int = 16,
     image_size: int | tuple[int, int] = 224,
     num_labels: int = 700,
+    labels: Sequence[str] | None = None,
     audio_samples: int | None = None,
     patch_size: int = 4,
     output_patch_size: int | None = None,
@@ -274,7 +280,7 @@ def multimodal_autoencoding(
         else ToPatches(out_channels, (1, out_patch, out_patch)),
         label=Classify(out_channels, num_labels),
     )
-    model = PerceiverIO(inputs, encoder, queries, decoder, outputs)
+    model = PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
     if anchored:
         frames, sound = torch.zeros(1, num_frames, 3, height, width), torch.zeros(1, audio_samples)
         anchor(model, {"image": frames, "audio": sound}, latents_per_query=1.5)

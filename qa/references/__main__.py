@@ -36,6 +36,12 @@ def family(file: Path) -> str:
         return "ar"
     if "variant" in config:
         return "hip"
+    model = str(config.get("model"))
+    for beginning, module in (("perceiver-pytorch", "perceiver_pytorch"), ("open_flamingo", "resampler")):
+        if model.startswith(beginning):
+            return module
+    if "PerceiverResampler" in model:
+        return "resampler"
     if str(config.get("model")) in ("masked_lm", "optical_flow", "multimodal_autoencoding") or "preprocessor" in config:
         return "io"
     raise SystemExit(f"{file}: no family has this configuration; begin its name with {', '.join(FAMILIES)}")

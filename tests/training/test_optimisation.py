@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from pathlib import Path
 
@@ -165,6 +166,22 @@ def test_muon_orthogonalises_the_matrices_of_attention_and_mlps_only(recipe: str
             assert 0.6 < values.median() <= values.max() < 1.3, name  # a random matrix has small ones, too
         else:
             torch.testing.assert_close(update.abs(), torch.full_like(update, 1e-3), rtol=1e-2, atol=1e-5, msg=name)
+
+
+def test_muon_is_that_of_torch() -> None:
+    """``torch.optim.Muon`` with these settings, up to its rounding to bfloat16."""
+    layer = kit.SelfAttentionLayer(16, heads=2)
+    other = copy.deepcopy(layer)
+    matrices = [parameter for parameter in other.parameters() if parameter.ndim == 2]
+    groups = [dict(params=[*layer.parameters()], weight_decay=0.5)]
+    ours, theirs = Muon(layer, groups, rate=0.0, muon_rate=0.1), torch.optim.Muon(matrices, lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        for parameter, same in zip(layer.parameters(), other.parameters(), strict=True):
+            parameter.grad = same.grad = torch.randn_like(parameter)
+        ours.step()
+        theirs.step()
+    for (name, parameter), same in zip(layer.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, same, atol=0.02, rtol=0.05, msg=name)
 
 
 @pytest.mark.parametrize("part", ["encoder.transformer", "inputs"])
