@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
 from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, weighted_sum
-from .checks import check_choice, check_positive, check_probability
+from .checks import check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
 from .observing import Observed
+
+# The least default width of keys that are narrower than their queries.
+NARROW = 16
 
 # Makes a module for rows of a width: see variants.py.
 Make = Callable[[int], nn.Module]
@@ -33,11 +36,12 @@ Biases = Literal["all", "output", "none"]
 class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
-    ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
-    (default: ``qk_channels``). Queries of batch 1 serve every sample. With ``kv_heads`` fewer than ``heads``,
-    consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm`` makes a norm of the
-    channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases:
-    ``"all"``, ``"output"`` alone, or ``"none"``.
+    ``qk_channels`` is the width of q and k over all heads, ``v_channels`` that of v (default: ``qk_channels``). The
+    default of ``qk_channels`` is ``key_channels``, as published, but at least 16, or ``query_channels`` if that is
+    less: three channels could not be divided among heads. Queries of batch 1 serve every sample. With ``kv_heads``
+    fewer than ``heads``, consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm``
+    makes a norm of the channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers
+    have biases: ``"all"``, ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -72,10 +76,11 @@ class Attention(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
-        qk_channels = key_channels if qk_channels is None else qk_channels
+        check_positive("attention", query_channels=query_channels, key_channels=key_channels, heads=heads)
+        qk_channels = _default_width(query_channels, key_channels, heads) if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
         kv_heads = heads if kv_heads is None else kv_heads
-        check_positive("attention", heads=heads, kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
+        check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
@@ -201,6 +206,7 @@ class MLP(nn.Sequential):
         gated: bool = False,
         bias: bool = True,
     ) -> None:
+        check_flag("MLP", gated=gated, bias=bias)
         check_positive("MLP", channels=channels, widening=widening)
         middle = make_activation("MLP", activation)
         super().__init__(
@@ -249,6 +255,7 @@ class CrossAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
+        check_flag("CrossAttentionLayer", query_residual=query_residual, read_queries=read_queries, gated=gated)
         if read_queries and query_channels != key_channels:
             widths = f"{query_channels} and {key_channels}"
             raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
@@ -256,6 +263,7 @@ class CrossAttentionLayer(Observed):
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
         self.key_norm: Any = (key_norm or norm)(key_channels)
+        _check_carries("CrossAttentionLayer", query_channels=self.query_norm, key_channels=self.key_norm)
         self.attention = Attention(
             query_channels,
             key_channels,
@@ -351,6 +359,7 @@ class SelfAttentionLayer(Observed):
         super().__init__()
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
+        _check_carries("SelfAttentionLayer", channels=self.norm)
         self.attention = Attention(
             channels,
             channels,
@@ -417,3 +426,18 @@ def residual_drop(probability: float) -> nn.Module:
     """Dropout on a layer's output before it is added; the identity for a probability of zero."""
     check_probability("residual", dropout=probability)
     return nn.Dropout(probability) if probability else nn.Identity()
+
+
+def _default_width(query_channels: int, key_channels: int, heads: int) -> int:
+    least = min(query_channels, NARROW)
+    return key_channels if key_channels >= least else heads * math.ceil(least / heads)
+
+
+def _check_carries(owner: str, /, **norms: nn.Module) -> None:
+    """Raise AssemblyError for a layer norm of one channel: its output is the same for every input."""
+    for name, norm in norms.items():
+        if isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (1,):
+            raise AssemblyError(
+                f"{owner}: {name} must be at least 2, got 1: a layer norm of one channel gives the same for all "
+                "values; add positions, or padding by Inputs(min_padding=8) or Queries(min_padding=8)"
+            )

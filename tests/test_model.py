@@ -192,7 +192,7 @@ class Centred(outputs.Rows):
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_an_output_that_mixes_rows_sees_all_rows_whatever_the_chunk(gradients: bool) -> None:
+def test_outputs_that_mix_rows_ignore_chunk(gradients: bool) -> None:
     places = positions.Fourier(bands=2, max_resolution=(9,))
     every, ask = (
         inputs.Inputs(points=inputs.Features(3)),

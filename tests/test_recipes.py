@@ -57,7 +57,7 @@ def test_shapes_are_as_documented(recipe: str) -> None:
 
 
 def others(value: object, choices: tuple[str, ...] = ()) -> list:
-    """What a parameter may be instead, near enough to its value that a model may come of it."""
+    """Other values of a parameter, close enough to its own that a model may build."""
     match value:
         case str():
             return [choice for choice in choices if choice != value]
@@ -91,10 +91,10 @@ def test_each_parameter_makes_another_model(recipe: str) -> None:
         for name, value in kit.build(recipe, preset="tiny", **even).recipe["parameters"].items():
             for other in others(value, words(hints[name])):
                 with contextlib.suppress(kit.AssemblyError):
-                    assert made(**{name: other}) != wanted, f"{name} is not heard"
+                    assert made(**{name: other}) != wanted, f"{name} has no effect"
                     break
             else:
-                pytest.fail(f"there is no model with another {name}")
+                pytest.fail(f"no other {name} builds")
 
 
 @recipes
@@ -152,7 +152,7 @@ def test_every_parameter_has_a_gradient(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_every_parameter_has_a_gradient_whichever_way_attention_goes(heads: int) -> None:
+def test_every_parameter_has_a_gradient_on_each_attention_path(heads: int) -> None:
     model = noisy(kit.build("multimodal_autoencoding", preset="tiny", cross_heads=heads, qk_channels=64))
     at = {name: torch.arange(1) for name in model.outputs.blocks}  # few queries: the other side is projected
     holds_gradients(model, raws(model, 12), at)
@@ -210,7 +210,7 @@ def test_a_modality_that_is_left_out_is_still_decoded(missing: str | tuple[str, 
     assert tokens.layout == model.inputs(given)[0].layout
 
 
-def test_a_clip_that_is_wider_than_high_has_its_places_where_they_are() -> None:
+def test_positions_of_wide_clips_follow_their_grid() -> None:
     sizes = dict(num_frames=2, image_size=(8, 12), audio_samples=64)
     model = kit.build("multimodal_autoencoding", preset="tiny", **sizes)
     audio, image = torch.zeros(1, 64), torch.zeros(1, 2, 3, 8, 12)
@@ -255,7 +255,7 @@ JUNK = [None, True, -1, 0, 1.5, "x", "", (), (1,), [], {}, {"a": 1}, object()]
 
 @pytest.mark.usefixtures("unchecked")
 @recipes
-def test_a_parameter_of_the_wrong_kind_is_a_model_or_an_error_of_the_kit(recipe: str) -> None:
+def test_parameters_of_the_wrong_type_build_or_are_refused(recipe: str) -> None:
     with torch.device("meta"):
         for name in kit.build(recipe, preset="tiny").recipe["parameters"]:
             for junk in JUNK:
@@ -335,7 +335,7 @@ CLIP = """
 
 def test_a_published_clip_is_encoded_and_decoded_in_three_gibibytes() -> None:
     """With every 32nd pixel: chunks of all 804,737 rows, which `make bench` decodes, need no more memory."""
-    # Threads that wait without spinning: elsewhere on a busy machine they would wait for each other in vain.
+    # Waiting threads do not spin, which would slow the others down on a busy machine.
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-c", textwrap.dedent(CLIP)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

@@ -40,7 +40,7 @@ def test_inputs_masks_and_outputs_are_named_after_modalities(tmp_path: Path) -> 
         assert_close(torch.from_numpy(found), wanted, 1e-4)
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(kit.AssemblyError, match=r"must be in evaluation mode, got training mode; call model\.eval\(\)"):
         kit.to_onnx(model().train(), tmp_path / "m.onnx", raw())
     with pytest.raises(kit.InputError, match=r"m\.onnx cannot be written"):
