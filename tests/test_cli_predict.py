@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit.cli import main
+from perceiver_kit.data.tasks import open_task
 
 from .data.making import grey, picture, texts, video
 
 pytest.importorskip("pytorch_lightning")
+from perceiver_kit.training import train_recipe
 
 
 def shade(path: Path, light: int) -> Path:
@@ -48,6 +51,23 @@ def test_a_model_trained_on_a_folder_answers_with_its_names(tmp_path: Path, caps
     assert sorted(rows[0]["scores"]) == ["dark", "light"]
     assert main(["predict", run, str(tmp_path / "new")]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith(f"{new[0]}: dark ")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_keeps_the_size_of_the_pictures_that_it_read(tmp_path: Path) -> None:
+    """A recipe that reads any size does not have it among its parameters."""
+    for name in ("dark", "light"):
+        for number in range(2):
+            picture(tmp_path / "data" / name / f"{number}.png", number)
+    task = open_task(tmp_path / "data", recipe="image_classification_fourier", preset="tiny", image_size=(20, 12))
+    options = dict(parameters=dict(num_latents=4, layers=1, blocks=1), steps=1, batch=2, progress=False)
+    train_recipe("image_classification_fourier", task, tmp_path / "run", **options)
+    model = kit.load(tmp_path / "run")
+    read = model.processor.readers["image"]
+    assert read.size == (20, 12)
+    path = next((tmp_path / "data" / "dark").iterdir())
+    items = [task.train[i]["inputs"]["image"] for i in range(len(task.train))]
+    assert any(torch.allclose(read.read(path), item, atol=1e-6) for item in items)
 
 
 def saved(name: str, directory: Path, **options) -> str:
