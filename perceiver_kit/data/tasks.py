@@ -127,7 +127,9 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
     given = {name: sizes[name] for name in known if name in sizes}
     task: Task = loader(*positional, **(given | options | {"seed": seed}))
     overrides = dict(task.overrides) | ({"labels": task.classes} if task.classes else {})
-    return replace(task, overrides={name: value for name, value in overrides.items() if name in parameters})
+    overrides = {name: value for name, value in overrides.items() if name in parameters}
+    read = task.processor or entry.make_processor(sizes | options | dict(task.overrides))
+    return replace(task, overrides=overrides, processor=read)
 
 
 def _exists(path: Path) -> bool:
