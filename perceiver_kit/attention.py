@@ -258,7 +258,6 @@ class CrossAttentionLayer(Observed):
         kv_heads: int | None = None,
         qk_norm: Make | None = None,
         bias: Biases = "all",
-        inverted: bool = False,
         widening: int = 1,
         query_residual: bool = True,
         read_queries: bool = False,
