@@ -20,13 +20,15 @@ QA   := $(VENV)-qa/.installed
 
 # One pytest for each notebook, without the options that are for modules (xdist would split a notebook's cells). Lax:
 # outputs may differ from the committed ones, since machines round differently; the cells assert what must hold.
-NOTEBOOKS := $(sort $(wildcard tutorials/*.ipynb))
+# The two longest first, so that two at a time end together.
+LONGEST   := $(wildcard tutorials/04*.ipynb tutorials/11*.ipynb)
+NOTEBOOKS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard tutorials/*.ipynb)))
 NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity results fuzz coverage mutations clean
+.PHONY: help demo test check docs bench parity results fuzz graphs coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +62,9 @@ parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 
 fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds of faults (half an hour; CASES=100: less)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.fuzz
+
+graphs: $(DEV)  ## compile and export every recipe (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m qa.graphs
 
 coverage: $(DEV)  ## run the tests and count the lines and branches that they run; below 95 % fails (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.coverage $(XDIST)

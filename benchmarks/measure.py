@@ -212,6 +212,11 @@ def peak(order: dict[str, Any]) -> list[dict[str, Any]]:
 
 KINDS = {kind.__name__: kind for kind in (forward, train, growth, generic, generic_train, peak)}
 
+
+def run(order: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of an order, one for each point."""
+    return KINDS[order["kind"]](order)
+
+
 if __name__ == "__main__":
-    order = json.loads(sys.argv[1])
-    print(json.dumps(KINDS[order["kind"]](order)))
+    print(json.dumps(run(json.loads(sys.argv[1]))))

@@ -56,7 +56,7 @@ def train(
     **settings: Any,
 ) -> Row:
     """Train the tiny preset with the recipe's settings; returns the last held-out metrics and the cost."""
-    options = dict(find("recipes", recipe).training) | settings
+    options = find("recipes", recipe).settings("tiny") | settings
     steps, batch = options.pop("steps"), options.pop("batch")
     torch.manual_seed(SEED)
     model = kit.build(recipe, preset="tiny", **(dict(task.overrides) | (parameters or {})))

@@ -1,14 +1,16 @@
 """A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
 
-from . import decoders, encoders, inputs, objectives, outputs, plots, positions, queries, recipes, variants
+from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
+from .anchoring import anchor
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
+from .bottleneck import LabelBottleneck
 from .capture import capture_attention, capture_hidden
 from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
-from .encoders import Encoder
+from .encoders import Encoder, HierarchicalEncoder, Resampler
 from .errors import (
     AssemblyError,
     CheckpointError,
@@ -18,10 +20,14 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
-from .hub import load, save, to_huggingface, to_onnx
+from .gated import GatedCrossAttention
+from .generation import generate
+from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
+from .predict import predict
+from .processors import Answer, Processor
 from .queries import Queries
 from .recipe import recipe
 from .registry import names as list  # noqa: A004
@@ -31,6 +37,7 @@ from .tiling import Tiled
 from .tokens import Encoded, Layout, Tokens
 
 __all__ = [
+    "Answer",
     "AssemblyError",
     "Attention",
     "Block",
@@ -41,21 +48,27 @@ __all__ = [
     "Drawing",
     "Encoded",
     "Encoder",
+    "GatedCrossAttention",
+    "HierarchicalEncoder",
     "ImageProcessor",
     "InputError",
     "Inputs",
+    "LabelBottleneck",
     "Layout",
     "MeanPool",
     "MissingPackage",
     "Outputs",
     "PerceiverIO",
     "PerceiverKitError",
+    "Processor",
     "Queries",
+    "Resampler",
     "SelfAttentionLayer",
     "Tiled",
     "Tokens",
     "TrainingError",
     "UnknownName",
+    "anchor",
     "build",
     "capture_attention",
     "capture_hidden",
@@ -64,6 +77,8 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "gated_from_state",
+    "generate",
     "inputs",
     "list",
     "load",
@@ -71,10 +86,13 @@ __all__ = [
     "outputs",
     "plots",
     "positions",
+    "predict",
+    "processors",
     "queries",
     "recipe",
     "recipes",
     "register",
+    "resampler_from_state",
     "save",
     "spec",
     "to_huggingface",

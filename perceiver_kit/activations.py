@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .checks import check_choice
 
-Activation = Literal["gelu", "gelu_tanh", "silu", "squared_relu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "squared_relu"]
 
 
 class SquaredReLU(nn.Module):
@@ -45,12 +45,13 @@ class Gate(nn.Module):
 _MADE: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "relu": nn.ReLU,
     "silu": nn.SiLU,
     "squared_relu": SquaredReLU,
 }
 
 
 def make_activation(owner: str, name: Activation) -> nn.Module:
-    """The activation of that name: GELU exact or in the tanh approximation of JAX, SiLU, squared ReLU."""
+    """The activation of that name: GELU exact or in the tanh approximation of JAX, ReLU, SiLU, squared ReLU."""
     check_choice(owner, "activation", name, get_args(Activation))
     return _MADE[name]()

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
-from jaxtyping import Bool, Float
+from einops import einsum, rearrange, repeat
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
-from .attention_backends import Projections, attend, checkpointed_mlp
-from .checks import check_flag, check_positive, check_probability
+from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, weighted_sum
+from .checks import check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
 from .observing import Observed
 
-# Makes a module for rows of a width: see variants.py.
 # The least default width of keys that are narrower than their queries.
 NARROW = 16
 
+# Makes a module for rows of a width: see variants.py.
 Make = Callable[[int], nn.Module]
+# Turns queries or keys (b, heads, n, c) by the positions (b or 1, n) of their rows: see variants.Rotary.
+Turn = Callable[[Tensor, Tensor], Tensor]
+# Rows to read, or what ``key_values`` made of them.
+Keys = Float[Tensor, "b n ck"] | KeyValues
+# Which linear layers of attention have biases.
+Biases = Literal["all", "output", "none"]
 
 
 class Attention(Observed):
@@ -32,12 +38,19 @@ class Attention(Observed):
 
     ``qk_channels`` is the width of q and k over all heads, ``v_channels`` that of v (default: ``qk_channels``). The
     default of ``qk_channels`` is ``key_channels``, as published, but at least 16, or ``query_channels`` if that is
-    less: three channels could not be divided among heads. Queries of batch 1 serve every sample.
+    less: three channels could not be divided among heads. Queries of batch 1 serve every sample. With ``kv_heads``
+    fewer than ``heads``, consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm``
+    makes a norm of the channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers
+    have biases: ``"all"``, ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
     may be the last m of n rows. ``query_mask`` (b, m) is True where a query reads at all. The three combine. Masked
     rows have weight zero; a query that may read nothing has a weighted sum of zero (before the output projection).
+
+    ``positions`` turns queries and keys by their positions, (m,) to (b, m) and (n,) to (b, n) at the call; by default
+    rows are counted from 0 and the last query is aligned with the last row. ``keys`` may be ``key_values`` of rows, so
+    that rows which are read again are projected once.
 
     ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
 
@@ -56,38 +69,52 @@ class Attention(Observed):
         heads: int = 1,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: Make | None = None,
+        bias: Biases = "all",
         dropout: float = 0.0,
+        positions: Turn | None = None,
     ) -> None:
         super().__init__()
         check_positive("attention", query_channels=query_channels, key_channels=key_channels, heads=heads)
         qk_channels = _default_width(query_channels, key_channels, heads) if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
-        check_positive("attention", qk_channels=qk_channels, v_channels=v_channels)
+        kv_heads = heads if kv_heads is None else kv_heads
+        check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
                 raise AssemblyError(f"attention: {name} {width} must be divisible by its {heads} heads")
-        self.heads, self.dropout = heads, dropout
-        self.scale = 1 / math.sqrt(qk_channels // heads)
-        self.query = linear(query_channels, qk_channels)
-        self.key = linear(key_channels, qk_channels)
-        self.value = linear(key_channels, v_channels)
-        self.output = linear(v_channels, query_channels)
+        if heads % kv_heads:
+            raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
+        self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
+        qk, v = qk_channels // heads, v_channels // heads
+        self.scale = 1 / math.sqrt(qk)
+        self.query = linear(query_channels, qk_channels, bias=bias == "all")
+        self.key = linear(key_channels, qk * kv_heads, bias=bias == "all")
+        self.value = linear(key_channels, v * kv_heads, bias=bias == "all")
+        self.output = linear(v_channels, query_channels, bias=bias != "none")
+        self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
+        self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
+        # Whether scores are products of the linear layers alone, so that they may be associated either way.
+        self.mergeable = kv_heads == heads and qk_norm is None and positions is None
 
     def weights(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b heads m n"]:
         """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
-        q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
-        k = rearrange(self.key(keys), "b n (heads c) -> b heads n c", heads=self.heads)
+        q, (k, _) = self._projected(queries, keys, query_positions, key_positions)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
-        readable = Masks(mask, query_mask, causal).readable(queries, keys)
+        readable = Masks(mask, query_mask, causal).readable(queries, _rows(keys))
         if readable is None:
             return scores.softmax(-1)
         readable = rearrange(readable, "b m n -> b 1 m n")
@@ -97,33 +124,70 @@ class Attention(Observed):
     def formula(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
         """Attention by its definition, one line for each step."""
-        weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal)
+        options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
+        weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         weights = F.dropout(weights, self.dropout, self.training)
-        v = rearrange(self.value(keys), "b n (heads c) -> b heads n c", heads=self.heads)
+        _, (_, v) = self._projected(queries, keys, query_positions, key_positions)
         read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
     def forward(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
         """Equal to ``formula`` within rounding."""
-        masks = Masks(mask, query_mask, causal).checked(queries, keys)
-        layers = Projections(self.query, self.key, self.value, self.output)
+        masks = Masks(mask, query_mask, causal).checked(queries, _rows(keys))
         dropout = self.dropout if self.training else 0.0
-        return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
+        if isinstance(keys, Tensor) and self.mergeable:
+            layers = Projections(self.query, self.key, self.value, self.output)
+            return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
+        q, (k, v) = self._projected(queries, keys, query_positions, key_positions)
+        read = weighted_sum(q, k, v, masks=masks, scale=self.scale, dropout=dropout)
+        return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
+
+    def key_values(
+        self, keys: Float[Tensor, "b n ck"], key_positions: Shaped[Tensor, "*#b n"] | None = None
+    ) -> KeyValues:
+        """Rows as this attention reads them, for ``forward`` in their place."""
+        if key_positions is None:
+            key_positions = torch.arange(keys.shape[1], device=keys.device)
+        k = rearrange(self.key(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        v = rearrange(self.value(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
+        k = self._turned(self.key_norm(k), key_positions)
+        return KeyValues(*(repeat(x, "b kv n c -> b (kv g) n c", g=self.heads // self.kv_heads) for x in (k, v)))
+
+    def _projected(
+        self, queries: Tensor, keys: Keys, query_positions: Tensor | None, key_positions: Tensor | None
+    ) -> tuple[Float[Tensor, "#b heads m e"], KeyValues]:
+        read = keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)
+        if query_positions is None:
+            m, n = queries.shape[1], read.key.shape[-2]
+            query_positions = torch.arange(n - m, n, device=queries.device)
+        q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
+        return self._turned(self.query_norm(q), query_positions), read
+
+    def _turned(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
+        return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
+
+
+def _rows(keys: Keys) -> Float[Tensor, "b n c"]:
+    return keys.rows() if isinstance(keys, KeyValues) else keys
 
 
 class MLP(nn.Sequential):
@@ -156,9 +220,12 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``. The content of rows that no query may read, even NaN, never changes the result. Queries of
-    batch 1 serve every sample. ``norm`` and ``mlp`` make another norm and MLP (``variants.py``); an ``mlp`` replaces
-    ``widening`` and ``activation``.
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias`` and ``positions``. The content of rows that
+    no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp``
+    make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening``
+    and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
+    which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
+    of a learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -172,56 +239,103 @@ class CrossAttentionLayer(Observed):
         heads: int = 1,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: Make | None = None,
+        bias: Biases = "all",
         widening: int = 1,
         query_residual: bool = True,
+        read_queries: bool = False,
+        gated: bool = False,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
         norm: Make | None = None,
+        key_norm: Make | None = None,
         mlp: Make | None = None,
+        positions: Turn | None = None,
     ) -> None:
         super().__init__()
-        check_flag("CrossAttentionLayer", query_residual=query_residual)
-        self.query_residual = query_residual
+        owner = "CrossAttentionLayer"
+        check_flag(owner, query_residual=query_residual, read_queries=read_queries, gated=gated)
+        if read_queries and query_channels != key_channels:
+            widths = f"{query_channels} and {key_channels}"
+            raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
+        self.query_residual, self.read_queries = query_residual, read_queries
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
-        self.key_norm: Any = norm(key_channels)
-        _check_carries("CrossAttentionLayer", query_channels=self.query_norm, key_channels=self.key_norm)
+        self.key_norm: Any = (key_norm or norm)(key_channels)
+        _check_carries(owner, query_channels=self.query_norm, key_channels=self.key_norm)
         self.attention = Attention(
-            query_channels, key_channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
+            query_channels,
+            key_channels,
+            heads=heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            kv_heads=kv_heads,
+            qk_norm=qk_norm,
+            bias=bias,
+            dropout=dropout,
+            positions=positions,
         )
         self.dropout = residual_drop(residual_dropout)
-        self.mlp_norm = norm(query_channels)
-        self.mlp: Any = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
+        self.attention_gate: nn.Module = TanhGate() if gated else nn.Identity()
+        self.mlp_gate: nn.Module = TanhGate() if gated else nn.Identity()
+        self.mlp_norm: Any = None
+        self.mlp: Any = None
+        if mlp or widening:
+            self.mlp_norm = norm(query_channels)
+            self.mlp = mlp(query_channels) if mlp else MLP(query_channels, widening=widening, activation=activation)
 
     def forward(
         self,
         queries: Float[Tensor, "#b m cq"],
-        keys: Float[Tensor, "b n ck"],
+        keys: Keys,
         mask: Mask | None = None,
         *,
         query_mask: Bool[Tensor, "b m"] | None = None,
         causal: bool = False,
+        query_positions: Shaped[Tensor, "*#b m"] | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
-        if keys.shape[1] == 0 or queries.shape[1] == 0:
-            raise InputError(f"attention of {queries.shape[1]} queries over {keys.shape[1]} rows: neither may be empty")
-        Masks(mask, query_mask, causal).checked(queries, keys)
-        if mask is not None:
-            # Zero masked rows before the norm: a NaN in them would give NaN gradients.
-            keys = torch.where(rearrange(for_all(mask), "b n -> b n 1"), keys, 0)
-        read = self.attention(self.query_norm(queries), self.key_norm(keys), mask, query_mask=query_mask, causal=causal)
-        rows = self.dropout(read)
+        shape = _rows(keys).shape
+        if shape[1] == 0 or queries.shape[1] == 0:
+            raise InputError(f"attention of {queries.shape[1]} queries over {shape[1]} rows: neither may be empty")
+        Masks(mask, query_mask, causal).checked(queries, _rows(keys))
+        options = _given(query_positions=query_positions, key_positions=key_positions)
+        normed = self.query_norm(queries)
+        read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_readable(keys, mask))
+        if self.read_queries and isinstance(read_rows, Tensor):
+            read_rows = torch.cat([read_rows, normed.expand(shape[0], -1, -1)], 1)
+            mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
+        read = self.attention(normed, read_rows, mask, query_mask=query_mask, causal=causal, **options)
+        return self.finish(queries, read)
+
+    def finish(self, queries: Float[Tensor, "#b m cq"], read: Float[Tensor, "b m cq"]) -> Float[Tensor, "b m cq"]:
+        """After attention: its residual, then the MLP with its own."""
+        rows = self.attention_gate(self.dropout(read))
         if self.query_residual:
             rows = queries + rows
-        return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
+        if self.mlp is None:
+            return rows
+        return rows + self.mlp_gate(self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows)))
+
+    def key_values(
+        self,
+        keys: Float[Tensor, "b n ck"],
+        mask: Mask | None = None,
+        key_positions: Shaped[Tensor, "*#b n"] | None = None,
+    ) -> KeyValues:
+        """Rows as this layer's attention reads them, for ``forward`` in their place."""
+        return self.attention.key_values(self.key_norm(_readable(keys, mask)), key_positions)
 
 
 class SelfAttentionLayer(Observed):
     """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
 
     ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
-    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``norm`` and
-    ``mlp`` are as in ``CrossAttentionLayer``.
+    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``keys`` are
+    ``key_values`` of the rows to read, with the mask's n, if these are not the rows themselves but, say, earlier ones
+    too. ``bias``, ``norm``, ``mlp`` and ``positions`` are as in ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -234,33 +348,79 @@ class SelfAttentionLayer(Observed):
         heads: int = 8,
         qk_channels: int | None = None,
         v_channels: int | None = None,
+        bias: Biases = "all",
         widening: int = 1,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
         norm: Make | None = None,
         mlp: Make | None = None,
+        positions: Turn | None = None,
     ) -> None:
         super().__init__()
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
         _check_carries("SelfAttentionLayer", channels=self.norm)
         self.attention = Attention(
-            channels, channels, heads=heads, qk_channels=qk_channels, v_channels=v_channels, dropout=dropout
+            channels,
+            channels,
+            heads=heads,
+            qk_channels=qk_channels,
+            v_channels=v_channels,
+            bias=bias,
+            dropout=dropout,
+            positions=positions,
         )
         self.dropout = residual_drop(residual_dropout)
         self.mlp_norm = norm(channels)
         self.mlp = mlp(channels) if mlp else MLP(channels, widening=widening, activation=activation)
 
     def forward(
-        self, rows: Float[Tensor, "b m d"], mask: Mask | None = None, *, causal: bool = False
+        self,
+        rows: Float[Tensor, "b m d"],
+        mask: Mask | None = None,
+        *,
+        causal: bool = False,
+        row_positions: Shaped[Tensor, "*#b m"] | None = None,
+        keys: KeyValues | None = None,
     ) -> Float[Tensor, "b m d"]:
-        Masks(mask, causal=causal).checked(rows, rows)
-        normed = keys = self.norm(rows)
-        if mask is not None:
-            keys = torch.where(rearrange(for_all(mask), "b m -> b m 1"), keys, 0)
-        rows = rows + self.dropout(self.attention(normed, keys, mask, causal=causal))
+        Masks(mask, causal=causal).checked(rows, rows if keys is None else keys.rows())
+        normed = self.norm(rows)
+        read = keys if keys is not None else normed if mask is None else _readable(normed, mask)
+        options = _given(query_positions=row_positions, key_positions=row_positions if keys is None else None)
+        rows = rows + self.dropout(self.attention(normed, read, mask, causal=causal, **options))
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
+
+    def key_values(
+        self, rows: Float[Tensor, "b m d"], row_positions: Shaped[Tensor, "*#b m"] | None = None
+    ) -> KeyValues:
+        """Rows as they read each other, for ``forward`` as ``keys``, beside those of earlier rows."""
+        return self.attention.key_values(self.norm(rows), row_positions)
+
+
+def _readable(rows: Float[Tensor, "b n c"], mask: Mask | None) -> Float[Tensor, "b n c"]:
+    """Masked rows as zeros, before any product: a NaN in them would give NaN gradients."""
+    return rows if mask is None else torch.where(rearrange(for_all(mask), "b n -> b n 1"), rows, 0)
+
+
+def _given(**options: Tensor | None) -> dict[str, Any]:
+    """Options that are not None: modules that stand in for attention may not know the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+class TanhGate(nn.Module):
+    """Rows times the tanh of one learned number, which starts at zero.
+
+    >>> TanhGate()(torch.ones(1, 2, 3)).abs().max().item()
+    0.0
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, rows: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+        return rows * self.gate.tanh()
 
 
 def residual_drop(probability: float) -> nn.Module:

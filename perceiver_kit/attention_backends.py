@@ -40,6 +40,21 @@ class Projections(NamedTuple):
     output: nn.Linear
 
 
+class KeyValues(NamedTuple):
+    """Rows as one attention reads them: projected, split into heads, keys turned. A cache of generation holds these."""
+
+    key: Float[Tensor, "b heads n e"]
+    value: Float[Tensor, "b heads n f"]
+
+    def rows(self) -> Float[Tensor, "b n 0"]:
+        """Rows of no channels, for whoever asks for their number, batch and device."""
+        return rearrange(self.key[..., :0], "b heads n c -> b n (heads c)")
+
+    def followed_by(self, other: KeyValues) -> KeyValues:
+        """These rows, then the others."""
+        return KeyValues(torch.cat([self.key, other.key], -2), torch.cat([self.value, other.value], -2))
+
+
 # ---- which side is projected
 
 

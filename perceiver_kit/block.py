@@ -67,6 +67,7 @@ class Block(nn.Module, metaclass=_Recorded):
 
     recorded: dict[str, Any]
     recipe: dict[str, Any] | None = None  # name and parameters of its recipe: metadata only
+    processor: Any = None  # a registered processor of ``kit.predict``; None: its recipe's
 
     def stages(self) -> list[str]:
         """The lines of ``kit.describe``."""

@@ -135,6 +135,21 @@ def check_choice(owner: str, name: str, value: object, choices: Collection[str])
         raise AssemblyError(f"{owner}: {name} is {value!r}; {nearest(value, choices)}")
 
 
+def check_class_names(owner: str, names: object) -> tuple[str, ...]:
+    """Names of classes as a tuple of distinct, non-empty str; else an AssemblyError.
+
+    >>> check_class_names("labels", ["cat", "dog", "cat"])
+    Traceback (most recent call last):
+    perceiver_kit.errors.AssemblyError: labels: expected a name for each class, none twice, got 'cat' twice
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names) or not names:
+        raise AssemblyError(f"{owner}: expected the names of the classes, a list or tuple of str, got {short(names)}")
+    for name in names:
+        if names.count(name) > 1:
+            raise AssemblyError(f"{owner}: expected a name for each class, none twice, got {short(name)} twice")
+    return tuple(names)
+
+
 @contextmanager
 def writing(owner: str, path: object) -> Iterator[None]:
     """Turn an OSError while writing a file into an InputError that names the file."""

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "recipes (the default), a pattern of them such as '*image*', or inputs, positions, queries, outputs, …"
     added.add_argument("kind", nargs="?", default="recipes", help=help_)
 
-    preset = "base (published size, the default) or tiny"
+    preset = "base (published size, the default), tiny (the same, small), or quick (changed to learn fast)"
     added = command("describe", _describe, "show a recipe stage by stage, with the source of each number")
     added.add_argument("name", help="a recipe, or a block such as inputs.Patches")
     added.add_argument("--preset", help=preset)
@@ -66,12 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("recipe")
     text = "sample data that the recipe declares, or a path (unknown names are answered with the known ones)"
     added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
-    added.add_argument("--preset", default="tiny", help="tiny (the default) or base")
+    added.add_argument("--preset", default="tiny", help="tiny (the default), quick or base")
     added.add_argument("--out", type=Path, help="directory of the run (./runs/RECIPE)")
     added.add_argument("--steps", type=int, help="steps of training (the recipe's own)")
     added.add_argument("--batch", type=int, help="samples of a step, over all processes (the recipe's own)")
     added.add_argument("--rate", type=float, help="highest learning rate (the recipe's own)")
-    added.add_argument("--optimizer", choices=("adamw", "lamb"))
+    added.add_argument("--optimizer", choices=("adamw", "lamb", "muon"))
+    added.add_argument("--muon-rate", type=float, help="highest rate of Muon's matrices (0.02)")
     added.add_argument("--schedule", choices=("cosine", "constant_then_cosine"))
     added.add_argument("--seed", type=int, default=0)
     added.add_argument("--workers", type=int, default=0, help="processes that read data")

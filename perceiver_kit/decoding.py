@@ -114,8 +114,11 @@ def decode_output(
     def decode_rows(some: Tensor | None) -> Tensor:
         if folded is not None:
             return folded(queries.blocks[name](grid, some, encoded))
-        # Decoders of others may know no such argument.
-        options = {} if reading is None else {"query_mask": take_rows(reading, some)}
+        # Of decoders whose queries read some of the latents.
+        place = getattr(decoder, "place", None)
+        options = {} if place is None else dict(place(queries.blocks[name].follows, grid, some, encoded.layout))
+        if reading is not None:  # decoders of others may know no such argument
+            options["query_mask"] = take_rows(reading, some)
         rows = decoder(queries(name, grid, some, encoded), latents, **options)
         return rows if output.mixes_rows else output(rows)
 

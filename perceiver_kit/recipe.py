@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .block import Block, check_flags, readable_signature
+from .checks import check_class_names
 from .errors import AssemblyError, UnknownName, nearest
 from .objectives import Objective
 from .registry import add, find
@@ -39,6 +40,8 @@ class HuggingFace:
         read: ``config.json`` → further parameters of ours. Raises ValueError.
         write: our parameters → further entries of ``config.json``. Raises ValueError.
         unwritten: our parameters that change no weight and that ``config.json`` has no place for.
+        processor: (directory, parameters) → the processor that its ``preprocessor_config.json`` or
+            ``tokenizer_config.json`` means; None: the recipe's.
     """
 
     architecture: str
@@ -49,6 +52,7 @@ class HuggingFace:
     read: Callable[[Mapping[str, Any]], Parameters] = lambda config: {}
     write: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda parameters: {}
     unwritten: tuple[str, ...] = ()
+    processor: Lazy | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Recipe:
     reads: Callable[[Parameters], Parameters] = lambda parameters: {}
     random_inputs: Callable[..., dict[str, Tensor]] | None = None
     huggingface: HuggingFace | None = None
+    processor: Lazy | None = None
     demo: Lazy | None = None
 
     @property
@@ -80,8 +85,15 @@ class Recipe:
             if name not in published:
                 raise UnknownName(f"{self.name} has no parameter {name!r}; {nearest(name, published)}")
         parameters = published | dict(self.presets[preset]) | dict(overrides)
+        if parameters.get("labels") is not None and "num_labels" in published and "num_labels" not in overrides:
+            parameters["num_labels"] = len(check_class_names(f"{self.name}: labels", parameters["labels"]))
         check_flags(self.name, self.signature, parameters)
         return parameters
+
+    def settings(self, preset: str) -> dict[str, Any]:
+        """Settings of training: those of all presets, then those under the name of this one."""
+        shared = {name: value for name, value in self.training.items() if name not in self.presets}
+        return shared | dict(self.training.get(preset, {}))
 
     def data_sizes(self, parameters: Parameters) -> Parameters:
         """Options of data loaders that these parameters imply, such as ``image_size``."""
@@ -105,6 +117,7 @@ def recipe(
     reads: Callable[[Parameters], Parameters] = lambda parameters: {},
     random_inputs: Callable[..., dict[str, Tensor]] | None = None,
     huggingface: HuggingFace | None = None,
+    processor: Lazy | None = None,
     demo: Lazy | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Decorator that registers a function as a recipe; ``kit.build(name)`` calls it.
@@ -117,12 +130,15 @@ def recipe(
         sources: where each number comes from.
         group: the block class that the function's ``**`` parameters go to.
         objective: makes the objective that the model is trained for.
-        training: settings of ``Training``, ``Data`` and ``fit`` that work for the preset ``tiny``.
+        training: settings of ``Training``, ``Data`` and ``fit`` that work for small presets; under the name of a
+            preset, a dict of what it changes.
         data: sample data, name → loader; under ``"path"`` the loader of a user's own files. Loaders are callables or
             lazy references ``"module:name"`` and return a ``perceiver_kit.data.task.Task``.
         reads: parameters → options of these loaders that have other names, such as ``image_size``.
         random_inputs: (batch, parameters) → random raw inputs.
         huggingface: the counterpart in Hugging Face's format.
+        processor: lazy reference to a function that makes the ``Processor`` of ``kit.predict``; it is called with those
+            of its parameters that the recipe has, or ``reads`` gives.
         demo: lazy reference to the function that ``perceiver-kit demo`` calls.
 
     Raises AssemblyError for a taken name, a parameter that is not keyword-only with a default, and a preset or source
@@ -160,6 +176,7 @@ def recipe(
             reads=reads,
             random_inputs=random_inputs,
             huggingface=huggingface,
+            processor=processor,
             demo=demo,
         )
         add("recipes", entry.name, entry)
@@ -184,6 +201,22 @@ def objective_for(name: str) -> Objective:
     if entry.objective is None:
         raise UnknownName(f"recipe {name!r} declares no objective: give one")
     return entry.objective()
+
+
+def processor_of(model: nn.Module) -> Any:
+    """The processor of a model: its own, else the one that its recipe declares; None without either.
+
+    >>> processor_of(build("sequence_classification", preset="tiny")).readers["text"].max_length
+    256
+    """
+    own, note = getattr(model, "processor", None), getattr(model, "recipe", None)
+    if own is not None or not note:
+        return own
+    entry: Recipe = find("recipes", note["name"])
+    if entry.processor is None:
+        return None
+    make, sizes = resolve(entry.processor), entry.data_sizes(note["parameters"])
+    return make(**{name: sizes[name] for name in inspect.signature(make).parameters if name in sizes})
 
 
 def resolve(reference: Lazy) -> Callable[..., Any]:

@@ -29,12 +29,14 @@ KINDS = (
     "inputs",
     "positions",
     "variants",
+    "layers",
     "encoders",
     "queries",
     "decoders",
     "outputs",
     "models",
     "objectives",
+    "processors",
 )
 
 _entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}

@@ -51,6 +51,8 @@ def assembly(model: nn.Module) -> dict[str, Any]:
     document: dict[str, Any] = {"perceiver_kit": FORMAT}
     if getattr(model, "recipe", None):
         document["recipe"] = _encode(model.recipe, {}, "recipe")["dict"]
+    if model.processor is not None:
+        document["processor"] = _encode(model.processor, {}, "processor")
     document["model"] = _encode(model, {}, "model")
     return document
 
@@ -65,12 +67,16 @@ def from_spec(document: Mapping[str, Any]) -> nn.Module:
     try:
         model = _decode(document["model"], made, "model")
         recipe = _decode({"dict": document["recipe"]}, made, "recipe") if "recipe" in document else None
+        processor = _decode(document["processor"], {}, "processor") if "processor" in document else None
     except RecursionError:
         raise AssemblyError("spec: it is nested deeper than any model is") from None
     if not isinstance(model, Block):
         raise AssemblyError(f"spec: model must be a block, got a {type(model).__name__}")
     if recipe is not None:
         model.recipe = recipe
+    if isinstance(processor, nn.Module) or not (processor is None or is_dataclass(processor)):
+        raise AssemblyError(f"spec: processor must be a registered processor, got a {type(processor).__name__}")
+    model.processor = processor
     return model
 
 
@@ -132,7 +138,7 @@ def _make(node: Mapping[str, Any], made: dict[int, Block], where: str) -> Any:
     except PerceiverKitError as error:
         raise AssemblyError(f"spec: {where}: {error}") from None
     if not (inspect.isclass(block) and (issubclass(block, Block) or is_dataclass(block))):
-        raise AssemblyError(f"spec: {where}: {node['block']} is neither a block nor a dataclass")
+        raise AssemblyError(f"spec: {where}: {node['block']} is not a block or a dataclass")
     arguments = {key: _decode(item, made, f"{where}.{key}") for key, item in node["arguments"].items()}
     own = inspect.signature(block.__init__)
     signature = own.replace(parameters=[*own.parameters.values()][1:])

@@ -16,7 +16,7 @@ from .checks import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
-from .model import At, PerceiverIO, QueryMask, Raw, Sizes
+from .model import At, Labels, PerceiverIO, QueryMask, Raw, Sizes
 from .outputs import Outputs
 from .queries import Queries
 from .registry import register
@@ -48,8 +48,9 @@ class Tiled(PerceiverIO):
         *,
         tile: tuple[int, int],
         min_overlap: int,
+        labels: Labels | None = None,
     ) -> None:
-        super().__init__(inputs, encoder, queries, decoder, outputs)
+        super().__init__(inputs, encoder, queries, decoder, outputs, labels=labels)
         check_positive("Tiled", min_overlap=min_overlap, least=0)
         self.tile, self.min_overlap = check_sizes("Tiled", "tile", tile), min_overlap
         if len(self.tile) != 2 or min_overlap >= min(self.tile):

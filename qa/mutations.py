@@ -1,38 +1,39 @@
 """`make mutations`: put errors into the core files and count those that a test notices.
 
 The operators are cosmic-ray's (installed in .venv-qa, on the path of this script only). SAMPLE places are drawn with a
-seed, each with one operator. Every job has a copy of the repository; there the tests named after the mutated file run
-first, then COMMON and the examples in the file. A failure, a broken import or a timeout kills the mutant.
+seed, each with one operator. Every job has a copy of the repository; there the examples in the mutated file run first,
+then the tests named after it, then COMMON, up to the first failure, in a fork of a process that has imported torch.
+A failure, a broken import or CPU_SECONDS kill the mutant. Results stay in results/mutants/, by commit: an interrupted
+run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import os
+import json
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from qa.report import ROOT, write
+from tests import fresh
 
 CORE = (
-    "attention attention_backends block decoding folding modalities model padding positions recipe registry spec tokens"
+    "attention attention_backends block decoding folding masks modalities model padding positions recipe registry spec"
 )
-CORE += " encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
+CORE += " tiled_attention tiling tokens encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
 COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py"]
 SLOW = "multimodal_autoencoding"  # its cases take half the time; drawn models have the same blocks
-SAMPLE, SEED, MINUTES = 300, 0, 60
+SAMPLE, SEED, MINUTES, CPU_SECONDS = 300, 0, 60, 90
 COPIED = ["perceiver_kit", "tests", "conftest.py", "pyproject.toml"]
 
 
@@ -52,12 +53,12 @@ def core_files() -> list[str]:
 
 
 def matching_tests(file: str) -> list[str]:
-    """Tests named after a file or its folder, COMMON, then the file's examples (it cannot be imported first)."""
+    """The examples in a file, tests named after it or its folder, then COMMON."""
     path = Path(file).relative_to("perceiver_kit")
     folder, tests = path.parent.name, ROOT / "tests"
     named = [*tests.glob(f"{folder or '.'}/test_{path.stem}*.py")]
     named += tests.glob(f"test_{folder.rstrip('s') or path.stem.partition('_')[0]}*.py")
-    return list(dict.fromkeys([*(str(path.relative_to(ROOT)) for path in sorted(named)), *COMMON, file]))
+    return list(dict.fromkeys([file, *(str(path.relative_to(ROOT)) for path in sorted(named)), *COMMON]))
 
 
 def annotations(text: str) -> list[range]:
@@ -89,55 +90,41 @@ def places(file: str) -> Iterator[list[Mutant]]:
     yield from (found[place] for place in sorted(found))
 
 
-def passes(copy: Path, tests: list[str], timeout: float | None) -> bool:
-    """Whether the tests pass in a copy; the whole process group is killed after the timeout."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=",
-        "-k",
-        f"not {SLOW}",
-    ]
-    command += ["--doctest-modules", "--import-mode=importlib", *tests]
-    environment = os.environ | dict(
-        PYTHONPATH=str(copy), PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1", HYPOTHESIS_PROFILE="first", MODELS="3"
-    )
-    with subprocess.Popen(
-        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            return False
-    if process.returncode in (4, 5):  # pytest's usage errors, and no tests found
-        raise RuntimeError(output.decode()[-2000:])
-    if timeout is None and process.returncode:
-        print(output.decode()[-4000:])
-    return process.returncode == 0
+def passes(copy: Path, tests: list[str], job: int, seconds: int) -> tuple[bool, str]:
+    """Whether the tests pass in a copy within so many CPU seconds, and what pytest printed."""
+    environment = dict(HYPOTHESIS_PROFILE="first", MODELS="3", PYTHONDONTWRITEBYTECODE="1")
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-k", f"not {SLOW}"]
+    arguments += ["--doctest-modules", "--import-mode=importlib", *tests]
+    code = f"""
+        import os, resource, signal, sys
+        import pytest
+        import perceiver_kit  # a module of it cannot be imported first
+        os.environ |= {environment}
+        resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))
+        signal.alarm({20 * seconds})  # a test that waits takes no CPU time
+        sys.exit(pytest.main({arguments}))
+    """
+    status, out, errors = fresh.run(code, cwd=copy, path=[copy], server=job)
+    if status in (4, 5):  # pytest's usage errors, and no tests found
+        raise RuntimeError((out + errors)[-2000:])
+    return status == 0, out + errors
 
 
-def survives(mutant: Mutant, copies: SimpleQueue[Path], until: float, timeout: float) -> bool | None:
-    """Whether no test fails for a mutant; None when the time is over."""
+def survives(mutant: Mutant, copy: Path, job: int) -> bool:
+    """Whether no test fails for a mutant."""
     from cosmic_ray.mutating import use_mutation
     from cosmic_ray.plugins import get_operator
 
-    if time.monotonic() > until:
-        return None
-    copy = copies.get()
-    try:
-        with use_mutation(copy / mutant.file, get_operator(f"core/{mutant.operator}")(), mutant.occurrence):
-            survived = passes(copy, matching_tests(mutant.file), timeout)
-    finally:
-        copies.put(copy)
+    with use_mutation(copy / mutant.file, get_operator(f"core/{mutant.operator}")(), mutant.occurrence):
+        survived, _ = passes(copy, matching_tests(mutant.file), job, CPU_SECONDS)
     print("survived" if survived else "killed", f"{mutant.file}:{mutant.line}", mutant.operator, flush=True)
     return survived
+
+
+def drawn(sample: int) -> tuple[list[Mutant], int]:
+    """The mutants of a sample, and the number of places in all."""
+    dice, everywhere = random.Random(SEED), [place for file in core_files() for place in places(file)]
+    return [dice.choice(place) for place in dice.sample(everywhere, min(sample, len(everywhere)))], len(everywhere)
 
 
 def main() -> None:
@@ -146,35 +133,46 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sample", type=int, default=SAMPLE)
     options = parser.parse_args()
-    start, dice = time.monotonic(), random.Random(SEED)
-    everywhere = [place for file in core_files() for place in places(file)]
-    mutants = [dice.choice(place) for place in dice.sample(everywhere, min(options.sample, len(everywhere)))]
-    copies: SimpleQueue[Path] = SimpleQueue()
+    mutants, everywhere = drawn(options.sample)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    record = ROOT / "results" / "mutants" / f"{commit.strip() or 'no-commit'}.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    lines = record.read_text().splitlines() if record.exists() else []
+    known = {Mutant(*mutant): survived for mutant, survived in map(json.loads, lines)}
+    until, waiting = time.monotonic() + 60 * MINUTES, SimpleQueue()
+    for mutant in mutants:
+        if mutant not in known:
+            waiting.put(mutant)
+
+    def work(job: int) -> None:
+        copy = Path(scratch) / str(job)
+        for name in COPIED:
+            source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__")
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=ignored)
+            else:
+                shutil.copy(source, copy / name)
+        tests = dict.fromkeys(test for mutant in mutants[job :: options.jobs] for test in matching_tests(mutant.file))
+        if not lines and not (passed := passes(copy, [*tests], job, 20 * CPU_SECONDS))[0]:
+            raise SystemExit(f"the tests fail without a mutant\n{passed[1][-4000:]}")
+        while time.monotonic() < until:
+            try:
+                mutant = waiting.get_nowait()
+            except Empty:
+                return
+            known[mutant] = survives(mutant, copy, job)
+            with record.open("a") as file:
+                file.write(json.dumps([mutant, known[mutant]]) + "\n")
+
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
-        for job in range(options.jobs):
-            copy = Path(scratch) / str(job)
-            for name in COPIED:
-                source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__")
-                if source.is_dir():
-                    shutil.copytree(source, copy / name, ignore=ignored)
-                else:
-                    shutil.copy(source, copy / name)
-            copies.put(copy)
-        tests = dict.fromkeys(test for mutant in mutants for test in matching_tests(mutant.file))
-        if not passes(copy, [*tests], None):
-            raise SystemExit("the tests fail without a mutant")
-        timeout = 2 * (time.monotonic() - start)  # one core for all of them; a mutant gets some of them
-        print(f"without a mutant the tests pass ({timeout / 2:.0f} s)", flush=True)
-        until = start + 60 * MINUTES
-        results = [*pool.map(lambda mutant: survives(mutant, copies, until, timeout), mutants)]
-    tried = [(mutant, result) for mutant, result in zip(mutants, results, strict=True) if result is not None]
-    survivors = sorted(mutant for mutant, survived in tried if survived)
-    minutes = (time.monotonic() - start) / 60
+        [*pool.map(work, range(options.jobs))]
+    tried = [mutant for mutant in mutants if mutant in known]
+    survivors = sorted(mutant for mutant in tried if known[mutant])
     if options.sample == SAMPLE:
         table = [f"| {mutant.file}:{mutant.line} | {mutant.operator} |" for mutant in survivors]
-        score = f"{100 * (1 - len(survivors) / len(tried)):.0f} % of {len(tried)} of {len(everywhere):,} places"
-        write("mutants", score, [f"{minutes:.0f} minutes.", "", "| survivor | operator |", "|---|---|", *table])
-    print(f"{len(tried) - len(survivors)} of {len(tried)} mutants killed in {minutes:.1f} minutes")
+        score = f"{100 * (1 - len(survivors) / len(tried)):.0f} % of {len(tried)} of {everywhere:,} places"
+        write("mutants", score, ["| survivor | operator |", "|---|---|", *table])
+    print(f"{len(tried) - len(survivors)} of {len(tried)} mutants killed")
 
 
 if __name__ == "__main__":

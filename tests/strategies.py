@@ -56,7 +56,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
     "Patches": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.size))),
     "Pixels": lambda block, b, grid: torch.randn(b, *_frames(block.content_channels, _times(grid, block.stride))),
-    "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
+    "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, grid[0] * block.stride)),
 }
 
 
@@ -122,6 +122,16 @@ def rows_of(block: nn.Module, whole: Tensor) -> Tensor:
     """The rows (b, o, c) of a whole output, computed without the kit."""
     if type(block).__name__ == "ToWaveform":
         return rearrange(whole, "b (o s) -> b o s", s=block.channels)
+    if type(block).__name__ == "ToPatches":
+        frames, height, width = (1, *block.size)[-3:]
+        video = whole if whole.ndim == 5 else whole[:, None]
+        rows = [
+            video[:, t : t + frames, :, y : y + height, x : x + width].movedim(2, -1).flatten(1)
+            for t in range(0, video.shape[1], frames)
+            for y in range(0, video.shape[3], height)
+            for x in range(0, video.shape[4], width)
+        ]
+        return torch.stack(rows, 1)
     rows = ROWS.get(type(block).__name__, lambda rows: rows)(whole)
     assert rows.ndim == 3, f"tests/strategies.py: ROWS needs a line for the output block {type(block).__name__}"
     return rows

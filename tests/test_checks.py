@@ -86,7 +86,7 @@ def nested(depth: int) -> list:
         ("x" * 119, f"'{'x' * 117}…'"),
         ([7] * 999, f"[{'7, ' * 39}…]"),
         (10**5000, "a very large int"),  # Python refuses to write so many digits
-        (nested(10**5), "a very large list"),
+        (nested(10**4), "a very large list"),
     ],
     ids=["number", "longest", "longer", "list", "digits", "depth"],
 )

@@ -46,7 +46,7 @@ def test_a_short_run_writes_one_picture_and_a_table(
     from perceiver_kit.demo import demo
 
     scores = demo(recipe="multimodal_autoencoding", clip=clip, directory=tmp_path / "new" / "out", seconds=1.0)
-    assert [*scores] == ["image PSNR, dB", "audio PSNR, dB", "label accuracy"]
+    assert [*scores] == ["image PSNR, dB", "sound SNR, dB", "label accuracy"]
     assert all(math.isfinite(value) for row in scores.values() for value in row.values())
     assert scores["label accuracy"]["chance"] == 0.25
     assert 0 <= scores["label accuracy"]["model"] <= 1
@@ -63,13 +63,15 @@ def test_training_learns_within_steps(clip: Path, monkeypatch: pytest.MonkeyPatc
     from tqdm import tqdm
 
     from perceiver_kit import build, demo
-    from perceiver_kit.data.video import load_clip, split
+    from perceiver_kit.data.clips import one_clip
+    from perceiver_kit.data.video import load_clip
 
-    train, _ = split(load_clip(clip, fps=25), parts=4, num_frames=4)
+    train, _ = one_clip(load_clip(clip, fps=25, rate=8000), parts=4, num_frames=4, augment=True)
     torch.manual_seed(0)
-    model = build("multimodal_autoencoding", preset="tiny", samples_per_patch=64)
+    model = build("multimodal_autoencoding", preset="quick")
+    settings = dict(rate=3e-3, weight_decay=0.05, batch=16)
     monkeypatch.setattr(demo, "MIN_STEPS", 40)
-    losses = demo.fit(model, train, seconds=8.0, progress=lambda **options: tqdm(**options, disable=True))
+    losses = demo.fit(model, train, settings, seconds=3.0, progress=lambda **options: tqdm(**options, disable=True))
     assert len(losses) >= 10
     image = [loss["image"] for loss in losses]
     assert sum(image[-3:]) < 0.7 * sum(image[:3])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from . import fresh
 
 pytest.importorskip("pytorch_lightning")
 
@@ -52,25 +51,24 @@ PACKAGE = """
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A Python environment in which the package is installed."""
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the package is installed."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "moon_package.py").write_text(dedent(PACKAGE))
     metadata = folder / "moon_package-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: moon-package\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[perceiver_kit]\nmoons = moon_package\n")
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return folder
 
 
-def run(environment: dict[str, str], folder: Path, code: str) -> str:
-    command = [sys.executable, "-c", dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+def run(installed: Path, folder: Path, code: str) -> str:
+    status, out, errors = fresh.run(code, cwd=folder, path=[installed])
+    assert status == 0, errors[-2000:]
+    return out
 
 
-def test_a_foreign_recipe_is_trained_converted_and_loaded(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_foreign_recipe_is_trained_converted_and_loaded(installed: Path, tmp_path: Path) -> None:
     commands = """
         import torch, perceiver_kit as kit
         from perceiver_kit.cli import main
@@ -86,16 +84,16 @@ def test_a_foreign_recipe_is_trained_converted_and_loaded(environment: dict[str,
         first, second = (kit.load(path)(points)["label"] for path in ("run", "ours"))
         print(torch.equal(first, second), first.shape)
     """
-    printed = run(environment, tmp_path, commands).splitlines()
+    printed = run(installed, tmp_path, commands).splitlines()
     assert printed[0] == "moon_classification"
     assert "num_labels = 2" in "\n".join(printed)
     assert printed[-1] == "True torch.Size([2, 2])"
     assert json.loads((tmp_path / "theirs" / "config.json").read_text())["architectures"] == ["MoonPerceiver"]
 
 
-def test_a_foreign_recipe_has_a_page_on_the_site(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_foreign_recipe_has_a_page_on_the_site(installed: Path, tmp_path: Path) -> None:
     page = run(
-        environment,
+        installed,
         tmp_path,
         f"""
         import sys

@@ -17,6 +17,7 @@ from .strategies import ROWS, assert_close, grids, noisy, rows_of
 MAKE = {
     "Classify": lambda: outputs.Classify(6, 4),
     "Flow": lambda: outputs.Flow(6),
+    "ToPatches": lambda: outputs.ToPatches(6, (2, 1, 3), values=2),
     "ToPixels": lambda: outputs.ToPixels(6, 3),
     "Project": lambda: outputs.Project(6, 4),
     "Rows": lambda: outputs.Rows(6),
@@ -47,14 +48,14 @@ def test_rows_are_independent(name: str, b: int, k: int) -> None:
 @given(data=st.data(), b=st.integers(1, 3))
 def test_the_final_form_holds_all_rows(name: str, data: st.DataObject, b: int) -> None:
     block = make(name)
-    axes = {"Classify": [0], "Flow": [2], "ToPixels": [2, 3], "ToWaveform": [1]}.get(name, [1, 2, 3])
+    axes = {"Classify": [0], "Flow": [2], "ToPatches": [3], "ToPixels": [2, 3], "ToWaveform": [1]}.get(name, [1, 2, 3])
     grid = data.draw(st.sampled_from(axes).flatmap(grids)) or (1,)
     block.check_grid("out", grid)
     rows = block(torch.randn(b, torch.Size(grid).numel(), 6))
     whole = block.whole(rows, grid)
     assert torch.equal(rows_of(block, whole), rows)
     assert torch.equal(block.rows_of(whole), rows)
-    assert name in ROWS or name == "ToWaveform" or whole is rows
+    assert name in ROWS or name in ("ToPatches", "ToWaveform") or whole is rows
 
 
 @every_output

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import perceiver_pytorch
@@ -19,13 +16,18 @@ from transformers.models.perceiver import modeling_perceiver
 import perceiver_kit as kit
 from perceiver_kit.hub.huggingface import convertible
 
+from . import fresh
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("api/*.md")])
 # A fence of Python with an optional comment that says why it is not run.
 FENCE = re.compile(r"(?P<why><!-- no-run: [^\n]+ -->\n+)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-SLOW = {"exporting.md": "takes minutes; tests/graphs.py tests it"}
-SHORTER = {"steps=1500": "steps=2", "warmup=75": "warmup=1"}  # trains for minutes otherwise
+SLOW = {"exporting.md": "takes minutes; qa/graphs.py tests it"}
+# Training and evaluation take minutes otherwise.
+SHORTER = {"steps=1500": "steps=2", "warmup=75": "warmup=1", "batch=64": "batch=2"}
+SHORTER |= {"task.held_out, batch": "[task.held_out[0]], batch", "halves(train, 4000)": "halves(train, 40)"}
+SHORTER |= {"halves(held_out, 1000)": "halves(held_out, 10)", "halves(held_out, 100)": "halves(held_out, 10)"}
 
 
 def snippets(page: Path) -> list[str]:
@@ -41,12 +43,9 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
     code = "\n".join(snippets(page))
     for long, short in SHORTER.items():
         code = code.replace(long, short)
-    warnings = ["-W", "ignore"] if "training" in code else ["-W", "error"]  # Lightning warns
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *warnings, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{page.name}:\n{done.stderr[-3000:]}"
+    warn = "ignore" if "training" in code else "error"  # Lightning warns
+    status, _, errors = fresh.run(code, cwd=tmp_path, warn=warn)
+    assert status == 0, f"{page.name}:\n{errors[-3000:]}"
 
 
 def test_fences_and_no_run_comments_are_found() -> None:

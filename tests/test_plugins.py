@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from . import fresh
 
 BLOCK = """
     import perceiver_kit as kit
@@ -41,20 +41,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(site: Path, *lines: str) -> subprocess.CompletedProcess[str]:
-    """Lines of a fresh Python that finds the package."""
-    code = "\n".join([f"import sys; sys.path.insert(0, {str(site)!r})", "import perceiver_kit as kit", *lines])
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+def run(site: Path, *lines: str) -> tuple[str, str]:
+    """What lines print in a Python that finds the package: standard output, standard error."""
+    status, out, errors = fresh.run("\n".join(["import sys, perceiver_kit as kit", *lines]), path=[site])
+    assert status == 0, errors
+    return out, errors
 
 
 def test_importing_the_kit_imports_no_plugin(site: Path) -> None:
-    out = run(site, f"print([name for name in sys.modules if name in {[*PLUGINS]}])")
-    assert out.stdout.strip() == "[]"
-    assert out.stderr == ""
+    out, errors = run(site, f"print([name for name in sys.modules if name in {[*PLUGINS]}])")
+    assert out.strip() == "[]"
+    assert errors == ""
 
 
 def test_plugins_add_blocks_and_a_broken_one_leaves_nothing_behind(site: Path) -> None:
-    out = run(
+    out, _ = run(
         site,
         "names = kit.list('inputs')",
         "print([name for name in ('Half', 'Spectrum', 'Early', 'Late') if name in names])",
@@ -62,12 +63,12 @@ def test_plugins_add_blocks_and_a_broken_one_leaves_nothing_behind(site: Path) -
         "model = kit.build({'perceiver_kit': 1, 'model': {'block': 'inputs.Spectrum', 'arguments': {'channels': 3}}})",
         "print(type(model).__module__, kit.spec(model)['model']['block'])",
     )
-    assert out.stdout.splitlines() == ["['Spectrum', 'Late']", "perceiver_kit.inputs.image", "b_good inputs.Spectrum"]
+    assert out.splitlines() == ["['Spectrum', 'Late']", "perceiver_kit.inputs.image", "b_good inputs.Spectrum"]
 
 
 def test_each_broken_plugin_is_named_once_with_what_is_wrong(site: Path) -> None:
-    stderr = run(site, "kit.list('inputs'); kit.list('recipes'); kit.build('masked_lm', preset='tiny')").stderr
-    said = [line for line in stderr.splitlines() if "left out" in line]
+    _, errors = run(site, "kit.list('inputs'); kit.list('recipes'); kit.build('masked_lm', preset='tiny')")
+    said = [line for line in errors.splitlines() if "left out" in line]
     assert len(said) == 4
     assert (
         "a_breaks_after_registering (a_breaks_after_registering) is left out: RuntimeError: no such device" in said[0]
@@ -78,10 +79,10 @@ def test_each_broken_plugin_is_named_once_with_what_is_wrong(site: Path) -> None
 
 
 def test_a_name_that_is_missing_recalls_the_plugins_that_failed(site: Path) -> None:
-    out = run(
+    out, _ = run(
         site,
         "try: kit.registry.find('inputs', 'Half')",
         "except kit.UnknownName as error: print(error)",
     )
-    assert "no inputs 'Half'" in out.stdout
-    assert "a_breaks_after_registering (a_breaks_after_registering) failed: RuntimeError: no such device" in out.stdout
+    assert "no inputs 'Half'" in out
+    assert "a_breaks_after_registering (a_breaks_after_registering) failed: RuntimeError: no such device" in out

@@ -41,6 +41,8 @@ MODULES = [
     "data.folders",
     "data.sampling",
     "plots",
+    "processors",
+    "processors.recipes",
 ]
 
 

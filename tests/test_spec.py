@@ -224,7 +224,7 @@ def edited(spec: dict, path: Sequence[Any], value: Any) -> dict:
         ("model", 3, "spec: model must be a block, got a int"),
         ("model/block", "models.PerceiverOI", "spec: model: no models 'PerceiverOI'; did you mean 'PerceiverIO'"),
         ("model/block", "model.PerceiverIO", "spec: model: no kind 'model'; did you mean 'models'"),
-        ("model/block", "recipes.masked_lm", "spec: model: recipes.masked_lm is not a block"),
+        ("model/block", "recipes.masked_lm", "spec: model: recipes.masked_lm is not a block or a dataclass"),
         ("model/block", "os.system", "spec: model: no kind 'os'"),
         ("model/block", None, "spec: model: no kind 'None'"),
         ("model/arguments", [], "spec: model has keys"),

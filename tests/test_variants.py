@@ -11,7 +11,7 @@ import perceiver_kit as kit
 from perceiver_kit import variants
 from perceiver_kit.attention import MLP
 
-VARIANTS = [name for name in kit.list("variants") if "MLP" not in name], [n for n in kit.list("variants") if "MLP" in n]
+VARIANTS = [[name for name in kit.list("variants") if kind in name] for kind in ("Norm", "MLP")]
 
 
 @pytest.mark.parametrize("mlp", VARIANTS[1])

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_positive
+from ..checks import check_flag, check_positive
 from ..errors import InputError
 from .files import VIDEOS, find_files, readable_files, split_by_class, top_level_files
 from .images import to_unit
@@ -49,13 +49,24 @@ class Windows(Samples):
     ``image`` float32 (t, 3, h, w) in [-1, 1], ``audio`` float32 (samples,), and ``label``: one-hot float32 (classes,)
     as input, int64 () as target.
 
+    With ``augment``, training items are mirrored and recoloured, and their sound is shifted by up to half a frame,
+    scaled by 1/4 to 4 and possibly inverted.
+
     Raises InputError for no windows or one outside its clip.
     """
 
     def __init__(
-        self, clips: Sequence[Footage], rows: Sequence[Window], *, num_frames: int, classes: int, seed: int = 0
+        self,
+        clips: Sequence[Footage],
+        rows: Sequence[Window],
+        *,
+        num_frames: int,
+        classes: int,
+        augment: bool = False,
+        seed: int = 0,
     ) -> None:
         check_positive("Windows", num_frames=num_frames, classes=classes)
+        check_flag("Windows", augment=augment)
         if not rows:
             raise InputError("Windows needs at least one window")
         for row in rows:
@@ -64,7 +75,7 @@ class Windows(Samples):
                     f"{row} of {num_frames} frames lies outside its clip, or its label outside {classes} classes"
                 )
         self.clips, self.rows = clips, rows
-        self.num_frames, self.classes, self.seed = num_frames, classes, seed
+        self.num_frames, self.classes, self.augment, self.seed = num_frames, classes, augment, seed
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,7 +85,14 @@ class Windows(Samples):
         frames, audio = self.clips[clip]
         per_frame = len(audio) // len(frames)
         image = to_unit(frames[start : start + self.num_frames])
-        sound = audio[start * per_frame : (start + self.num_frames) * per_frame].clone()
+        first, length = start * per_frame, self.num_frames * per_frame
+        if training and self.augment:
+            shift = int(torch.randint(-(per_frame // 2), per_frame // 2 + 1, (), generator=random))
+            first = min(max(0, first + shift), len(audio) - length)
+            image = recoloured(image, random)
+        sound = audio[first : first + length].clone()
+        if training and self.augment:
+            sound *= _uniform(random, -2, 2).exp2() * _sign(random)
         target = torch.tensor(label)
         return {
             "inputs": {"image": image, "audio": sound, "label": F.one_hot(target, self.classes).float()},
@@ -82,7 +100,24 @@ class Windows(Samples):
         }
 
 
-def one_clip(clip: Clip, *, num_frames: int, parts: int | None = None, seed: int = 0) -> tuple[Windows, Windows]:
+def recoloured(image: Float[Tensor, "t 3 h w"], random: Generator) -> Float[Tensor, "t 3 h w"]:
+    """Frames in [-1, 1], possibly mirrored, with another brightness and another contrast of each colour."""
+    image = image if _sign(random) > 0 else image.flip(-1)
+    contrast = _uniform(random, 0.7, 1.3, 3, 1, 1)
+    return (image * contrast + _uniform(random, -0.3, 0.3)).clamp_(-1, 1)
+
+
+def _uniform(random: Generator, low: float, high: float, *shape: int) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=random)
+
+
+def _sign(random: Generator) -> float:
+    return 1.0 if torch.rand((), generator=random) < 0.5 else -1.0
+
+
+def one_clip(
+    clip: Clip, *, num_frames: int, parts: int | None = None, augment: bool = False, seed: int = 0
+) -> tuple[Windows, Windows]:
     """Windows of one clip, split by ``video.split``: the class is the part of the clip.
 
     ``parts`` None: as many as the clip's length allows, at most four.
@@ -97,7 +132,8 @@ def one_clip(clip: Clip, *, num_frames: int, parts: int | None = None, seed: int
             if parts is not None or count == 1:
                 raise
     clips, rows = [footage(clip)], [[Window(0, *row) for row in half] for half in halves]
-    train, held_out = (Windows(clips, part, num_frames=num_frames, classes=count, seed=seed) for part in rows)
+    options: dict[str, Any] = dict(num_frames=num_frames, classes=count, augment=augment, seed=seed)
+    train, held_out = (Windows(clips, part, **options) for part in rows)
     return train, held_out
 
 

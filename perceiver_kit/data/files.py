@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ..errors import InputError, MissingPackage
 from .image_processor import ImageProcessor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
@@ -167,6 +170,23 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
 
     With ``cover``, the whole picture, resized to cover ``cover`` times the size.
 
+    Raises as ``open_picture``, and InputError for a picture that is too narrow to be resized.
+    """
+    image = open_picture(path)
+    if cover is not None:
+        factor = cover * max(size[0] / image.height, size[1] / image.width)
+        size = max(1, round(image.height * factor)), max(1, round(image.width * factor))
+        if size[0] * size[1] > MAX_PIXELS:
+            raise InputError(
+                f"{path} has {image.width} × {image.height} pixels: too narrow to be resized to height {size[0]}"
+            )
+    processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0)
+    return processor(image)[0].mul(255).round().byte()
+
+
+def open_picture(path: Path) -> PILImage:
+    """A picture file as a PIL image, rotated as its EXIF data say; more than 8 bits are scaled to the file's range.
+
     Raises InputError, naming the file, if it is missing or damaged, its format is not in ``FORMATS``, it has more
     than ``MAX_PIXELS`` pixels, or a pixel is not finite; MissingPackage without Pillow.
     """
@@ -192,15 +212,18 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
             raise InputError(f"{path} has NaN or infinite pixels, so its range is unknown")
         low, high = values.min(), values.max()
         image = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8))
-    if cover is not None:
-        factor = cover * max(size[0] / image.height, size[1] / image.width)
-        size = max(1, round(image.height * factor)), max(1, round(image.width * factor))
-        if size[0] * size[1] > MAX_PIXELS:
-            raise InputError(
-                f"{path} has {image.width} × {image.height} pixels: too narrow to be resized to height {size[0]}"
-            )
-    processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0)
-    return processor(image)[0].mul(255).round().byte()
+    return image
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file; InputError, naming it, if it is missing, empty or not UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({error})") from error
+    if not text.strip():
+        raise InputError(f"{path} is empty")
+    return text
 
 
 class Pictures(Sequence[Tensor]):

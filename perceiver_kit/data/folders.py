@@ -12,7 +12,7 @@ import torch
 from ..checks import check_image_size, check_probability
 from ..errors import InputError
 from . import clips, images, warps
-from .files import PICTURES, TEXTS, Pictures, read_picture, split_by_class, split_files
+from .files import PICTURES, TEXTS, Pictures, read_picture, read_text, split_by_class, split_files
 from .task import Task
 from .texts import MaskedBytes, Texts
 from .video import load_clip
@@ -57,9 +57,9 @@ def photo_folder(
 
 def labelled_texts(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task:
     """UTF-8 texts, one subfolder per class, truncated to ``max_length`` ids."""
-    files = split_by_class(path, TEXTS, _text)
-    train = Texts([_text(file) for file in files.train], files.train_labels, length=max_length, seed=seed)
-    held_out = Texts([_text(file) for file in files.held_out], files.held_out_labels, length=max_length, seed=seed)
+    files = split_by_class(path, TEXTS, read_text)
+    train = Texts([read_text(file) for file in files.train], files.train_labels, length=max_length, seed=seed)
+    held_out = Texts([read_text(file) for file in files.held_out], files.held_out_labels, length=max_length, seed=seed)
     overrides = dict(num_labels=len(files.classes), max_length=max_length)
     return Task(path.name, train, held_out, overrides, str(path), files.classes)
 
@@ -78,8 +78,8 @@ def masked_texts(
         whole = np.memmap(path, np.uint8, mode="r")
         parts = [whole[: len(whole) * 9 // 10], whole[len(whole) * 9 // 10 :]]
     else:
-        files = split_files(path, TEXTS, _text)
-        texts = ("\n".join(_text(file) for file in part).encode() for part in (files.train, files.held_out))
+        files = split_files(path, TEXTS, read_text)
+        texts = ("\n".join(read_text(file) for file in part).encode() for part in (files.train, files.held_out))
         parts = [np.frombuffer(text, np.uint8) for text in texts]
     for use, part in zip(("training", "held-out"), parts, strict=True):
         if len(part) < max_length:
@@ -125,14 +125,3 @@ def _sample_rate(num_frames: int, audio_samples: int | None) -> int:
     if samples % num_frames or samples < num_frames:
         raise InputError(f"audio_samples must be a multiple of num_frames, got {samples} and {num_frames}")
     return round(samples // num_frames * FPS)
-
-
-def _text(path: Path) -> str:
-    """A UTF-8 text file; InputError, naming it, if it is missing, empty or not UTF-8."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({error})") from error
-    if not text.strip():
-        raise InputError(f"{path} is empty")
-    return text

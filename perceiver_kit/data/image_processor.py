@@ -86,7 +86,7 @@ class ImageProcessor:
         """
         if channels not in ("first", "last", None):
             raise InputError(f'channels must be "first", "last" or None, got {channels!r}')
-        return torch.stack([self._process(_rgb(image, name, channels)) for name, image in _named_images(images)])
+        return torch.stack([self._process(as_rgb(image, name, channels)) for name, image in _named_images(images)])
 
     def _process(self, image: PILImage) -> Float[Tensor, "3 h w"]:
         from PIL.Image import Resampling
@@ -129,8 +129,8 @@ def _kind(image: object, name: str) -> str:
     raise InputError(f"{name} must be {kinds}, got a {type(image).__name__}")
 
 
-def _rgb(image: Any, name: str, channels: str | None) -> PILImage:
-    """Any image as 8-bit RGB."""
+def as_rgb(image: Any, name: str = "image", channels: str | None = None) -> PILImage:
+    """Any image that ``ImageProcessor`` takes as an 8-bit RGB PIL image."""
     pil = _pillow()
     if _kind(image, name) != "a PIL image":
         image = pil.fromarray(_array(image, name, channels))

@@ -113,7 +113,8 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
     sizes = entry.data_sizes(parameters)
     given = {name: sizes[name] for name in known if name in sizes}
     task: Task = loader(*positional, **(given | options | {"seed": seed}))
-    return replace(task, overrides={name: value for name, value in task.overrides.items() if name in parameters})
+    overrides = dict(task.overrides) | ({"labels": task.classes} if task.classes else {})
+    return replace(task, overrides={name: value for name, value in overrides.items() if name in parameters})
 
 
 def _exists(path: Path) -> bool:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import CrossAttentionLayer, Make
+from ..attention import Biases, CrossAttentionLayer, Make
 from ..block import Block
-from ..checks import check_positive
+from ..checks import check_choice, check_positive
+from ..errors import InputError
+from ..grouping import Group, Order, groups_of
 from ..initialisation import linear
+from ..observing import is_observed
 from ..registry import register
+from ..tokens import Grid, Layout
 
 
 @register("decoders")
@@ -19,9 +28,14 @@ class Decoder(Block):
 
     Queries do not interact: decoding a subset of them gives the same rows. ``query_mask`` (b, o) is True where a query
     reads the latents, as the original's decoder has for padded text; without it all do. ``zero_output`` initialises the
-    final linear layer to zero. ``norm`` and ``mlp`` make other norms and MLPs, as in ``CrossAttentionLayer``.
+    final linear layer to zero. ``norm`` and ``mlp`` make other norms and MLPs, as in ``CrossAttentionLayer``;
+    ``widening=0`` leaves the MLP out.
 
-    Source: Perceiver IO (Jaegle et al. 2022), section 3.2.
+    With ``groups``, the latents (b, groups · m, d) are those of as many groups, as ``HierarchicalEncoder`` has them.
+    A query that follows an input is divided into groups as the encoder divides the rows of that input, by the same
+    ``order``, and reads the latents of its own group. A query that follows no input reads all latents.
+
+    Source: Perceiver IO (Jaegle et al. 2022), section 3.2; the groups: Hierarchical Perceiver (Carreira et al. 2022).
 
     >>> Decoder(10, 64, out_channels=3)(torch.zeros(1, 7, 10), torch.randn(2, 8, 64)).shape
     torch.Size([2, 7, 3])
@@ -44,16 +58,22 @@ class Decoder(Block):
         activation: Activation = "gelu",
         norm: Make | None = None,
         mlp: Make | None = None,
+        bias: Biases = "all",
+        groups: int = 1,
+        order: Order = "rows",
     ) -> None:
         super().__init__()
-        check_positive("Decoder", query_channels=query_channels, latent_dim=latent_dim)
-        self.query_channels, self.latent_dim = query_channels, latent_dim
+        check_positive("Decoder", query_channels=query_channels, latent_dim=latent_dim, groups=groups)
+        check_choice("Decoder", "order", order, ("rows", "blocks"))
+        self.query_channels, self.latent_dim, self.groups = query_channels, latent_dim, groups
+        self.order: Order = order
         self.cross = CrossAttentionLayer(
             query_channels,
             latent_dim,
             heads=heads,
             qk_channels=qk_channels,
             v_channels=v_channels,
+            bias=bias,
             widening=widening,
             query_residual=query_residual,
             dropout=dropout,
@@ -69,12 +89,52 @@ class Decoder(Block):
         if zero_output and self.project is not None:
             nn.init.zeros_(self.project.weight)
 
+    def place(self, follows: str | None, grid: Grid, index: Tensor | None, layout: Layout) -> Mapping[str, Any]:
+        """Options of ``forward`` for queries that follow an input: those at ``index`` of a grid, all for None."""
+        if follows is None or self.groups == 1:
+            return {}
+        own = groups_of(layout, self.groups, self.order)[follows]
+        return {"group": Group(own.first, own.count, tuple(grid), self.order), "index": index}
+
     def forward(
         self,
         queries: Float[Tensor, "#b o c"],
         latents: Float[Tensor, "b m d"],
         *,
         query_mask: Bool[Tensor, "b o"] | None = None,
+        group: Group | None = None,
+        index: Int64[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "b o out"]:
-        rows = self.cross(queries, latents, query_mask=query_mask)
+        if latents.shape[1] % self.groups:
+            raise InputError(f"Decoder: {latents.shape[1]} latents must be divisible by its {self.groups} groups")
+        if group is None:
+            rows = self.cross(queries, latents, query_mask=query_mask)
+        # A capture needs one map for all groups.
+        elif index is None and not is_observed(self.cross) and not is_observed(self.cross.attention):
+            rows = self._by_group(queries, latents, query_mask, group)
+        else:
+            index = torch.arange(queries.shape[1], device=queries.device) if index is None else index
+            rows = self.cross(queries, latents, self._own(index, latents, group), query_mask=query_mask)
         return rows if self.project is None else self.project(rows)
+
+    def _by_group(
+        self, queries: Tensor, latents: Tensor, query_mask: Tensor | None, group: Group
+    ) -> Float[Tensor, "b o c"]:
+        """All queries of a grid: each group is a sample of its own."""
+        b = latents.shape[0]
+        own = rearrange(latents, "b (groups m) d -> b groups m d", groups=self.groups)
+        own = rearrange(own[:, group.first : group.first + group.count], "b groups m d -> (b groups) m d")
+        split = repeat(group.split(queries), "one groups o c -> (b one groups) o c", b=b // queries.shape[0])
+        keep = None if query_mask is None else rearrange(group.split(query_mask), "b groups o -> (b groups) o")
+        rows = self.cross(split, own, query_mask=keep)
+        return group.join(rearrange(rows, "(b groups) o c -> b groups o c", b=b))
+
+    def _own(self, index: Tensor, latents: Tensor, group: Group) -> Bool[Tensor, "#b o m"]:
+        """The latents that each query may read, those of its group."""
+        owner = repeat(
+            torch.arange(self.groups, device=index.device),
+            "groups -> (groups m)",
+            m=latents.shape[1] // self.groups,
+        )
+        own = rearrange(group.of(index), "... o -> ... o 1") == owner
+        return own if own.ndim == 3 else rearrange(own, "o m -> 1 o m")

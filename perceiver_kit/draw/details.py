@@ -68,8 +68,8 @@ def encoder_lines(model: PerceiverIO) -> Iterator[str]:
     """Cross-attention and self-attention layers with their heads."""
     encoder = model.encoder
     known = encoder.recorded
-    if "cross_heads" not in known:
-        yield from filter(None, [encoder.extra_repr()])
+    if "cross_attends" not in known:
+        yield from filter(None, encoder.extra_repr().split(", "))
         return
     times = "" if encoder.cross_attends == 1 else f" {encoder.cross_attends} times"
     yield f"latents read the rows{times}: {_heads(known['cross_heads'])}"
@@ -103,7 +103,8 @@ def decoder_lines(model: PerceiverIO) -> Iterator[str]:
     assert decoder is not None and queries is not None
     if queries.channels:
         heads = f": {_heads(decoder.recorded['heads'])}" if "heads" in decoder.recorded else ""
-        yield f"each query reads the latents{heads}"
+        own = " of its group" if getattr(decoder, "groups", 1) > 1 else ""
+        yield f"each query reads the latents{own}{heads}"
         yield f"(b, o, {queries.channels}) → (b, o, {decoder.out_channels})"
     else:
         yield f"→ (b, 1, {decoder.out_channels})"

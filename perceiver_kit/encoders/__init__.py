@@ -1,5 +1,8 @@
 """Rows → latents."""
 
+from .causal import Cache, CausalEncoder
+from .hierarchical import HierarchicalEncoder
 from .latent import Encoder
+from .resampler import Resampler
 
-__all__ = ["Encoder"]
+__all__ = ["Cache", "CausalEncoder", "Encoder", "HierarchicalEncoder", "Resampler"]

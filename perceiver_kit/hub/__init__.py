@@ -4,5 +4,6 @@ from .checkpoint import save
 from .huggingface import to_huggingface
 from .loading import load
 from .onnx import to_onnx
+from .resamplers import gated_from_state, resampler_from_state
 
-__all__ = ["load", "save", "to_huggingface", "to_onnx"]
+__all__ = ["gated_from_state", "load", "resampler_from_state", "save", "to_huggingface", "to_onnx"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from ..checks import short
 from ..errors import CheckpointError, PerceiverKitError, nearest
-from ..recipe import HuggingFace, Recipe
+from ..recipe import HuggingFace, Recipe, processor_of, resolve
 from ..registry import find, names
 from ..spec import build, spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 
 BIN = "pytorch_model.bin"
+BESIDE = ("preprocessor_config.json", "tokenizer_config.json")
+"""Files that say how a model reads pictures and texts; a repository may lack them."""
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "squared_relu": "relu2"}
 
 
@@ -48,11 +52,14 @@ def load_huggingface(directory: Path, config: Mapping[str, Any]) -> nn.Module:
                 model = build(name, **parameters)
         except (PerceiverKitError, RecursionError) as error:
             raise CheckpointError(f"{directory / CONFIG} does not make a model: {error}") from error
-        return fill(model, weights, str(directory / WEIGHTS), tensor_names(convertible()[name], model)).eval()
+        counterpart = convertible()[name]
+        if counterpart.processor is not None:
+            model.processor = resolve(counterpart.processor)(directory, parameters)
+        return fill(model, weights, str(directory / WEIGHTS), tensor_names(counterpart, model)).eval()
 
 
 def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
-    """Write a recipe's model as ``transformers`` loads it: config.json and model.safetensors.
+    """Write a recipe's model as ``transformers`` loads it: config.json, model.safetensors, and how it reads files.
 
     Into an empty directory, or one of the same model: ``transformers`` reads two files, which no rename can put in
     place together, so a kill between the two leaves one of each. ``save`` has no such moment.
@@ -64,7 +71,7 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     >>> with TemporaryDirectory() as directory:
     ...     written = to_huggingface(build("sequence_classification", preset="tiny"), directory)
     ...     sorted(file.name for file in written.iterdir())
-    ['config.json', 'model.safetensors']
+    ['config.json', 'model.safetensors', 'tokenizer_config.json']
     """
     note = getattr(model, "recipe", None)
     known = convertible()
@@ -73,7 +80,9 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
             f"to_huggingface takes the model of a recipe ({', '.join(known)}), "
             f"got {note['name'] if note else f'a {type(model).__name__} without a recipe'}"
         )
-    name, parameters = note["name"], note["parameters"]
+    name, parameters = note["name"], dict(note["parameters"])
+    if known[name].labels is not None:
+        parameters["labels"] = next(iter(model.labels.values()), None)  # type: ignore[union-attr, operator]
     with torch.device("meta"):
         rebuilt = build(name, **parameters)
     if spec(rebuilt)["model"] != spec(model)["model"]:
@@ -81,6 +90,8 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
     config = write_config(name, parameters)
     tensors_there = tensor_names(known[name], model)
     tensors = {tensors_there[ours[0]]: tensor.detach().cpu().contiguous() for ours, tensor in shared_tensors(model)}
+    processor = processor_of(model)
+    beside = {} if processor is None else processor.huggingface_files()
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,6 +100,7 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
                 directory / WEIGHTS: to_bytes(tensors, metadata={"format": "pt"}),
                 directory / CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
             }
+            | {directory / file: json.dumps(content, indent=2).encode() for file, content in beside.items()}
         )
     except OSError as error:
         raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
@@ -131,10 +143,22 @@ def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
         # config.json omits id2label when there are two labels.
         labels = config.get("id2label")
         parameters["num_labels"] = config.get("num_labels", 2) if labels is None else len(labels)
+        parameters["labels"] = None if labels is None else _class_names(labels, source)
     try:
         return name, parameters | counterpart.read(config)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
+
+
+def _class_names(id2label: Mapping[str, str], source: str) -> tuple[str, ...] | None:
+    """Class names by index; None for transformers' placeholders. A repeated name gets its index, as in "crane 517"."""
+    by_id = {int(i): name for i, name in id2label.items()}
+    if sorted(by_id) != [*range(len(by_id))] or not all(isinstance(name, str) and name for name in by_id.values()):
+        raise CheckpointError(f"{source}: id2label must have a name for each class from 0, got {short(id2label)}")
+    names: list[str] = []
+    for i in range(len(by_id)):
+        names.append(f"{by_id[i]} {i}" if by_id[i] in names else by_id[i])
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else tuple(names)
 
 
 def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,8 +180,9 @@ def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"to_huggingface: {error}") from None
     if counterpart.labels is not None:
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(parameters["num_labels"])}
-        config["label2id"] = {f"LABEL_{i}": i for i in range(parameters["num_labels"])}
+        labels = parameters["labels"] or [f"LABEL_{i}" for i in range(parameters["num_labels"])]
+        config["id2label"] = {str(i): name for i, name in enumerate(labels)}
+        config["label2id"] = {name: i for i, name in enumerate(labels)}
     _check_round_trip(name, parameters, config)
     return config
 
@@ -186,11 +211,11 @@ def _check_widths(parameters: Mapping[str, Any]) -> None:
 
 
 def from_hub(repository: str) -> Path:
-    """The local directory of a hub repository's config.json and model.safetensors: cached, or downloaded.
+    """The local directory of a hub repository's config.json, model.safetensors and, where they are, ``BESIDE``.
 
     Raises CheckpointError when it is not in the cache and cannot be reached, or does not exist.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     def fetch(file: str) -> Path:
@@ -201,8 +226,12 @@ def from_hub(repository: str) -> Path:
             get_hf_file_metadata(hf_hub_url(repository, file), timeout=5)
             return Path(hf_hub_download(repository, file))
 
+    cached = isinstance(try_to_load_from_cache(repository, CONFIG), str)
     try:
         config = fetch(CONFIG)
+        for file in () if cached else BESIDE:
+            with suppress(EntryNotFoundError):
+                fetch(file)
         try:
             fetch(WEIGHTS)
         except EntryNotFoundError:

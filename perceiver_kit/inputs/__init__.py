@@ -3,6 +3,7 @@
 from .audio import AudioPatches
 from .base import Input
 from .convolutions import Conv1x1, ConvStem
+from .embedded import Embedded
 from .image import Patches, Pixels
 from .neighbourhoods import Neighbourhoods
 from .rows import Features, OneHot
@@ -13,6 +14,7 @@ __all__ = [
     "AudioPatches",
     "Conv1x1",
     "ConvStem",
+    "Embedded",
     "Features",
     "Input",
     "Inputs",

@@ -53,6 +53,14 @@ class Input(Block):
         """Axes of the raw tensor, such as ``"b 3 h w"``, which ``kit.draw`` shows; empty if undeclared."""
         return ""
 
+    def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw tensor and mask as ``embed`` and the rows need them; called if a mask is given.
+
+        A block whose rows read neighbouring raw values removes those that may not be read; a block whose mask may be
+        over raw values reduces it to rows.
+        """
+        return raw, mask
+
     def embed(self, raw: Tensor, name: str) -> Float[Tensor, "b *grid c"]:
         """Content on its grid; raises InputError, naming the modality, for a raw tensor that does not fit."""
         raise undefined(self, "embed(raw, name)")

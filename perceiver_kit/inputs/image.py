@@ -52,20 +52,8 @@ class Patches(Input):
         return image_axes(self.raw_channels, video=len(self.size) == 3)
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
-        video = len(self.size) == 3
         check_tensor(raw, name, self.raw_axes)
-        extent = (*raw.shape[1:2], *raw.shape[-2:]) if video else tuple(raw.shape[-2:])
-        if any(whole % part for whole, part in zip(extent, self.size, strict=True)):
-            axes = "frames, height and width" if video else "height and width"
-            raise InputError(
-                f"{name} is {tuple(raw.shape)} but patches of {self.size} need {axes} divisible by them; crop or pad"
-            )
-        if video:
-            t, h, w = self.size
-            content = rearrange(raw, "b (t dt) c (h dh) (w dw) -> b t h w (dt dh dw c)", dt=t, dh=h, dw=w)
-        else:
-            h, w = self.size
-            content = rearrange(raw, "b c (h dh) (w dw) -> b h w (dh dw c)", dh=h, dw=w)
+        content = to_patches(raw, self.size, name)
         return content if self.project is None else self.project(match_dtype(content, self.project))
 
 
@@ -100,6 +88,35 @@ class Pixels(Input):
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes)
         return rearrange(strided(raw, self.stride), "... c h w -> ... h w c")
+
+
+# An image or a video, and its patches, by the number of axes.
+PATCHES = {
+    2: ("b c (h dh) (w dw)", "b h w (dh dw c)"),
+    3: ("b (t dt) c (h dh) (w dw)", "b t h w (dt dh dw c)"),
+}
+
+
+def to_patches(raw: Tensor, size: Grid, name: str) -> Tensor:
+    """Patches of an image or a video, (b, *grid, c); InputError, naming it, unless ``size`` divides its axes."""
+    extent = (*raw.shape[1:2], *raw.shape[-2:]) if len(size) == 3 else tuple(raw.shape[-2:])
+    if any(whole % part for whole, part in zip(extent, size, strict=True)):
+        axes = "frames, height and width" if len(size) == 3 else "height and width"
+        raise InputError(
+            f"{name} is {tuple(raw.shape)} but patches of {size} need {axes} divisible by them; crop or pad"
+        )
+    whole, patches = PATCHES[len(size)]
+    return rearrange(raw, f"{whole} -> {patches}", **_extents(size))
+
+
+def from_patches(patches: Tensor, size: Grid) -> Tensor:
+    """The image or video of patches (b, *grid, c), the inverse of ``to_patches``."""
+    whole, content = PATCHES[len(size)]
+    return rearrange(patches, f"{content} -> {whole}", **_extents(size))
+
+
+def _extents(size: Grid) -> dict[str, int]:
+    return dict(zip(("dt", "dh", "dw")[-len(size) :], size, strict=True))
 
 
 def image_or_video(owner: str, name: str, sizes: tuple[int, ...]) -> tuple[int, ...]:

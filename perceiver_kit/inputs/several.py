@@ -32,7 +32,8 @@ class Inputs(Block):
     Every modality is padded with a learned vector to the widest one plus ``min_padding``. A modality in ``hide`` has a
     mask token, which replaces each of its rows with a probability (in training, in evaluation). Evaluation hides all
     rows or none, so that results are deterministic; a single number p means (p, 1 if p is 1 else 0). A modality in
-    ``hide`` may be left out: mask tokens then fill its declared grid; without a declared grid it adds no rows.
+    ``hide`` may be left out: mask tokens then fill its declared grid; without a declared grid it adds no rows. One in
+    ``optional`` may be left out, too, and then adds no rows: several data sets can pass through one model.
 
     A modality named like a keyword (``hide``) is given in a mapping: ``Inputs({"hide": OneHot(2)})``.
 
@@ -50,6 +51,7 @@ class Inputs(Block):
         /,
         *,
         hide: Mapping[str, Hide] | None = None,
+        optional: Collection[str] = (),
         min_padding: int = 0,
         **named: Input,
     ) -> None:
@@ -63,11 +65,13 @@ class Inputs(Block):
             raise AssemblyError(f"Inputs: hide must map modalities to probabilities, got a {type(hide).__name__}")
         self.hide = {name: _probabilities(name, value) for name, value in (hide or {}).items()}
         check_names("Inputs: hide", self.hide, merged)
+        check_names("Inputs: optional", optional, merged)
+        self.optional = tuple(name for name in optional if name not in self.hide)
         self.mask_tokens = ByModality({name: LearnedVector(self.channels) for name in self.hide})
 
     def arguments(self) -> dict[str, Any]:
         blocks = {name: self.blocks[name] for name in self.blocks}
-        return {"blocks": blocks, "hide": self.hide, "min_padding": self.min_padding}
+        return {"blocks": blocks, "hide": self.hide, "optional": self.optional, "min_padding": self.min_padding}
 
     def forward(
         self,
@@ -93,16 +97,19 @@ class Inputs(Block):
         for name in self.blocks:
             block: Input = self.blocks[name]
             if name not in raw:
-                if block.grid is not None:
+                if block.grid is not None and name in self.hide:
                     token = self.mask_tokens[name].vector
                     rows.append(repeat(token, "1 c -> b n c", b=batch, n=math.prod(block.grid)))
                     segments.append((name, block.grid))
                     masks.append(None)
                 continue
-            embedded = block.embed(raw[name], name)
+            given, readable = raw[name], mask.get(name)
+            if isinstance(readable, Tensor):
+                given, readable = block.masked(given, readable)
+            embedded = block.embed(given, name)
             grid = tuple(embedded.shape[1:-1])
             embedded = rearrange(embedded, "b ... c -> b (...) c")
-            keep = row_mask("mask", name, mask[name], batch, grid, "may be read") if name in mask else None
+            keep = row_mask("mask", name, readable, batch, grid, "may be read") if name in mask else None
             if keep is not None:
                 embedded = torch.where(rearrange(keep, "b n -> b n 1"), embedded, 0)
             placed = pad(block.place(embedded, grid), self.padding, name)
@@ -124,6 +131,7 @@ class Inputs(Block):
         unused = [self.mask_tokens[name].vector for name in self.hide if name in given and not self._probability(name)]
         unused += [self.mask_tokens[name].vector for name in self.hide if self.blocks[name].grid is None]
         unused += [self.padding[name].vector for name in self.padding if name not in given]
+        unused += [weight for name in self.optional if name not in given for weight in self.blocks[name].parameters()]
         if unused:
             lengths = [part.shape[1] for part in rows]
             shortest = lengths.index(min(lengths))  # min(key=…) cannot be traced by torch.compile
@@ -144,8 +152,8 @@ class Inputs(Block):
         if not raw:
             raise InputError(f"inputs is empty; give at least one of {', '.join(self.blocks)}")
         for name in self.blocks:
-            if name not in raw and name not in self.hide:
-                optional = ", ".join(self.hide) or "none"
+            if name not in raw and name not in self.hide and name not in self.optional:
+                optional = ", ".join((*self.hide, *self.optional)) or "none"
                 raise InputError(f"inputs lacks {name!r}, which has no mask token (may be left out: {optional})")
         for name in mask:
             if name not in raw:

@@ -3,8 +3,10 @@
 from .base import Objective, Term, combine
 from .classification import Classification
 from .end_point_error import EndPointError
+from .masked_reconstruction import MaskedReconstruction
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
+from .next_tokens import NextTokens
 from .reconstruction import Reconstruction
 from .regression import Regression
 from .weighted import Weighted
@@ -12,8 +14,10 @@ from .weighted import Weighted
 __all__ = [
     "Classification",
     "EndPointError",
+    "MaskedReconstruction",
     "MaskedTokens",
     "MultiLabel",
+    "NextTokens",
     "Objective",
     "Reconstruction",
     "Regression",

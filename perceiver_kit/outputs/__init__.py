@@ -2,8 +2,19 @@
 
 from .base import Output
 from .flow import Flow
-from .linear import Classify, Project, Rows, ToPixels, ToWaveform
+from .linear import Classify, Project, Rows, ToPatches, ToPixels, ToWaveform
 from .several import Outputs
 from .text import TiedText
 
-__all__ = ["Classify", "Flow", "Output", "Outputs", "Project", "Rows", "TiedText", "ToPixels", "ToWaveform"]
+__all__ = [
+    "Classify",
+    "Flow",
+    "Output",
+    "Outputs",
+    "Project",
+    "Rows",
+    "TiedText",
+    "ToPatches",
+    "ToPixels",
+    "ToWaveform",
+]

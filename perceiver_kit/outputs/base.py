@@ -26,6 +26,7 @@ class Output(Block):
 
     in_channels: int
     mixes_rows = False
+    labels: tuple[str, ...] = ()  # names of the classes, which PerceiverIO(labels=…) sets: metadata only
 
     def check_grid(self, name: str, grid: Grid) -> None:
         """Raise InputError, before decoding, for a grid that ``whole`` does not support."""

@@ -1,18 +1,24 @@
-"""Outputs of at most one linear layer: rows, pixels, a waveform, classes."""
+"""Outputs of at most one linear layer: rows, pixels, patches, a waveform, classes."""
 
 from __future__ import annotations
+
+import math
+from typing import Literal, get_args
 
 from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checks import check_positive
+from ..checks import check_choice, check_positive
 from ..errors import InputError
 from ..initialisation import linear
+from ..inputs.image import from_patches, image_or_video, to_patches
 from ..plain import is_plain
 from ..registry import register
 from ..tokens import Grid
 from .base import Affine, Output
+
+Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 @register("outputs")
@@ -34,17 +40,19 @@ class Rows(Output):
 
 @register("outputs")
 class Project(Output):
-    """Rows (b, o, in_channels) → rows (b, o, channels).
+    """Rows (b, o, in_channels) → rows (b, o, channels). ``zero`` initialises the weight to zero.
 
     >>> Project(512, 7)(torch.zeros(2, 5, 512)).shape
     torch.Size([2, 5, 7])
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, zero: bool = False) -> None:
         super().__init__()
         check_positive(type(self).__name__, in_channels=in_channels, channels=channels)
         self.in_channels, self.channels = in_channels, channels
         self.project = linear(in_channels, channels)
+        if zero:
+            nn.init.zeros_(self.project.weight)
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
         return self.project(rows)
@@ -76,6 +84,35 @@ class ToPixels(Project):
 
 
 @register("outputs")
+class ToPatches(Project):
+    """An image (b, c, h, w) or a video (b, t, c, h, w) of one patch per row: the inverse of ``inputs.Patches``.
+
+    ``size`` is (height, width) for images and (frames, height, width) for video. The values of a row are ordered
+    (frame, y, x, channel); with ``at``, a row is a patch.
+
+    >>> ToPatches(512, (1, 4, 4)).whole(torch.zeros(2, 24, 48), (3, 2, 4)).shape
+    torch.Size([2, 3, 3, 8, 16])
+    """
+
+    def __init__(self, in_channels: int, size: tuple[int, ...], *, values: int = 3) -> None:
+        size = image_or_video(type(self).__name__, "size", size)
+        check_positive(type(self).__name__, values=values)
+        super().__init__(in_channels, math.prod(size) * values)
+        self.size = size
+
+    def check_grid(self, name: str, grid: Grid) -> None:
+        if len(grid) != len(self.size):
+            raise InputError(f"output {name!r}: the grid of patches {self.size} must have as many axes, got {grid}")
+
+    def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Tensor:
+        [patches] = unpack(rows, [grid], "b * c")
+        return from_patches(patches, self.size)
+
+    def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
+        return rearrange(to_patches(whole, self.size, "target"), "b ... c -> b (...) c")
+
+
+@register("outputs")
 class ToWaveform(Project):
     """``samples_per_patch`` samples per row, end to end: (b, samples).
 
@@ -97,12 +134,19 @@ class ToWaveform(Project):
 class Classify(Project):
     """Logits of ``classes`` from a single row: (b, classes).
 
+    ``problem_type`` says what the values mean: logits of one class (also where it is None), of any number of classes
+    (``"multi_label_classification"``), or values (``"regression"``). It is metadata in Hugging Face's words, for the
+    choice of an objective and for reading answers.
+
     >>> Classify(512, 10).whole(torch.zeros(2, 1, 10), (1,)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, in_channels: int, classes: int) -> None:
+    def __init__(self, in_channels: int, classes: int, *, problem_type: Problem | None = None) -> None:
         super().__init__(in_channels, classes)
+        if problem_type is not None:
+            check_choice("Classify", "problem_type", problem_type, get_args(Problem))
+        self.problem_type = problem_type
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if grid != (1,):

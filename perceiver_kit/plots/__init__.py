@@ -6,6 +6,7 @@ Matplotlib is imported when the first plot is drawn.
 from .attention import attention_over_image, attention_over_waveform
 from .motion import flow, flow_to_rgb, flow_wheel
 from .pictures import latents, reconstructions
+from .scores import class_scores
 from .series import curves, losses
 from .text import attention_over_text
 
@@ -13,6 +14,7 @@ __all__ = [
     "attention_over_image",
     "attention_over_text",
     "attention_over_waveform",
+    "class_scores",
     "curves",
     "flow",
     "flow_to_rgb",

@@ -2,7 +2,8 @@
 
 from .base import Query
 from .from_inputs import ContentQuery, InputQuery
+from .from_latents import LatentQuery
 from .places import LearnedQuery, NoQuery, PositionQuery
 from .several import Queries
 
-__all__ = ["ContentQuery", "InputQuery", "LearnedQuery", "NoQuery", "PositionQuery", "Queries", "Query"]
+__all__ = ["ContentQuery", "InputQuery", "LatentQuery", "LearnedQuery", "NoQuery", "PositionQuery", "Queries", "Query"]

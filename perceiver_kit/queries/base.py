@@ -16,13 +16,13 @@ class Query(Block):
     """Base of query blocks: ``grid`` is the grid of output rows, ``forward`` computes all or some of their queries.
 
     ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query needs of that
-    input: the encoder's whole rows, only the content before positions, or (None) nothing.
+    input: the encoder's whole rows, only the content before positions, or (None) nothing. Or it is the latents.
     """
 
     channels: int
     size: Grid | None = None
     follows: str | None = None
-    reads: Literal["rows", "content"] | None = None
+    reads: Literal["rows", "content", "latents"] | None = None
 
     def grid(self, encoded: Encoded) -> Grid:
         """The declared grid, or that of the input it follows; InputError if that input was left out."""

@@ -47,7 +47,7 @@ class Queries(Block):
         if query.reads is not None or not isinstance(size, tuple | list) or len(size) != len(own):
             raise InputError(
                 f"size of {name!r} must be a grid like its own, {own}, got {size!r}"
-                + (f"; its query reads the rows of input {query.follows!r}" if query.reads else "")
+                + (f"; its query reads {_read_by(query)}" if query.reads else "")
             )
         if any(not isinstance(n, int) or n < 1 for n in size):
             raise InputError(f"size of {name!r} must be positive ints, got {size!r}")
@@ -65,3 +65,7 @@ class Queries(Block):
         """Queries of one output at the common width: (1, k, c) or (b, k, c)."""
         rows = self.blocks[name](grid, index, encoded)
         return pad(rows, self.padding, name).to(encoded.latents.dtype)
+
+
+def _read_by(query: Query) -> str:
+    return "the latents" if query.follows is None else f"the rows of input {query.follows!r}"

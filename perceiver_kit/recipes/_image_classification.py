@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,13 +14,17 @@ from ..encoders import Encoder
 from ..inputs import Input, Inputs
 from ..model import PerceiverIO
 from ..outputs import Classify, Outputs
+from ..outputs.linear import Problem
 from ..queries import LearnedQuery, Queries
-from ._shared import ORIGINAL, PAPER, encoder_sources
+from ._shared import LABELS_SOURCE, ORIGINAL, PAPER, PROBLEM_SOURCE, encoder_sources
 
 COLAB = f"{ORIGINAL}, colabs/imagenet_classification.ipynb"
 SOURCES = encoder_sources(
     COLAB,
     num_labels="ImageNet",
+    labels=LABELS_SOURCE,
+    problem_type=PROBLEM_SOURCE,
+    image_channels=f"{COLAB}: red, green, blue",
     num_latents=f"{PAPER}, appendix A",
     latent_dim=f"{PAPER}, appendix A",
     layers=f"{PAPER}, appendix A: 6 a block",
@@ -31,7 +36,15 @@ DATA = dict(mnist="perceiver_kit.data.tasks:mnist", path="perceiver_kit.data.fol
 
 
 def classifier(
-    image: Input, *, num_labels: int, decoder_residual: bool = True, dropout: float, activation: Activation, **encoder
+    image: Input,
+    *,
+    num_labels: int,
+    labels: Sequence[str] | None,
+    problem_type: Problem | None,
+    decoder_residual: bool = True,
+    dropout: float,
+    activation: Activation,
+    **encoder,
 ) -> PerceiverIO:
     """Image rows → latents → one learned query → class logits."""
     inputs = Inputs(image=image)
@@ -40,11 +53,12 @@ def classifier(
     decoder = Decoder(
         queries.channels, encoder.latent_dim, query_residual=decoder_residual, dropout=dropout, activation=activation
     )
-    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+    outputs = Outputs(label=Classify(queries.channels, num_labels, problem_type=problem_type))
+    return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
 
 
 def random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     """A random image in [-1, 1]."""
     size = parameters["image_size"]
     height, width = size if isinstance(size, tuple | list) else (size, size)
-    return {"image": torch.rand(batch, 3, height, width) * 2 - 1}
+    return {"image": torch.rand(batch, parameters["image_channels"], height, width) * 2 - 1}

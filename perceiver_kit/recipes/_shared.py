@@ -65,6 +65,11 @@ CLASSIFIER_NAMES = DECODER_NAMES | {
     "outputs.blocks.label.project": "perceiver.decoder.decoder.final_layer",
 }
 
+# What a classifier's config.json has besides.
+CLASSIFIER_SIZES: dict[str, tuple[str, Any]] = {"problem_type": ("problem_type", None)}
+LABELS_SOURCE = "the user's: names of the classes"
+PROBLEM_SOURCE = f"{REFERENCE}: metadata, None unless a checkpoint says it"
+
 # Ours: the name in config.json, and its value where config.json is silent.
 ENCODER_SIZES: dict[str, tuple[str, Any]] = {
     "num_latents": ("num_latents", 256),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_positive
 from ..inputs import TextTokens
 from ..positions import Learned, Start
 from ._shared import ENCODER_SIZES, ORIGINAL, PAPER, REFERENCE, encoder_sources
@@ -26,6 +27,7 @@ SOURCES = encoder_sources(
     cross_widening=REFERENCE,
     self_widening=REFERENCE,
     position_start=f"{ORIGINAL}: a cut normal of 0.02",
+    ngrams=f"{ORIGINAL}: none",
     dropout=f"{ORIGINAL}: none",
 )
 BASE: dict[str, Any] = dict(
@@ -53,10 +55,21 @@ TEXT_SIZES = ENCODER_SIZES | {
 }
 
 
-def text_tokens(vocabulary: int, max_length: int, channels: int, position_start: Start) -> TextTokens:
-    """The text block: embedding + learned position."""
-    positions = Learned((max_length,), channels, start=position_start)
-    return TextTokens(vocabulary, channels, positions=positions, combine="add")
+def text_tokens(
+    vocabulary: int,
+    max_length: int,
+    channels: int,
+    position_start: Start,
+    *,
+    ngrams: tuple[int, ...] = (),
+    stride: int = 1,
+    convolutions: int = 0,
+) -> TextTokens:
+    """The text block: embedding + learned position; see ``TextTokens`` for the options."""
+    check_positive("text", max_length=max_length, stride=stride)
+    positions = Learned((-(-max_length // stride),), channels, start=position_start)
+    options: dict[str, Any] = dict(ngrams=ngrams, stride=stride, convolutions=convolutions)
+    return TextTokens(vocabulary, channels, **options, positions=positions, combine="add")
 
 
 def random_text(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from ..activations import Activation
@@ -9,11 +10,12 @@ from ..encoders import Encoder
 from ..inputs import ConvStem
 from ..model import PerceiverIO
 from ..objectives import Classification
+from ..outputs.linear import Problem
 from ..positions import Fourier
 from ..recipe import HuggingFace, recipe
 from . import _image_classification as images
 from ._image_classification import COLAB
-from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, REFERENCE
+from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, REFERENCE
 
 
 @recipe(
@@ -31,6 +33,7 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
     data=images.DATA,
     reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationConvProcessing",
         ENCODER_NAMES
@@ -39,29 +42,41 @@ from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, R
             "inputs.blocks.image.convs.0": "perceiver.input_preprocessor.convnet.conv",
             "inputs.blocks.image.norms.0": "perceiver.input_preprocessor.convnet.batchnorm",
         },
-        ENCODER_SIZES,
-        fixed=dict(bands=64, max_resolution=(56, 56), channels=64, conv_padding="huggingface"),
+        ENCODER_SIZES | CLASSIFIER_SIZES,
+        fixed=dict(image_channels=3, bands=64, max_resolution=(56, 56), channels=64, conv_padding="huggingface"),
         labels=1000,
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_conv(
     *,
     num_labels: int = 1000,
+    labels: Sequence[str] | None = None,
+    problem_type: Problem | None = None,
     channels: int = 64,
     bands: int = 64,
     max_resolution: tuple[int, int] = (56, 56),
     conv_padding: Literal["same", "huggingface"] = "huggingface",
+    image_channels: int = 3,
     dropout: float = 0.0,
     activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification from a convolutional stem with 2D Fourier features (Perceiver IO, section 4.2).
 
-    Takes image (b, 3, h, w) of any height and width and returns label (b, num_labels) logits.
+    Takes image (b, image_channels, h, w) of any height and width and returns label (b, num_labels) logits.
 
     >>> build("image_classification_conv", preset="tiny")({"image": torch.rand(2, 3, 32, 32)})["label"].shape
     torch.Size([2, 10])
     """
     positions = Fourier(bands=bands, max_resolution=max_resolution)
-    image = ConvStem(channels, padding=conv_padding, positions=positions)
-    return images.classifier(image, num_labels=num_labels, dropout=dropout, activation=activation, **encoder)
+    image = ConvStem(channels, channels=image_channels, padding=conv_padding, positions=positions)
+    return images.classifier(
+        image,
+        num_labels=num_labels,
+        labels=labels,
+        problem_type=problem_type,
+        dropout=dropout,
+        activation=activation,
+        **encoder,
+    )

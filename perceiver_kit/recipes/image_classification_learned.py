@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..activations import Activation
@@ -11,11 +12,12 @@ from ..errors import CheckpointError
 from ..inputs import Conv1x1
 from ..model import PerceiverIO
 from ..objectives import Classification
+from ..outputs.linear import Problem
 from ..positions import Learned, Projected, Start
 from ..recipe import HuggingFace, recipe
 from . import _image_classification as images
 from ._image_classification import COLAB
-from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES, PAPER, REFERENCE
+from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, PAPER, REFERENCE
 
 
 def _write_size(parameters: Any) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
     training=dict(steps=4500, batch=32, rate=3e-3),
     data=images.DATA,
     random_inputs=images.random_image,
+    processor="perceiver_kit.processors.recipes:classify_picture",
     huggingface=HuggingFace(
         "PerceiverForImageClassificationLearned",
         ENCODER_NAMES
@@ -54,29 +57,33 @@ def _write_size(parameters: Any) -> dict[str, Any]:
             ),
             "inputs.blocks.image.positions.project": "perceiver.input_preprocessor.positions_projection",
         },
-        ENCODER_SIZES | {"image_size": ("image_size", 56)},
-        fixed=dict(channels=256, decoder_residual=True),
+        ENCODER_SIZES | CLASSIFIER_SIZES | {"image_size": ("image_size", 56)},
+        fixed=dict(image_channels=3, channels=256, decoder_residual=True),
         labels=1000,
         write=_write_size,
         unwritten=("position_start", "position_deviation"),
+        processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
 )
 def image_classification_learned(
     *,
     num_labels: int = 1000,
+    labels: Sequence[str] | None = None,
+    problem_type: Problem | None = None,
     image_size: int | tuple[int, int] = 224,
     channels: int = 256,
     decoder_residual: bool = True,
     position_start: Start = "normal",
     position_deviation: float = 0.02,
+    image_channels: int = 3,
     dropout: float = 0.0,
     activation: Activation = "gelu",
     **encoder,
 ) -> PerceiverIO:
     """Image classification with learned positions (Perceiver IO, section 4.2): no knowledge of the plane at all.
 
-    Takes image (b, 3, h, w) and returns label (b, num_labels) logits. Any height and width will do: the learned
-    positions of ``image_size`` are interpolated to it.
+    Takes image (b, image_channels, h, w) and returns label (b, num_labels) logits. Any height and width will do:
+    the learned positions of ``image_size`` are interpolated to it.
 
     >>> model = build("image_classification_learned", preset="tiny", num_labels=5)
     >>> [model({"image": torch.rand(2, 3, side, side)})["label"].shape for side in (28, 40)]
@@ -84,10 +91,12 @@ def image_classification_learned(
     """
     size = check_image_size("image_classification_learned", image_size)
     learned = Learned(size, channels, interpolate=True, start=position_start, deviation=position_deviation)
-    image = Conv1x1(channels, positions=Projected(learned, channels))
+    image = Conv1x1(channels, channels=image_channels, positions=Projected(learned, channels))
     return images.classifier(
         image,
         num_labels=num_labels,
+        labels=labels,
+        problem_type=problem_type,
         decoder_residual=decoder_residual,
         dropout=dropout,
         activation=activation,

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_image_size, check_positive
+from ..anchoring import anchor
+from ..checks import check_choice, check_image_size, check_positive
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..errors import AssemblyError, CheckpointError
 from ..inputs import AudioPatches, Inputs, OneHot, Patches
 from ..model import PerceiverIO
 from ..objectives import Classification, Reconstruction, Weighted
-from ..outputs import Classify, Outputs, ToPixels, ToWaveform
+from ..outputs import Classify, Outputs, ToPatches, ToPixels, ToWaveform
 from ..positions import Fourier
 from ..queries import LearnedQuery, PositionQuery, Queries
 from ..recipe import HuggingFace, recipe
-from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, PAPER, encoder_sources
+from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, LABELS_SOURCE, ORIGINAL, PAPER, encoder_sources
 
 COLAB = f"{ORIGINAL}, colabs/video_autoencoding.ipynb"
 SAMPLES_PER_FRAME = 1920  # 48 kHz at 25 frames a second
@@ -87,12 +89,36 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
             label_channels=64,
             out_channels=64,
         ),
+        # One latent for each patch and each 8 ms of sound at 8 kHz.
+        quick=dict(
+            num_frames=4,
+            image_size=32,
+            num_labels=4,
+            audio_samples=1280,
+            patch_size=8,
+            output_patch_size=8,
+            samples_per_patch=64,
+            audio_resolution="rows",
+            num_latents=84,
+            latent_dim=64,
+            layers=2,
+            self_heads=4,
+            cross_qk_channels=64,
+            cross_v_channels=64,
+            image_bands=4,
+            audio_bands=16,
+            label_channels=126,
+            out_channels=128,
+            decoder_residual=True,
+            anchored=True,
+        ),
     ),
     sources=encoder_sources(
         COLAB,
         num_frames=f"{PAPER}, appendix F: 16 frames of 224 × 224",
         image_size=f"{PAPER}, appendix F",
         num_labels="Kinetics-700",
+        labels=LABELS_SOURCE,
         audio_samples="1,920 a frame: 48 kHz at 25 frames a second",
         patch_size=f"{COLAB}: 4 × 4 patches of each frame",
         samples_per_patch=f"{COLAB}: 16 samples a row",
@@ -103,14 +129,24 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
         latent_dim=COLAB,
         layers=f"{COLAB}: 8 self-attends in 1 block",
         out_channels=f"{COLAB}: output width of the decoder",
+        output_patch_size=f"{COLAB}: pixels",
+        audio_resolution=f"{COLAB}: one cycle for two samples, which aliases, since rows are patches",
+        decoder_residual=f"{COLAB}: none",
+        anchored=f"{COLAB}: random latents",
         hide_label="training: half (a published re-training); evaluation: always, as both references",
     ),
     group=Encoder,
     objective=reconstruction,
-    training=dict(steps=1500, batch=8, rate=2e-3),
+    training=dict(
+        steps=1500,
+        batch=8,
+        rate=2e-3,
+        quick=dict(optimizer="muon", steps=2000, batch=16, rate=3e-3, weight_decay=0.05),
+    ),
     data=dict(clip="perceiver_kit.data.tasks:clip", path="perceiver_kit.data.folders:videos"),
     random_inputs=_random_clip,
     demo="perceiver_kit.demo:demo",
+    processor="perceiver_kit.processors.recipes:decode_clip",
     huggingface=HuggingFace(
         "PerceiverForMultimodalAutoencoding",
         ENCODER_NAMES
@@ -138,11 +174,19 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
             "out_channels": ("output_num_channels", 512),
             "label_channels": ("_label_trainable_num_channels", 1024),
         },
-        fixed=dict(patch_size=4, image_bands=32, audio_bands=192),
+        fixed=dict(
+            patch_size=4,
+            output_patch_size=None,
+            image_bands=32,
+            audio_bands=192,
+            audio_resolution="samples",
+            decoder_residual=False,
+        ),
         labels=700,
         read=_read_sizes,
         write=_write_sizes,
-        unwritten=("hide_label",),
+        unwritten=("hide_label", "anchored"),
+        processor="perceiver_kit.processors.huggingface:decode_clip_unsigned",
     ),
 )
 def multimodal_autoencoding(
@@ -150,13 +194,18 @@ def multimodal_autoencoding(
     num_frames: int = 16,
     image_size: int | tuple[int, int] = 224,
     num_labels: int = 700,
+    labels: Sequence[str] | None = None,
     audio_samples: int | None = None,
     patch_size: int = 4,
+    output_patch_size: int | None = None,
     samples_per_patch: int = 16,
+    audio_resolution: Literal["samples", "rows"] = "samples",
     image_bands: int = 32,
     audio_bands: int = 192,
     label_channels: int = 1024,
     out_channels: int = 512,
+    decoder_residual: bool = False,
+    anchored: bool = False,
     hide_label: tuple[float, float] = (0.5, 1.0),
     dropout: float = 0.0,
     activation: Activation = "gelu",
@@ -169,6 +218,10 @@ def multimodal_autoencoding(
     (in training, in evaluation), so that asking for it is classifying.
 
     Queries run over a half-open grid, whether all or some are decoded, as the published weights were trained.
+
+    ``output_patch_size`` decodes an image in patches, one per query, instead of pixels. ``audio_resolution="rows"``
+    limits the audio's Fourier features to frequencies that its rows can tell apart. ``anchored`` gives the initial
+    weights of ``kit.anchor``.
 
     >>> model = build("multimodal_autoencoding", preset="tiny")
     >>> clip = {"image": torch.rand(2, 4, 3, 32, 32), "audio": torch.rand(2, 7680)}
@@ -188,9 +241,13 @@ def multimodal_autoencoding(
         )
     patches = (num_frames, height // patch_size, width // patch_size)
     audio_patches = (audio_samples // samples_per_patch,)
-    # The resolution of the audio's Fourier features is its number of samples, although rows are patches.
+    check_choice(owner, "audio_resolution", audio_resolution, ("samples", "rows"))
     image = dict(bands=image_bands, max_resolution=patches)
-    audio = dict(bands=audio_bands, max_resolution=(audio_samples,))
+    audio = dict(bands=audio_bands, max_resolution=(audio_samples,) if audio_resolution == "samples" else audio_patches)
+    out_patch = 1 if output_patch_size is None else output_patch_size
+    check_positive(owner, output_patch_size=out_patch)
+    if height % out_patch or width % out_patch:
+        raise AssemblyError(f"{owner}: image_size {(height, width)} must be divisible by output_patch_size {out_patch}")
 
     inputs = Inputs(
         audio=AudioPatches(samples_per_patch, grid=audio_patches, positions=Fourier(**audio)),
@@ -202,16 +259,29 @@ def multimodal_autoencoding(
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(
         audio=PositionQuery(Fourier(**audio, ends="half_open"), size=audio_patches),
-        image=PositionQuery(Fourier(**image, ends="half_open"), size=(num_frames, height, width)),
+        image=PositionQuery(
+            Fourier(**image, ends="half_open"), size=(num_frames, height // out_patch, width // out_patch)
+        ),
         label=LearnedQuery(1, label_channels),
         min_padding=2,
     )
     decoder = Decoder(
-        queries.channels, encoder.latent_dim, out_channels=out_channels, dropout=dropout, activation=activation
+        queries.channels,
+        encoder.latent_dim,
+        out_channels=out_channels,
+        query_residual=decoder_residual,
+        dropout=dropout,
+        activation=activation,
     )
     outputs = Outputs(
         audio=ToWaveform(out_channels, samples_per_patch),
-        image=ToPixels(out_channels, 3),
+        image=ToPixels(out_channels, 3)
+        if output_patch_size is None
+        else ToPatches(out_channels, (1, out_patch, out_patch)),
         label=Classify(out_channels, num_labels),
     )
-    return PerceiverIO(inputs, encoder, queries, decoder, outputs)
+    model = PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
+    if anchored:
+        frames, sound = torch.zeros(1, num_frames, 3, height, width), torch.zeros(1, audio_samples)
+        anchor(model, {"image": frames, "audio": sound}, latents_per_query=1.5)
+    return model

@@ -66,6 +66,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     training=dict(steps=2000, batch=16, rate=1e-3),
     data=dict(flow="perceiver_kit.data.tasks:flow", path="perceiver_kit.data.folders:photo_folder"),
     random_inputs=_random_frames,
+    processor="perceiver_kit.processors.recipes:find_flow",
     huggingface=HuggingFace(
         "PerceiverForOpticalFlow",
         ENCODER_NAMES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..activations import Activation
 from ..decoders import Decoder
 from ..encoders import Encoder
@@ -9,36 +11,54 @@ from ..inputs import Inputs
 from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs import Classify, Outputs
+from ..outputs.linear import Problem
 from ..positions import Start
 from ..queries import LearnedQuery, Queries
 from ..recipe import HuggingFace, recipe
 from . import _text
-from ._shared import CLASSIFIER_NAMES, ENCODER_NAMES, REFERENCE
+from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, LABELS_SOURCE, PROBLEM_SOURCE, REFERENCE
 
 
 @recipe(
-    presets=dict(base=_text.BASE, tiny=_text.TINY),
-    sources=_text.SOURCES | dict(num_labels=f"{REFERENCE}: 2 unless said otherwise"),
+    presets=dict(
+        base=_text.BASE,
+        tiny=_text.TINY,
+        quick=_text.TINY | dict(max_length=2048, ngrams=(3, 4, 5, 6), stride=8),
+    ),
+    sources=_text.SOURCES
+    | dict(
+        stride=f"{_text.ORIGINAL}: a row for each byte",
+        num_labels=f"{REFERENCE}: 2 unless said otherwise",
+        labels=LABELS_SOURCE,
+        problem_type=PROBLEM_SOURCE,
+    ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=600, batch=32, rate=5e-4),
+    training=dict(steps=600, batch=32, rate=5e-4, quick=dict(steps=250, rate=1e-3)),
     data=dict(reviews="perceiver_kit.data.tasks:reviews", path="perceiver_kit.data.folders:labelled_texts"),
     random_inputs=_text.random_text,
+    processor="perceiver_kit.processors.recipes:classify_text",
     huggingface=HuggingFace(
         "PerceiverForSequenceClassification",
         ENCODER_NAMES | _text.TEXT_NAMES | CLASSIFIER_NAMES,
-        _text.TEXT_SIZES,
+        _text.TEXT_SIZES | CLASSIFIER_SIZES,
+        fixed=dict(ngrams=(), stride=1),
         labels=2,
         unwritten=("position_start",),
+        processor="perceiver_kit.processors.huggingface:classify_text",
     ),
 )
 def sequence_classification(
     *,
     num_labels: int = 2,
+    labels: Sequence[str] | None = None,
+    problem_type: Problem | None = None,
     vocabulary: int = 262,
     max_length: int = 2048,
     channels: int = 768,
     position_start: Start = "normal",
+    ngrams: tuple[int, ...] = (),
+    stride: int = 1,
     dropout: float = 0.0,
     activation: Activation = "gelu",
     **encoder,
@@ -46,14 +66,17 @@ def sequence_classification(
     """Classification of a text by the encoder of ``masked_lm`` (Perceiver IO, section 4.1, as for GLUE).
 
     Takes text (b, n) int64 with n ≤ ``max_length`` and returns label (b, num_labels): logits of one or of several
-    labels, or values to regress.
+    labels, or values to regress. ``ngrams`` and ``stride`` are those of ``inputs.TextTokens``.
 
     >>> model = build("sequence_classification", preset="tiny", num_labels=5)
     >>> model({"text": torch.randint(262, (2, 100))})["label"].shape
     torch.Size([2, 5])
     """
-    inputs = Inputs(text=_text.text_tokens(vocabulary, max_length, channels, position_start))
+    inputs = Inputs(
+        text=_text.text_tokens(vocabulary, max_length, channels, position_start, ngrams=ngrams, stride=stride)
+    )
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
     decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, activation=activation)
-    return PerceiverIO(inputs, encoder, queries, decoder, Outputs(label=Classify(queries.channels, num_labels)))
+    outputs = Outputs(label=Classify(queries.channels, num_labels, problem_type=problem_type))
+    return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})

@@ -22,6 +22,7 @@ from ..data.sampling import generator
 from ..errors import AssemblyError
 from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
+from ..muon import Muon
 from ..objectives import Objective, Term, combine
 from ..spec import assembly
 from ..tokens import take_rows
@@ -38,10 +39,11 @@ class Training(lightning.LightningModule):
     step; other outputs are decoded whole. Evaluation decodes everything. Modalities that the model hides with a
     probability are hidden sample by sample.
 
-    The optimizer is AdamW, or LAMB as in the original on ImageNet. Norms, biases, latents, positions, padding and mask
-    tokens have no weight decay; with ``decay_learned`` all but norms and biases have it, as in the original. The rate
-    warms up over ``warmup`` steps, then follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for
-    the first half of the steps.
+    The optimizer is AdamW, or LAMB as in the original on ImageNet, or Muon with ``muon_rate`` for the matrices of
+    attention and MLPs and AdamW with ``rate`` for the rest. Norms, biases, latents, positions, padding and mask tokens
+    have no weight decay; with ``decay_learned`` all but norms and biases have it, as in the original. The learning
+    rates warm up over ``warmup`` steps, then follow half a cosine to zero; ``constant_then_cosine`` keeps them constant
+    for the first half of the steps.
 
     A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
     ``query_mask``.
@@ -59,7 +61,8 @@ class Training(lightning.LightningModule):
         rate: float = 1e-3,
         weight_decay: float = 0.1,
         decay_learned: bool = False,
-        optimizer: Literal["adamw", "lamb"] = "adamw",
+        optimizer: Literal["adamw", "lamb", "muon"] = "adamw",
+        muon_rate: float = 0.02,
         schedule: Literal["cosine", "constant_then_cosine"] = "cosine",
         warmup: int = 0,
         queries: Mapping[str, int] | None = None,
@@ -73,16 +76,16 @@ class Training(lightning.LightningModule):
         check_flag("Training", checkpoint_activations=checkpoint_activations, compile_model=compile_model)
         check_positive("Training", steps=steps)
         check_positive("Training", warmup=warmup, least=0)
-        check_number("Training", rate=rate, weight_decay=weight_decay)
+        check_number("Training", rate=rate, muon_rate=muon_rate, weight_decay=weight_decay)
         check_seed("Training", seed)
-        check_choice("Training", "optimizer", optimizer, ("adamw", "lamb"))
+        check_choice("Training", "optimizer", optimizer, ("adamw", "lamb", "muon"))
         check_choice("Training", "schedule", schedule, ("cosine", "constant_then_cosine"))
         check_names("Training: queries", queries or {}, model.outputs.blocks if model.outputs else ())
         for name, count in (queries or {}).items():
             check_positive("Training: queries", **{name: count})
         self.model, self.objective = model, objective
         self.steps, self.rate, self.weight_decay, self.decay_learned = steps, rate, weight_decay, decay_learned
-        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        self.optimizer, self.muon_rate, self.schedule, self.warmup = optimizer, muon_rate, schedule, warmup
         self.queries, self.seed = dict(queries or {}), seed
         self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
         self.spec = assembly(model)
@@ -168,6 +171,8 @@ class Training(lightning.LightningModule):
         groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_learned=self.decay_learned)
         if self.optimizer == "lamb":
             optimizer = Lamb(groups, lr=self.rate)
+        elif self.optimizer == "muon":
+            optimizer = Muon(self.model, groups, rate=self.rate, muon_rate=self.muon_rate)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.rate, betas=(0.9, 0.95))
         share = partial(rate_at, steps=self.steps, warmup=self.warmup, schedule=self.schedule)

@@ -45,7 +45,7 @@ def train_recipe(
     """
     check_seed("train_recipe", seed)
     entry: Recipe = find("recipes", recipe)
-    settings = DEFAULTS | dict(entry.training) | settings
+    settings = DEFAULTS | entry.settings(preset) | settings
     if settings["warmup"] is None:
         settings["warmup"] = settings["steps"] // 20 if isinstance(settings["steps"], int) else 0
     known = {call: {*inspect.signature(call).parameters} for call in (Training, Data, fit)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
@@ -17,6 +18,13 @@ if not (find_spec("pytorch_lightning") and find_spec("torchmetrics")):
 @pytest.fixture(autouse=True)
 def _unchecked(unchecked: None) -> None:
     """The kit checks its arguments itself here, as for a user."""
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training here."""
+    if find_spec("pytorch_lightning"):
+        monkeypatch.setattr(import_module("perceiver_kit.training.fit"), "curves", lambda _, picture: picture.touch())
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 import perceiver_kit as kit
 from perceiver_kit.hub import files
 
+from .. import fresh
 from .test_checkpoint import same, small
 
 
@@ -92,9 +90,9 @@ def test_a_killed_save_leaves_a_complete_model(tmp_path: Path) -> None:
     kit.save(new, tmp_path / "new")
     for moment in MOMENTS:
         kit.save(old, tmp_path / moment)
-    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), str(tmp_path / "new"), *MOMENTS]
-    done = subprocess.run(script, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{moment} 9" for moment in MOMENTS]
+    status, out, errors = fresh.run(KILLED, str(tmp_path), str(tmp_path / "new"), *MOMENTS)
+    assert status == 0, errors
+    assert out.splitlines() == [f"{moment} 9" for moment in MOMENTS]
     for moment, expected in MOMENTS.items():
         assert same(kit.load(tmp_path / moment), {"old": old, "new": new}[expected]), moment
         kit.save(new, tmp_path / moment)
@@ -143,7 +141,6 @@ WITHOUT_LOCKS = """
 
 def test_without_file_locks_saving_works_and_keeps_partial_files(tmp_path: Path) -> None:
     """A partial file may belong to another process that is still writing."""
-    script = [sys.executable, "-c", textwrap.dedent(WITHOUT_LOCKS), str(tmp_path)]
-    done = subprocess.run(script, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [".model.safetensors.abcd1234.saving", "config.json", "model.safetensors"]
+    status, out, errors = fresh.run(WITHOUT_LOCKS, str(tmp_path))
+    assert status == 0, errors
+    assert out.split() == [".model.safetensors.abcd1234.saving", "config.json", "model.safetensors"]

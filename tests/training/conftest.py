@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 
 import perceiver_kit as kit
 
-# Scripts that other processes run.
-collect_ignore = ["memory.py", "worker.py"]
+# A script that another process runs.
+collect_ignore = ["worker.py"]
 # These imports need the extra "train".
 collect_ignore_glob = [] if find_spec("pytorch_lightning") and find_spec("torchmetrics") else ["test_*.py", "toys.py"]
 
@@ -25,6 +26,18 @@ PATHS = [str(Path(kit.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
 
 Train = Callable[..., int]
+
+
+@pytest.fixture
+def curves_drawn() -> None:
+    """A test with this fixture draws curves.png; others do not."""
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training here."""
+    if "curves_drawn" not in request.fixturenames:
+        monkeypatch.setattr(import_module("perceiver_kit.training.fit"), "curves", lambda _, picture: picture.touch())
 
 
 @pytest.fixture(scope="session")

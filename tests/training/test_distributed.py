@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +14,16 @@ from torch import distributed, nn
 import perceiver_kit as kit
 from perceiver_kit.training import load_sharded
 
-from .conftest import ENVIRONMENT, Train
+from .conftest import Train
 from .toys import QUIET, losses
 
 pytestmark = [*QUIET, pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")]
-HERE = Path(__file__).parent
 
 # Half of the texts have 2 % of their bytes masked and half 70 %, so the mean over both processes differs from the mean
 # of their means.
 CASES: dict[str, dict[str, Any]] = {
     "multimodal": dict(recipe="multimodal_autoencoding", queries=dict(image=9, audio=3), validate_every=2),
-    "text": dict(recipe="masked_lm", weight_decay=0.3, shared=True),
+    "text": dict(recipe="masked_lm", weight_decay=0.3, shared=True, optimizer="muon"),
 }
 STEPS = dict(steps=4, save_every=2, rate=1e-3, batch=6)
 
@@ -36,30 +32,14 @@ STEPS = dict(steps=4, save_every=2, rate=1e-3, batch=6)
 def runs(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each case in one process, data parallel, and sharded; and a sharded run that is killed and resumed."""
     root = tmp_path_factory.mktemp("runs")
-    lines = []
     for case, config in CASES.items():
         train(root / f"{case}-auto", **config, **STEPS)
         for strategy in ("ddp", "fsdp"):
-            lines.append(
-                config | STEPS | dict(strategy=strategy, devices=2, directory=str(root / f"{case}-{strategy}"))
-            )
-    for line in lines:
-        assert torchrun(line, root) == 0
-    broken = lines[-1] | dict(directory=str(root / "text-broken"))
-    assert torchrun(broken | dict(kill_at=3), root) != 0
-    assert torchrun(broken | dict(resume=True), root) == 0
+            train(root / f"{case}-{strategy}", **config, **STEPS, strategy=strategy, devices=2)
+    sharded = dict(**CASES["text"], **STEPS, strategy="fsdp", devices=2)
+    assert train(root / "text-broken", **sharded, kill_at=3, code=None) != 0
+    train(root / "text-broken", **sharded, resume=True)
     return root
-
-
-def torchrun(line: dict[str, Any], root: Path) -> int:
-    """Train with two processes on a free port; returns the exit code."""
-    (root / "line").write_text(json.dumps(line))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = subprocess.run(
-        [*command, HERE / "worker.py", root / "line"], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    print(result.stderr[-5000:])
-    return result.returncode
 
 
 def steps(directory: Path) -> list[float]:
@@ -83,17 +63,18 @@ def max_difference(one: nn.Module, other: nn.Module, *, without: str = " ") -> f
 @pytest.mark.parametrize("case", [f"{case}-{strategy}" for case in CASES for strategy in ("ddp", "fsdp")])
 def test_two_processes_have_the_losses_and_weights_of_one(case: str, runs: Path) -> None:
     one = runs / f"{case.split('-')[0]}-auto"
+    muon = case.startswith("text")  # it scales rounding errors of small singular values up
     assert len(steps(one)) == 4
-    assert steps(runs / case) == pytest.approx(steps(one), rel=2e-6)
+    assert steps(runs / case) == pytest.approx(steps(one), rel=2e-5 if muon else 2e-6)
     expected = held_out(one)
     assert len(expected) >= 2
     assert held_out(runs / case) == pytest.approx(expected, rel=1e-5), "over the samples of both processes"
     # Softmax is invariant to the keys' bias: its gradient is rounding error, which AdamW scales up.
-    assert max_difference(kit.load(runs / case), kit.load(one), without="key.bias") < 1e-4
+    limit = 0.02 * 2**-6 if muon else 1e-4
+    assert max_difference(kit.load(runs / case), kit.load(one), without="key.bias") < limit
     before, _ = kit.load(one), torch.manual_seed(0)
     assert max_difference(before, kit.build(kit.spec(before))) > 1e-3, "training changes the weights"
-    for name in ("metrics.csv", "curves.png"):
-        assert (runs / case / name).is_file()
+    assert (runs / case / "curves.png").is_file()
 
 
 @pytest.mark.parametrize("case", CASES)

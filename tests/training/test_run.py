@@ -22,12 +22,14 @@ from .toys import FEW, QUIET, Toys, alone, prepared, run, small
 pytestmark = QUIET
 
 
+@pytest.mark.usefixtures("curves_drawn")
 def test_fit_leaves_a_model_metrics_and_their_plot(tmp_path: Path) -> None:
     recipe, directory = "multimodal_autoencoding", tmp_path / "run"
     training, data = prepared(recipe, steps=20, queries=FEW)
     results = fit(training, data, directory, validate_every=5, save_every=7, progress=False)
     left = {path.name for path in directory.iterdir()}
     assert left == {"checkpoints", "config.json", "curves.png", "metrics.csv", "model.safetensors", "tensorboard"}
+    assert (directory / "curves.png").stat().st_size > 1000
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["last.ckpt"]
 
     saved = kit.load(directory)

@@ -1,9 +1,11 @@
-"""Compiles and exports every registered recipe and prints failures; runs without shape checks, which do not trace.
+"""`make graphs`: every registered recipe compiles as one graph and exports with dynamic sizes, also to ONNX.
 
 Dynamic sizes: the batch, the length of a text, height and width of an image without a declared grid or tiles. The
 second batch has the size of the recipe's positions, where a graph is most easily specialised.
 
-    python -m tests.graphs masked_lm optical_flow    # JSON lines: [recipe, check, traceback or ""]
+    python -m qa.graphs masked_lm optical_flow/exported    # JSON lines: [recipe, check, traceback or ""]
+
+Without arguments all run, and the count is written. It needs a process without shape checks, which do not trace.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import perceiver_kit as kit
-
-from .strategies import assert_close, noisy, raws
+from qa.report import write
+from tests.strategies import assert_close, noisy, raws
 
 Raw = dict[str, Tensor]
 Axes = dict[str, dict[int, Dim]]
@@ -72,6 +74,7 @@ class Case:
 
 
 def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Two models gave the same outputs."""
     assert found.keys() == wanted.keys()
     for name in wanted:
         assert_close(found[name], wanted[name], tolerance)
@@ -116,6 +119,7 @@ def trained_compiled(case: Case) -> None:
 
 @torch.no_grad()
 def exported_masked(case: Case) -> None:
+    """With masks, one of a fully masked sample."""
     graph = case.export(masked=True).module()
     for raw, mask in ((case.raw, case.masks), (case.other, case.other_masks)):
         same(graph(raw, mask=mask), case.model(raw, mask=mask))
@@ -156,24 +160,38 @@ ONLY = {
 
 
 def checks(recipe: str) -> list[str]:
+    """The names of the checks of a recipe."""
     return [name for name in CHECKS if recipe in ONLY.get(name, {recipe})]
 
 
-def main(recipes: list[str]) -> None:
+def run(recipe: str, wanted: str = "") -> list[str]:
+    """Print the result of each check of a recipe, or of the one wanted; returns those that failed."""
+    case, failed = Case(recipe), []
+    for name in [wanted] if wanted else checks(recipe):
+        torch.compiler.reset()
+        try:
+            CHECKS[name](case)
+            failure = ""
+        except Exception:
+            failure = traceback.format_exc()[-3000:]
+            failed.append(f"{recipe}/{name}")
+        print(json.dumps([recipe, name, failure]), flush=True)
+    return failed
+
+
+def main(arguments: list[str]) -> None:
+    """Run what is asked for; without arguments everything, and write the count when all pass."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # deprecations of torch and onnxscript
     logging.disable(logging.WARNING)
-    for recipe in recipes:
-        case = Case(recipe)
-        for name in checks(recipe):
-            torch.compiler.reset()
-            try:
-                CHECKS[name](case)
-                failure = ""
-            except Exception:
-                failure = traceback.format_exc()[-3000:]
-            print(json.dumps([recipe, name, failure]), flush=True)
+    failed = [name for argument in arguments or kit.list() for name in run(*argument.split("/"))]
+    if not arguments:
+        if failed:
+            raise SystemExit(f"failed: {', '.join(failed)}. Nothing was written.")
+        found = {recipe: checks(recipe) for recipe in kit.list()}
+        counts = f"{sum(map(len, found.values()))} checks of {len(found)} recipes"
+        write("graphs", counts, [f"- {recipe}: {', '.join(names)}" for recipe, names in found.items()])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or kit.list())
+    main(sys.argv[1:])

@@ -1,0 +1,373 @@
+"""The causal encoder of Perceiver AR: latents sit on the last input rows and read what comes no later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ..activations import Activation, make_activation
+from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer, Turn
+from ..attention_backends import KeyValues
+from ..block import Block
+from ..checks import check_choice, check_positive, check_probability, check_tensor, checks_values
+from ..errors import AssemblyError, InputError
+from ..initialisation import learned, linear
+from ..masks import Masks, combine
+from ..plain import match_dtype
+from ..positions import Positions, check_positions
+from ..registry import register
+from ..tokens import Tokens, take_rows
+from .latent import MAX_LAYERS
+
+Start = Literal["linear", "mlp", "learned", "shared"]
+Count = Literal["forward", "back"]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What later rows read of earlier ones: keys and values of the input rows and of the latents, layer by layer.
+
+    Of a sample that began later or was shorter, the first columns are not ``rows`` (b, n) or ``latents`` (b, m).
+    ``position`` (b,) is that of the next row, ``owner`` the identity of the encoder.
+    """
+
+    cross: tuple[KeyValues, ...]
+    layers: tuple[KeyValues, ...]
+    rows: Bool[Tensor, "b n"]
+    latents: Bool[Tensor, "b m"]
+    position: Int64[Tensor, "b"]
+    owner: int
+
+    def last(self, rows: int, latents: int) -> Cache:
+        """Only so many of the newest rows and latents."""
+        held = (max(0, self.rows.shape[1] - rows), max(0, self.latents.shape[1] - latents))
+
+        def cut(parts: tuple[KeyValues, ...], start: int) -> tuple[KeyValues, ...]:
+            return tuple(KeyValues(part.key[:, :, start:], part.value[:, :, start:]) for part in parts)
+
+        masks = self.rows[:, held[0] :], self.latents[:, held[1] :]
+        return Cache(cut(self.cross, held[0]), cut(self.layers, held[1]), *masks, self.position, self.owner)
+
+
+@register("encoders")
+class CausalEncoder(Block):
+    """Latents sit on the last ``num_latents`` rows and read rows and latents up to their own place, never later ones.
+
+    The latents start as a map of the rows that they sit on, cross-attend to all ``channels`` wide rows up to their own
+    place, and pass through ``layers`` of causal self-attention and a last norm. Fewer rows have fewer latents. At most
+    ``context`` rows are read.
+
+    ``mask`` (b, n), or that of the tokens, may be padding on either side, to the right as published, and holes: the
+    last latent is at the last row that may be read. Latents without a row are zero and are never read.
+
+    Positions are integers: the row's number from 0 (``count="forward"``), or its distance from the last row
+    (``"back"``, published; rows then change whenever one follows, so that only rotary positions can be cached), or
+    ``index`` at the call. ``positions`` are features of them, on a grid of ``context``, that are added to the rows;
+    ``rotary`` turns queries and keys (``variants.Rotary``). Latents are at their row's position plus ``query_offset``.
+    The first row, or the last one, has ``first_position``.
+
+    Args:
+        channels: width of the rows.
+        num_latents: latents, ``latents_per_position`` on each of the last rows; the mean of these is its output.
+        latent_dim: width of the latents.
+        layers: layers of self-attention.
+        context: the largest number of rows.
+        query: a latent's start: ``"linear"`` or ``"mlp"`` of its row, ``"learned"`` for each, or one ``"shared"``.
+        cross_after: indices of layers that another cross-attention to the rows follows, with weights of its own.
+        query_residual: add the start to what the first cross-attention read, too.
+        row_dropout: in training, the probability that a row is hidden from all latents.
+        latent_dropout: in training, the probability that a latent is hidden from those after it.
+        cross_qk_channels: width of queries and keys in cross-attention (default: ``channels``).
+        dropout: of attention weights.
+        residual_dropout: of the output of each layer.
+
+    Source: Perceiver AR (Hawthorne et al. 2022), google-research/perceiver-ar.
+
+    >>> encoder = CausalEncoder(32, num_latents=8, latent_dim=64, layers=2, context=100)
+    >>> encoder(torch.randn(2, 100, 32)).shape, encoder(torch.randn(2, 3, 32)).shape
+    (torch.Size([2, 8, 64]), torch.Size([2, 3, 64]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_latents: int,
+        latent_dim: int,
+        layers: int,
+        context: int,
+        latents_per_position: int = 1,
+        query: Start = "linear",
+        positions: Positions | None = None,
+        rotary: Turn | None = None,
+        count: Count = "forward",
+        first_position: int = 0,
+        query_offset: int = 0,
+        cross_after: tuple[int, ...] = (),
+        cross_heads: int = 1,
+        self_heads: int = 1,
+        cross_qk_channels: int | None = None,
+        cross_widening: int = 4,
+        self_widening: int = 4,
+        query_residual: bool = True,
+        row_dropout: float = 0.0,
+        latent_dropout: float = 0.0,
+        dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        activation: Activation = "squared_relu",
+        norm: Make | None = None,
+        mlp: Make | None = None,
+    ) -> None:
+        super().__init__()
+        owner = "CausalEncoder"
+        check_positive(owner, channels=channels, num_latents=num_latents, latent_dim=latent_dim, context=context)
+        check_positive(owner, layers=layers, least=0, most=MAX_LAYERS)
+        check_positive(owner, latents_per_position=latents_per_position)
+        check_positive(owner, first_position=first_position, query_offset=query_offset, least=0)
+        check_choice(owner, "query", query, ("linear", "mlp", "learned", "shared"))
+        check_choice(owner, "count", count, ("forward", "back"))
+        check_probability(owner, row_dropout=row_dropout, latent_dropout=latent_dropout)
+        if num_latents % latents_per_position:
+            raise AssemblyError(
+                f"{owner}: num_latents {num_latents} must be divisible by latents_per_position {latents_per_position}"
+            )
+        if not all(isinstance(i, int) and 0 <= i < layers for i in cross_after):
+            raise AssemblyError(f"{owner}: cross_after must name layers from 0 to {layers - 1}, got {cross_after!r}")
+        if positions is not None:
+            check_positions(owner, positions)
+            if positions.channels != channels:
+                raise AssemblyError(
+                    f"{owner}: positions of {positions.channels} channels cannot be added to rows of {channels}"
+                )
+        self.channels, self.num_latents, self.latent_dim, self.layers = channels, num_latents, latent_dim, layers
+        self.context, self.per_position, self.query, self.count = context, latents_per_position, query, count
+        self.places = num_latents // latents_per_position
+        self.positions, self.rotary, self.query_offset = positions, rotary, query_offset
+        self.first_position = first_position
+        self.row_dropout, self.latent_dropout = row_dropout, latent_dropout
+        self.start: nn.Module | None = None
+        self.latents: nn.Parameter | None = None
+        if query in ("learned", "shared"):
+            self.latents = learned(num_latents if query == "learned" else 1, latent_dim)
+        else:
+            more = [(linear(latent_dim, latent_dim), make_activation(owner, activation)) for _ in range(2)]
+            parts = [part for pair in more for part in pair] if query == "mlp" else []
+            self.start = nn.Sequential(linear(channels, latent_dim), *parts)
+        # Latents of one position start apart by these.
+        self.apart = learned(latents_per_position, latent_dim) if latents_per_position > 1 else None
+        shared: dict[str, Any] = dict(residual_dropout=residual_dropout, dropout=dropout, activation=activation)
+        shared |= dict(norm=norm, mlp=mlp, positions=rotary)
+        self.cross_after = tuple(cross_after)
+        self.cross = nn.ModuleList(
+            CrossAttentionLayer(
+                latent_dim,
+                channels,
+                heads=cross_heads,
+                qk_channels=channels if cross_qk_channels is None else cross_qk_channels,
+                widening=cross_widening,
+                query_residual=query_residual,
+                **shared,
+            )
+            for _ in range(1 + len(cross_after))
+        )
+        self.transformer = nn.ModuleList(
+            SelfAttentionLayer(latent_dim, heads=self_heads, widening=self_widening, **shared) for _ in range(layers)
+        )
+        self.norm: Any = (norm or nn.LayerNorm)(latent_dim)
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether keys and latents of earlier rows stay as they are when rows follow, so that they can be kept."""
+        counted_from_start = self.count == "forward" or self.positions is None
+        return counted_from_start and self.per_position == 1 and self.query != "learned"
+
+    def forward(
+        self,
+        inputs: Tokens | Float[Tensor, "b n c"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        index: Int64[Tensor, "#b n"] | None = None,
+    ) -> Float[Tensor, "b m d"]:
+        return self._encode(inputs, mask, index=index)[0]
+
+    def extend(
+        self,
+        inputs: Tokens | Float[Tensor, "b n c"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        cache: Cache | None = None,
+        latents: int | Int64[Tensor, "b"] | None = None,
+    ) -> tuple[Float[Tensor, "b m d"], Cache]:
+        """Latents of rows that follow those of a cache, and the cache of both; without a cache, of the first rows.
+
+        ``latents`` is the number that read the rows, for all samples or for each (default: ``num_latents``). The cache
+        is as long as all that it was given: ``Cache.last`` cuts it.
+        """
+        if not self.cacheable:
+            raise InputError(
+                "CausalEncoder: no cache: positions that are counted back, learned queries and several latents a "
+                "position change with every row"
+            )
+        found, kept = self._encode(inputs, mask, cache=cache, latents=latents, keep=True)
+        assert kept is not None
+        return found, kept
+
+    def _encode(
+        self,
+        inputs: Tokens | Tensor,
+        mask: Tensor | None,
+        *,
+        index: Tensor | None = None,
+        cache: Cache | None = None,
+        latents: int | Tensor | None = None,
+        keep: bool = False,
+    ) -> tuple[Tensor, Cache | None]:
+        rows, mask, index, first = self._aligned(inputs, mask, index)
+        b, n, _ = rows.shape
+        column = torch.arange(n, device=rows.device)
+        if index is None:
+            index = rearrange(column, "n -> 1 n")
+            index = index if first is None else (index - first).clamp(min=0)
+            index = index if cache is None else index + rearrange(cache.position, "b -> b 1")
+            if self.count == "back":
+                # The same distances with the same sign, but places that stay when rows follow.
+                index = -index if keep else rearrange(n - 1 - column, "n -> 1 n")
+            index = index + self.first_position
+        if self.positions is not None:
+            rows = rows + self._features(self.positions, index).to(rows.dtype)
+        count = self.places if latents is None else latents
+        places = min(n, int(count.max()) if isinstance(count, Tensor) else count)
+        valid = None if mask is None else mask[:, n - places :]
+        if isinstance(count, Tensor):
+            chosen = torch.arange(places, 0, -1, device=rows.device) <= rearrange(count, "b -> b 1")
+            valid = chosen if valid is None else valid & chosen
+        place, turn = (
+            repeat(each, "b m -> b (m k)", k=self.per_position)
+            for each in (rearrange(column[n - places :], "m -> 1 m"), index[:, n - places :] + self.query_offset)
+        )
+        valid = None if valid is None else repeat(valid, "b m -> b (m k)", k=self.per_position)
+        found = self._started(rows[:, n - places :])
+        read_rows, read_latents = mask, valid
+        if cache is not None:
+            read_rows = torch.cat([cache.rows, _all_of(mask, b, n, rows.device)], 1)
+            read_latents = torch.cat([cache.latents, _all_of(valid, b, places, rows.device)], 1)
+        cross_mask = self._drop(self.row_dropout, rows, read_rows)
+        self_mask = self._drop(self.latent_dropout, found, read_latents)
+        # Several latents a position read each other, and a dropped latent itself, which causal=True does not say.
+        apart, own = self.per_position > 1, self_mask is not read_latents
+        if apart:
+            cross_mask = _up_to(place, rearrange(column, "n -> 1 n"), cross_mask)
+        if apart or own:
+            itself = torch.eye(place.shape[1], dtype=torch.bool, device=rows.device)
+            self_mask = _up_to(place, place, self_mask) | itself
+        turns = {} if self.rotary is None else dict(query_positions=turn, key_positions=index)
+        kept: dict[str, list[KeyValues]] = {"cross": [], "layers": []}
+
+        def keys_of(kind: str, new: KeyValues) -> KeyValues:
+            past = None if cache is None else getattr(cache, kind)[len(kept[kind])]
+            kept[kind].append(new if past is None else past.followed_by(new))
+            return kept[kind][-1]
+
+        def cross(layer: Any, latents: Tensor) -> Tensor:
+            keys = keys_of("cross", layer.key_values(rows, mask, index)) if keep else rows
+            return layer(latents, keys, cross_mask, causal=not apart, **turns)
+
+        found = cross(self.cross[0], found)
+        others = iter(self.cross[1:])
+        for number, layer in enumerate(self.transformer):
+            options = {} if self.rotary is None else dict(row_positions=turn)
+            if keep:
+                options["keys"] = keys_of("layers", layer.key_values(found, turn))  # type: ignore[operator]
+            found = layer(found, self_mask, causal=not (apart or own), **options)
+            for _ in range(self.cross_after.count(number)):
+                found = cross(next(others), found)
+        found = self.norm(found)
+        if valid is not None:
+            found = torch.where(rearrange(valid, "b m -> b m 1"), found, 0)
+        found = reduce(found, "b (m k) d -> b m d", "mean", k=self.per_position)
+        if not keep:
+            return found, None
+        position = torch.full((b,), n, device=rows.device)
+        position = position if first is None else position - rearrange(first, "b 1 -> b")
+        return found, Cache(
+            tuple(kept["cross"]),
+            tuple(kept["layers"]),
+            _all_of(read_rows, b, n, rows.device),
+            _all_of(read_latents, b, places, rows.device),
+            position if cache is None else cache.position + position,
+            id(self),
+        )
+
+    def _aligned(
+        self, inputs: Tokens | Tensor, mask: Tensor | None, index: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Rows, mask and index with padding on the left, so that the last latent of every sample is in the last column.
+
+        Also the column of each sample's first row (b, 1); None where no mask is given.
+        """
+        rows, own = (inputs.rows, inputs.mask) if isinstance(inputs, Tokens) else (inputs, None)
+        check_tensor(rows, "inputs", f"b n {self.channels}")
+        rows = match_dtype(rows, self.cross)
+        b, n, _ = rows.shape
+        if n > self.context:
+            raise InputError(f"CausalEncoder: {n} rows are more than its context of {self.context}")
+        mask = combine(Masks(mask).checked(rows, rows).rows, own)
+        if mask is None:
+            return rows, None, index, None
+        column = torch.arange(n, device=rows.device)
+        end = reduce(mask * (column + 1), "b n -> b 1", "max")
+        source = (column + end) % n
+        mask = take_rows(mask, source)
+        rows = torch.where(rearrange(mask, "b n -> b n 1"), take_rows(rows, source), 0)
+        index = None if index is None else take_rows(index.expand(b, -1), source)
+        return rows, mask, index, rearrange(mask.to(torch.uint8).argmax(1), "b -> b 1")
+
+    def _features(self, positions: Positions, index: Int64[Tensor, "#b n"]) -> Float[Tensor, "#b n c"]:
+        if checks_values(index):
+            low, high = (int(bound) for bound in index.aminmax())
+            if low < 0 or high >= self.context:
+                raise InputError(
+                    f"CausalEncoder: positions must be from 0 to {self.context - 1}, its context, got {low} to {high}"
+                )
+        return positions((self.context,), index)
+
+    def _started(self, rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b mk d"]:
+        """The latents before they read: m places, the last ones."""
+        if self.start is not None:
+            latents = self.start(rows)
+            latents = repeat(latents, "b m d -> b m k d", k=self.per_position)
+        else:
+            assert self.latents is not None
+            table = self.latents.expand(self.num_latents, -1)
+            table = rearrange(table, "(m k) d -> m k d", k=self.per_position)
+            latents = repeat(table[self.places - rows.shape[1] :], "m k d -> b m k d", b=rows.shape[0])
+        if self.apart is not None:
+            latents = latents + self.apart
+        return rearrange(latents, "b m k d -> b (m k) d")
+
+    def _drop(self, probability: float, rows: Tensor, mask: Tensor | None) -> Tensor | None:
+        """The mask without some of its entries, in training."""
+        if not self.training or probability == 0:
+            return mask
+        seen = torch.rand(rows.shape[:2], device=rows.device) >= probability
+        return seen if mask is None else mask & seen
+
+    def extra_repr(self) -> str:
+        return f"{self.num_latents} latents × {self.latent_dim}, {self.layers} layers, context {self.context}"
+
+
+def _up_to(
+    queries: Int64[Tensor, "1 m"], rows: Int64[Tensor, "1 n"], mask: Bool[Tensor, "b n"] | None
+) -> Bool[Tensor, "b2 m n"]:
+    """Rows at the place of a query or before it, if the mask allows them."""
+    allowed = rearrange(rows, "b n -> b 1 n") <= rearrange(queries, "b m -> b m 1")
+    return allowed if mask is None else allowed & rearrange(mask, "b n -> b 1 n")
+
+
+def _all_of(mask: Bool[Tensor, "b n"] | None, b: int, n: int, device: torch.device) -> Bool[Tensor, "b n"]:
+    return torch.ones(b, n, dtype=torch.bool, device=device) if mask is None else mask

@@ -1,0 +1,199 @@
+"""``predict``: from files to answers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .checks import check_choice, check_flag, check_positive, describe_value
+from .errors import InputError, MissingPackage, PerceiverKitError
+from .processors.base import Answer, Item, Processor, name_of_source
+from .recipe import processor_of
+
+OnError = Literal["raise", "skip"]
+
+
+def predict(
+    model: nn.Module,
+    source: Any,
+    *,
+    processor: Processor | None = None,
+    batch: int | None = None,
+    on_error: OnError = "raise",
+    progress: bool = True,
+    stream: bool = False,
+) -> Any:
+    """The answer of a model to a file, an object, or many of them.
+
+    One source (a path, picture, text, array, or what else the model's processor reads; a mapping for several inputs; a
+    tuple for what is read together, such as two frames) gives one ``Answer``. A list, an iterator or a folder gives a
+    list with one answer for each source. Sources are read and answered in batches, so that memory is bounded by one
+    batch and the answers.
+
+    Args:
+        model: any model, in whichever mode; it is evaluated, and its mode stays.
+        source: one source, or many.
+        processor: reads sources and makes answers. None: ``model.processor``, else the one that the model's recipe
+            declares.
+        batch: sources that the model reads at once. None: the processor's own number.
+        on_error: of many sources, "raise" stops at the first that cannot be read, "skip" names it in a warning and goes
+            on.
+        progress: whether many sources show a progress bar.
+        stream: whether many sources give an iterator, which makes each answer when it is asked for.
+
+    Raises InputError for a model without a processor, a source that cannot be read, and an empty list or folder.
+
+    >>> model = build("sequence_classification", preset="tiny")
+    >>> answer = predict(model, "An unusually good film.")
+    >>> answer.best in ("class 0", "class 1"), round(sum(answer.scores.values()), 3)
+    (True, 1.0)
+    >>> len(predict(model, ["Good.", "Bad."], progress=False))
+    2
+    """
+    check_choice("predict", "on_error", on_error, ("raise", "skip"))
+    check_flag("predict", progress=progress, stream=stream)
+    chosen = _processor(model) if processor is None else processor
+    if not isinstance(chosen, Processor):
+        raise InputError(f"predict: processor must be a Processor, got {describe_value(chosen)}")
+    size = chosen.batch if batch is None else batch
+    check_positive("predict", batch=size)
+    sources = _many(source, chosen)
+    if sources is None:
+        return next(_answers(model, [source], chosen, batch=1, skip=False))
+    if on_error == "raise" and isinstance(sources, list):
+        for one in sources:
+            if (path := chosen.missing(one)) is not None:
+                raise InputError(f"no such file: {path}; on_error='skip' reads the others")
+    if progress:
+        sources = _with_bar(sources)
+    answers = _answers(model, sources, chosen, batch=size, skip=on_error == "skip")
+    return answers if stream else [*answers]
+
+
+def _processor(model: nn.Module) -> Processor:
+    found = processor_of(getattr(model, "module", model))  # type: ignore[arg-type]
+    if found is None:
+        raise InputError(
+            "predict: this model has no processor; pass processor=kit.Processor({input: reader}, interpreter) "
+            "or set model.processor"
+        )
+    return found
+
+
+def _many(source: Any, processor: Processor) -> Iterable[Any] | None:
+    """The sources that a list, an iterator or a folder means; None for one source."""
+    if isinstance(source, list) or (isinstance(source, Iterator) and not isinstance(source, Tensor)):
+        if isinstance(source, list) and not source:
+            raise InputError("source is an empty list; give at least one")
+        return source
+    if len(processor.readers) == 1:
+        path = processor.reader.path(source)
+        if path is not None and path.is_dir():
+            return processor.reader.find(path)
+    return None
+
+
+def _answers(
+    model: nn.Module, sources: Iterable[Any], processor: Processor, *, batch: int, skip: bool
+) -> Iterator[Answer]:
+    """Answers in the order of the sources, a batch at a time."""
+
+    def attempt(source: Any, call: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of a call for a source; None where it is skipped."""
+        try:
+            return call(*arguments)
+        except MissingPackage:  # no source can be read
+            raise
+        except PerceiverKitError as error:
+            name = name_of_source(source)
+            text = str(error) if name in str(error) else f"{name}: {error}"
+            if not skip:
+                raise type(error)(text) from error
+            warnings.warn(f"skipped {text}", stacklevel=2)
+            return None
+
+    def read(source: Any) -> Item:
+        item = processor.item(source)
+        processor.interpreter.check(item)
+        return item
+
+    def answered(pairs: list[tuple[Any, Item]]) -> Iterator[Answer]:
+        for _, group in groupby(pairs, key=lambda pair: _sizes(pair[1])):
+            same = [*group]
+            try:
+                outputs: list[Any] = _outputs(model, [item for _, item in same])
+            except PerceiverKitError:  # one by one: the error is of one source
+                outputs = [attempt(source, lambda item: _outputs(model, [item])[0], item) for source, item in same]
+            for (source, item), own in zip(same, outputs, strict=True):
+                interpret = processor.interpreter.answer
+                answer = None if own is None else attempt(source, interpret, source, item, own, model, processor)
+                if answer is not None:
+                    yield answer
+
+    pairs: list[tuple[Any, Item]] = []
+    for source in sources:
+        item = attempt(source, read, source)
+        pairs += [] if item is None else [(source, item)]
+        if len(pairs) == batch:
+            yield from answered(pairs)
+            pairs = []
+    yield from answered(pairs)
+
+
+def _sizes(item: Item) -> dict[str, tuple[int, ...]]:
+    """Sizes that must agree within a batch."""
+    return {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+
+
+def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
+    """The outputs of a model for each item, float tensors on the CPU in float32, ragged ones without padding."""
+    like = next(model.parameters())
+    inputs: dict[str, Tensor] = {}
+    mask: dict[str, Tensor] = {}
+    for name in items[0].inputs:
+        own = [item.inputs[name] for item in items]
+        lengths = [len(one) for one in own]
+        if name in items[0].ragged and len({*lengths}) > 1:
+            longest = max(lengths)
+            own = [F.pad(one, (0, 0) * (one.ndim - 1) + (0, longest - len(one))) for one in own]
+            mask[name] = torch.arange(longest) < rearrange(torch.tensor(lengths), "b -> b 1")
+            mask[name] = mask[name].to(like.device)
+        raw = torch.stack(own).to(like.device)
+        inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
+    with _evaluation(model), torch.inference_mode():
+        outputs = model(inputs, mask=mask or None)
+    each = []
+    for i, item in enumerate(items):
+        rows = {name: len(item.inputs[name]) for name in mask}
+        own = {name: output[i, : rows.get(name)].float() for name, output in outputs.items()}
+        each.append({name: output.to("cpu", copy=True) for name, output in own.items()})
+    return each
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _with_bar(sources: Iterable[Any]) -> Iterable[Any]:
+    """A progress bar over sources, if tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return sources
+    return tqdm(sources, desc="predict", leave=False)

@@ -1,0 +1,1 @@
+"""Numbers of the original implementations, compared with the kit."""

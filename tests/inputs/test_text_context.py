@@ -1,0 +1,146 @@
+"""N-grams, stride and convolutions of text: what a row depends on, and what it may not."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import perceiver_kit as kit
+from perceiver_kit.data.texts import MaskedBytes
+from perceiver_kit.inputs import TextTokens
+from perceiver_kit.inputs.text import hash_ngrams
+
+from ..strategies import noisy
+
+OPTIONS = {
+    "n-grams": dict(ngrams=(3, 4)),
+    "stride": dict(stride=4),
+    "convolutions": dict(convolutions=2, kernel=3),
+    "all": dict(ngrams=(2, 5), stride=4, convolutions=1),
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def block(**options) -> nn.Module:
+    torch.manual_seed(0)
+    return noisy(TextTokens(50, 8, buckets=997, **options))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_an_ngram_is_hashed_by_its_own_ids(size: int) -> None:
+    """Places share a bucket if their n-grams are equal; of 64 different pairs in 100,000 buckets, none does."""
+    ids = torch.randint(6, 12, (1, 400))
+    found = hash_ngrams(ids, size, 10**5)[0].tolist()
+    left = (size - 1) // 2
+    padded = [0] * left + ids[0].tolist() + [0] * (size - 1 - left)
+    grams = [tuple(padded[i : i + size]) for i in range(400)]
+    seen: dict[int, tuple[int, ...]] = {}
+    for bucket, gram in zip(found, grams, strict=True):
+        assert 0 <= bucket < 10**5
+        seen.setdefault(bucket, gram)
+    same = sum(seen[bucket] == gram for bucket, gram in zip(found, grams, strict=True))
+    assert same >= 398
+    by_gram = {}
+    assert all(by_gram.setdefault(gram, bucket) == bucket for gram, bucket in zip(grams, found, strict=True))
+
+
+@torch.no_grad()
+def test_a_row_is_the_sum_of_its_bytes_and_their_ngrams() -> None:
+    ours = block(ngrams=(2, 3), stride=4)
+    ids = torch.randint(50, (2, 10))
+    padded = torch.nn.functional.pad(ids, (0, 2))
+    rows = ours(ids).rows
+    for b, row in itertools.product(range(2), range(3)):
+        wanted = ours.embedding(padded[b, 4 * row : 4 * row + 4]).sum(0)
+        for size in (2, 3):
+            wanted += ours.table.weight[hash_ngrams(padded, size, 997)[b, 4 * row : 4 * row + 4]].sum(0)
+        torch.testing.assert_close(rows[b, row], wanted)
+
+
+@torch.no_grad()
+@every_option
+def test_a_row_depends_on_near_ids_only(options: dict) -> None:
+    ours = block(**options)
+    ids = torch.randint(50, (1, 40))
+    for place in (0, 17, 39):
+        other = ids.clone()
+        other[0, place] = (other[0, place] + 1) % 50
+        changed = (ours(other).rows - ours(ids).rows).abs().amax(-1)[0] > 0
+        stride = options.get("stride", 1)
+        reach = 2 + options.get("convolutions", 0) * (options.get("kernel", 5) // 2) * stride
+        near = torch.arange(len(changed))
+        near = (near * stride - place).abs() <= reach + stride
+        assert changed[place // stride]
+        assert not changed[~near].any()
+
+
+@torch.no_grad()
+@every_option
+def test_masked_ids_never_change_a_result_and_padding_is_invisible(options: dict) -> None:
+    ours = kit.Inputs(text=block(**options))
+    ids = torch.randint(1, 50, (2, 40))
+    keep = torch.arange(40) < torch.tensor([[40], [24]])
+    other = torch.where(keep, ids, torch.randint(50, ids.shape))
+    stride = options.get("stride", 1)
+    rows = keep[:, ::stride]
+    found, _ = ours({"text": ids}, {"text": keep})
+    for changed, mask in ((other, keep), (ids, rows), (other, rows)):
+        same, _ = ours({"text": changed}, {"text": mask})
+        assert torch.equal(same.rows, found.rows)
+        assert torch.equal(same.mask, found.mask)
+        assert torch.equal(same.mask, rows)
+    alone, _ = ours({"text": ids[1:, :24]})
+    torch.testing.assert_close(alone.rows[0], found.rows[1, : 24 // stride])
+
+
+@torch.no_grad()
+def test_a_hidden_byte_cannot_reach_the_output() -> None:
+    """Two texts that differ only in bytes under [MASK] give equal inputs and outputs, but other targets."""
+    torch.manual_seed(0)
+    model = noisy(kit.build("masked_lm", preset="quick", max_length=64, layers=1)).eval()
+    text = torch.randint(32, 120, (64,), dtype=torch.uint8).numpy()
+    sample = MaskedBytes(text, length=64)[0]
+    hidden = (sample["inputs"]["text"] == 3).numpy()
+    assert 5 <= hidden.sum() <= 10
+    changed = text.copy()
+    changed[hidden] += 1
+    other = MaskedBytes(changed, length=64)[0]
+    assert (other["targets"]["text"] != sample["targets"]["text"]).sum() == hidden.sum()
+    found, same = (model({"text": item["inputs"]["text"][None]})["text"] for item in (sample, other))
+    assert torch.equal(found, same)
+    seen = sample["inputs"]["text"].clone()
+    seen[hidden.argmax() - 1] += 1
+    assert not torch.equal(model({"text": seen[None]})["text"], found), "a visible neighbour does reach it"
+
+
+@every_option
+def test_gradients_reach_every_parameter(options: dict) -> None:
+    ours = block(**options)
+    ours(torch.randint(50, (4, 200))).rows.square().sum().backward()
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(kernel=4), "kernel must be odd"),
+        (dict(ngrams=(0,)), "ngrams"),
+        (dict(stride=0), "stride"),
+        (dict(convolutions=-1), "convolutions"),
+    ],
+)
+def test_bad_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(kit.AssemblyError, match=message):
+        TextTokens(50, 8, **options)
+
+
+def test_a_mask_of_another_length_is_refused() -> None:
+    ours = kit.Inputs(text=block(ngrams=(3,), stride=4))
+    with pytest.raises(kit.InputError, match="mask of 'text' must be bool"):
+        ours({"text": torch.zeros(2, 40, dtype=torch.int64)}, {"text": torch.ones(2, 11, dtype=torch.bool)})

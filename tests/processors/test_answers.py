@@ -1,0 +1,138 @@
+"""Answers of each task: best, scores, outputs, pictures and files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import wave
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import perceiver_kit as kit
+from perceiver_kit import processors
+from perceiver_kit.data.video import load_clip
+from perceiver_kit.data.writing import sound_bytes, video_bytes
+from perceiver_kit.registry import find
+
+from ..data.making import grey, picture, video
+
+
+def built(name: str, **options) -> nn.Module:
+    model = kit.build(name, preset="tiny", **options)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_flow_is_in_pixels_with_colours_and_numbers(tmp_path: Path) -> None:
+    model = built("optical_flow", num_latents=4, layers=1)
+    first, second = (picture(tmp_path / f"{i}.png", i, size=(40, 50)) for i in range(2))
+    answer = kit.predict(model, (first, second))
+    assert answer.best.shape == (2, 40, 50)
+    frames = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in (first, second)])
+    expected = model.eval()(frames.permute(0, 3, 1, 2)[None] / 127.5 - 1)["flow"][0]
+    torch.testing.assert_close(answer.best, expected)
+    assert "flow of 40 × 50 pixels, mean" in str(answer)
+    colours, numbers = answer.write(tmp_path / "out")
+    shown = torch.from_numpy(np.array(Image.open(colours))).permute(2, 0, 1) / 255
+    torch.testing.assert_close(shown, kit.plots.flow_to_rgb(answer.best), atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(np.load(numbers)).permute(2, 0, 1), answer.best)
+    assert [path.name for path in answer.write(tmp_path / "out")] == ["out_2_flow.png", "out_2_flow.npy"]
+    assert json.loads(json.dumps(answer.json()))["mean_pixels"] == pytest.approx(float(answer.best.norm(dim=0).mean()))
+
+
+def test_a_folder_of_frames_gives_the_flow_of_each_pair(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{i}.png", i, size=(20, 20)) for i in range(3)]
+    answers = kit.predict(built("optical_flow", num_latents=4, layers=1), tmp_path, progress=False)
+    assert [answer.source for answer in answers] == [(paths[0], paths[1]), (paths[1], paths[2])]
+
+
+def test_a_clip_is_decoded_with_its_class(tmp_path: Path) -> None:
+    model = built("multimodal_autoencoding", num_latents=8, layers=1)
+    path = video(tmp_path / "clip.mkv", grey(8, step=20), sound=np.sin(np.arange(3000) / 5)[:, None])
+    answer = kit.predict(model, path)
+    assert answer.scores == kit.predict(model, {"clip": path}).scores
+    inputs = processors.recipes.decode_clip(4, 32).item(path).inputs
+    assert {name: tuple(x.shape) for name, x in inputs.items()} == {"image": (4, 3, 32, 32), "audio": (7680,)}
+    expected = model.eval()({name: x[None] for name, x in inputs.items()})
+    for name, output in expected.items():
+        torch.testing.assert_close(answer.outputs[name], output[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(kit.predict(model, dict(inputs)).outputs, answer.outputs)
+    assert answer.best == f"class {int(expected['label'].argmax())}"
+    clip, sound = answer.write(tmp_path / "out")
+    with av.open(str(clip)) as container:
+        assert len([*container.decode(video=0)]) == 4
+    with wave.open(str(sound)) as file:
+        assert (file.getframerate(), file.getnframes()) == (48_000, 7680)
+    assert "<video" in answer._repr_html_()
+
+
+def test_written_videos_and_sounds_are_read_again(tmp_path: Path) -> None:
+    frames = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 3, 33, 48).contiguous()
+    sound = 0.5 * torch.sin(torch.arange(6 * 1920) * 2 * torch.pi * 440 / 48_000)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(video_bytes(frames, audio=sound))
+    clip = load_clip(path, size=32, fps=25)
+    torch.testing.assert_close((clip.frames.mean((1, 2, 3)) + 1) / 2, torch.linspace(0, 1, 6), atol=0.02, rtol=0)
+    spectrum = torch.fft.rfft(clip.audio).abs()
+    assert int(spectrum.argmax()) == pytest.approx(440 * 6 / 25, abs=1)
+    with wave.open(io.BytesIO(sound_bytes(sound * 3, rate=8000))) as file:
+        values = np.frombuffer(file.readframes(9999), "<i2") / 32767
+    assert np.allclose(values, (sound * 3).clamp(-1, 1)[:9999], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("problem", "logits", "best"),
+    [
+        (None, [0.0, 2.0, 1.0], "b"),
+        ("multi_label_classification", [-1.0, 2.0, 1.0], ("b", "c")),
+        ("regression", [-1.0, 2.0, 1.0], {"a": -1.0, "b": 2.0, "c": 1.0}),
+        (None, [3.5], 3.5),
+    ],
+)
+def test_classes_labels_and_values(problem: str | None, logits: list[float], best: object) -> None:
+    block = SimpleNamespace(problem_type=problem)
+    labels = dict(label=("a", "b", "c")[: len(logits)])
+    model = SimpleNamespace(labels=labels, outputs=SimpleNamespace(blocks=dict(label=block)))
+    found, scores = processors.Classes().scores({"label": torch.tensor(logits)}, model)
+    assert found == best
+    if problem is None and len(logits) > 1:
+        assert [*scores] == ["b", "c", "a"]
+        assert sum(scores.values()) == pytest.approx(1)
+
+
+def test_masked_bytes_are_marked_in_a_notebook() -> None:
+    model = built("masked_lm", num_latents=4, layers=1)
+    answer = kit.predict(model, "<a>[MASK][MASK] b")
+    shown = answer._repr_html_()
+    assert shown.startswith("<div><p>&lt;a&gt;<mark>")
+    assert len(answer.scores) == 2
+    assert len(answer.json()["scores"][0]) == 5
+
+
+def test_answers_draw_themselves_until_the_source_is_gone(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    answer = kit.predict(built("image_classification_learned", num_latents=4, layers=1), path)
+    assert len(answer.figure().axes) == 2
+    assert Image.open(io.BytesIO(answer._repr_png_())).format == "PNG"
+    path.unlink()
+    assert len(answer.figure().axes) == 1
+    assert "<img" in answer._repr_html_()
+
+
+def test_the_page_has_a_row_for_each_recipe_with_a_processor() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "predicting.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE))
+    for name in kit.list():
+        if find("recipes", name).processor is None:
+            continue
+        outputs = kit.build(name, preset="tiny").outputs.blocks
+        assert all(f"{output} (" in rows[name].split("|")[-1] for output in outputs), name
