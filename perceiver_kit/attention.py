@@ -272,8 +272,8 @@ class CrossAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
-        check_flag("CrossAttentionLayer", query_residual=query_residual, read_queries=read_queries, gated=gated)
-        check_flag("CrossAttentionLayer", compete=compete)
+        owner = "CrossAttentionLayer"
+        check_flag(owner, query_residual=query_residual, read_queries=read_queries, gated=gated, compete=compete)
         if read_queries and query_channels != key_channels:
             widths = f"{query_channels} and {key_channels}"
             raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
@@ -281,7 +281,7 @@ class CrossAttentionLayer(Observed):
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
         self.key_norm: Any = (key_norm or norm)(key_channels)
-        _check_carries("CrossAttentionLayer", query_channels=self.query_norm, key_channels=self.key_norm)
+        _check_carries(owner, query_channels=self.query_norm, key_channels=self.key_norm)
         self.attention = Attention(
             query_channels,
             key_channels,

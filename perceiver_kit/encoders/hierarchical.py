@@ -187,7 +187,7 @@ class Level(nn.Module):
         super().__init__()
         self.latents = learned(groups * latents, width, deviation=deviation_by_rows(groups * latents))
         self.skip: nn.Module = nn.Identity() if skip in (None, width) else linear(skip, width)  # type: ignore[arg-type]
-        self.cross = CrossAttentionLayer(width, channels, **cross)
+        self.cross = CrossAttentionLayer(width, channels, **{"qk_channels": channels, **cross})  # as published
         self.transformer = nn.ModuleList(SelfAttentionLayer(width, **options) for options in own)
 
     def forward(
