@@ -8,7 +8,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..checks import check_positive, check_tensor, checks_values
+from ..checks import check_positive, check_sizes, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned, linear
 from ..positions import Positions
@@ -56,7 +56,8 @@ class TextTokens(Input):
     ) -> None:
         check_positive("TextTokens", vocabulary=vocabulary, channels=channels, buckets=buckets, stride=stride)
         check_positive("TextTokens", convolutions=convolutions, least=0)
-        check_positive("TextTokens: ngrams", **{f"of {n}": n for n in ngrams})
+        if ngrams not in ((), []):
+            check_sizes("TextTokens", "ngrams", ngrams)
         if kernel % 2 == 0:
             raise AssemblyError(f"TextTokens: kernel must be odd, so that a row is in the centre, got {kernel}")
         super().__init__(channels, grid=grid, positions=positions, combine=combine)
