@@ -23,7 +23,7 @@ from .errors import (
 )
 from .gated import GatedCrossAttention
 from .generation import generate
-from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
+from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -79,6 +79,7 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "from_perceiver_pytorch",
     "gated_from_state",
     "generate",
     "inputs",

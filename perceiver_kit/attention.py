@@ -41,7 +41,8 @@ class Attention(Observed):
     less: three channels could not be divided among heads. Queries of batch 1 serve every sample. With ``kv_heads``
     fewer than ``heads``, consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm``
     makes a norm of the channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers
-    have biases: ``"all"``, ``"output"`` alone, or ``"none"``.
+    have biases: ``"all"``, ``"output"`` alone, or ``"none"``. ``inverted`` takes the softmax over the queries, which
+    compete for each row, then divides by the sum over the rows, as slot attention does; it is computed by the formula.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -72,6 +73,7 @@ class Attention(Observed):
         kv_heads: int | None = None,
         qk_norm: Make | None = None,
         bias: Biases = "all",
+        inverted: bool = False,
         dropout: float = 0.0,
         positions: Turn | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Attention(Observed):
         if heads % kv_heads:
             raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
         self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
+        self.inverted = inverted
         qk, v = qk_channels // heads, v_channels // heads
         self.scale = 1 / math.sqrt(qk)
         self.query = linear(query_channels, qk_channels, bias=bias == "all")
@@ -99,7 +102,7 @@ class Attention(Observed):
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         # Whether scores are products of the linear layers alone, so that they may be associated either way.
-        self.mergeable = kv_heads == heads and qk_norm is None and positions is None
+        self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not inverted
 
     def weights(
         self,
@@ -116,11 +119,14 @@ class Attention(Observed):
         q, (k, _) = self._projected(queries, keys, query_positions, key_positions)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
         readable = Masks(mask, query_mask, causal).readable(queries, _rows(keys))
+        dim = -2 if self.inverted else -1
         if readable is None:
-            return scores.softmax(-1)
-        readable = rearrange(readable, "b m n -> b 1 m n")
-        # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
-        return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
+            weights = scores.softmax(dim)
+        else:
+            readable = rearrange(readable, "b m n -> b 1 m n")
+            # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
+            weights = scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(dim) * readable
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-8) if self.inverted else weights
 
     def formula(
         self,
@@ -154,6 +160,9 @@ class Attention(Observed):
     ) -> Float[Tensor, "b m cq"]:
         """Equal to ``formula`` within rounding."""
         masks = Masks(mask, query_mask, causal).checked(queries, _rows(keys))
+        if self.inverted:
+            options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
+            return self.formula(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         dropout = self.dropout if self.training else 0.0
         if isinstance(keys, Tensor) and self.mergeable:
             layers = Projections(self.query, self.key, self.value, self.output)
@@ -221,12 +230,12 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias`` and ``positions``. The content of rows that
-    no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm`` and ``mlp``
-    make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening``
-    and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
-    which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
-    of a learned number that starts at zero, as Flamingo does.
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``inverted`` and ``positions``. The content
+    of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
+    and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
+    ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all
+    queries, which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by
+    the tanh of a learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -243,6 +252,7 @@ class CrossAttentionLayer(Observed):
         kv_heads: int | None = None,
         qk_norm: Make | None = None,
         bias: Biases = "all",
+        inverted: bool = False,
         widening: int = 1,
         query_residual: bool = True,
         read_queries: bool = False,
@@ -275,6 +285,7 @@ class CrossAttentionLayer(Observed):
             kv_heads=kv_heads,
             qk_norm=qk_norm,
             bias=bias,
+            inverted=inverted,
             dropout=dropout,
             positions=positions,
         )

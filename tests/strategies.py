@@ -51,6 +51,7 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "AudioPatches": lambda block, b, grid: torch.randn(b, grid[0] * block.samples_per_patch),
     "Conv1x1": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.stride))),
     "ConvStem": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _stem_input(block, grid))),
+    "Embedded": lambda block, b, grid: raw(block.content, b, grid),
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),

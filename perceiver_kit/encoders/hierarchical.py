@@ -23,7 +23,7 @@ from ..tokens import Layout, Tokens
 MAX_LEVELS = 64
 
 PerLevel = int | Sequence[int]
-Skips = list[Float[Tensor, "b m d"]]
+Skips = list[Tensor]  # (b, m, d) of each level
 
 
 @register("encoders")
@@ -195,7 +195,7 @@ class Level(nn.Module):
         rows: Float[Tensor, "b groups n c"],
         skip: Float[Tensor, "b m d"] | None = None,
         mask: Bool[Tensor, "bg n"] | None = None,
-    ) -> Float[Tensor, "b groups k d"]:
+    ) -> Float[Tensor, "b groups k d2"]:
         b, groups = rows.shape[:2]
         queries = repeat(self.latents, "m d -> b m d", b=b)
         if skip is not None:

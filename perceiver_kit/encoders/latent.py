@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
+from ..attention import Biases, CrossAttentionLayer, Make, SelfAttentionLayer
 from ..block import LEFT_OUT, Block
-from ..checks import check_choice, check_positive, check_tensor
+from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
 from ..masks import Mask, Masks, combine
@@ -30,7 +30,8 @@ class Encoder(Block):
     With several ``cross_attends`` (at most one per block) the latents read the inputs again before each of the first
     blocks. ``share_cross_attends`` says which of these layers share weights: ``"all"``, all but the first
     (``"after_first"``, as in the first Perceiver) or ``"none"``. All blocks have the same weights unless
-    ``share_blocks=False``.
+    ``share_blocks`` is False, or ``"after_first"``. ``inverted`` says of all cross-attends, or of each of those with
+    weights of their own, whether the latents compete for the rows (``Attention``). ``bias`` is that of ``Attention``.
 
     ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
@@ -59,7 +60,7 @@ class Encoder(Block):
         latent_dim: int,
         layers: int,
         blocks: int = 1,
-        share_blocks: bool = True,
+        share_blocks: bool | Literal["after_first"] = True,
         cross_attends: int = 1,
         share_cross_attends: Sharing = "after_first",
         cross_heads: int = 1,
@@ -76,6 +77,8 @@ class Encoder(Block):
         activation: Activation = "gelu",
         norm: Make | None = None,
         mlp: Make | None = None,
+        bias: Biases = "all",
+        inverted: bool | tuple[bool, ...] = False,
     ) -> None:
         super().__init__()
         check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
@@ -83,6 +86,8 @@ class Encoder(Block):
         check_positive("Encoder", blocks=blocks, cross_attends=cross_attends, most=MAX_LAYERS)
         check_positive("Encoder", least=0, most=MAX_LAYERS, **{"layers × blocks": layers * blocks})
         check_choice("Encoder", "share_cross_attends", share_cross_attends, ("all", "after_first", "none"))
+        if share_blocks != "after_first":
+            check_flag("Encoder", share_blocks=share_blocks)
         if cross_attends > blocks:
             raise AssemblyError(
                 f"Encoder: cross_attends must be at most blocks, got cross_attends={cross_attends}, blocks={blocks}"
@@ -91,6 +96,12 @@ class Encoder(Block):
         self.blocks, self.layers, self.cross_attends = blocks, layers, cross_attends
         self.latents = learned(num_latents, latent_dim)
         distinct = {"all": 1, "after_first": min(2, cross_attends), "none": cross_attends}[share_cross_attends]
+        competing = tuple(inverted) if isinstance(inverted, tuple | list) else (inverted,) * distinct
+        if len(competing) != distinct:
+            expected = f"a flag for each of the {distinct} cross-attentions with weights of their own"
+            raise AssemblyError(f"Encoder: inverted must be {expected}, got {len(competing)}")
+        for flag in competing:
+            check_flag("Encoder", inverted=flag)
         self.cross = nn.ModuleList(
             CrossAttentionLayer(
                 latent_dim,
@@ -98,6 +109,8 @@ class Encoder(Block):
                 heads=cross_heads,
                 qk_channels=qk_channels if cross_qk_channels is None else cross_qk_channels,
                 v_channels=v_channels if cross_v_channels is None else cross_v_channels,
+                bias=bias,
+                inverted=flag,
                 widening=cross_widening,
                 query_residual=query_residual,
                 dropout=dropout,
@@ -106,14 +119,16 @@ class Encoder(Block):
                 norm=norm,
                 mlp=mlp,
             )
-            for _ in range(distinct)
+            for flag in competing
         )
+        own_blocks = {True: 1, "after_first": min(2, blocks), False: blocks}[share_blocks]
         self.transformer = nn.ModuleList(
             SelfAttentionLayer(
                 latent_dim,
                 heads=self_heads,
                 qk_channels=qk_channels,
                 v_channels=v_channels,
+                bias=bias,
                 widening=self_widening,
                 dropout=dropout,
                 residual_dropout=residual_dropout,
@@ -121,7 +136,7 @@ class Encoder(Block):
                 norm=norm,
                 mlp=mlp,
             )
-            for _ in range(layers * (1 if share_blocks else blocks))
+            for _ in range(layers * own_blocks)
         )
 
     def forward(
@@ -142,7 +157,9 @@ class Encoder(Block):
             if block < self.cross_attends:
                 latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, **options)
             for layer in range(self.layers):
-                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](latents, **options)
+                # The last block with weights of its own serves the later ones, too.
+                own = min(block, len(self.transformer) // self.layers - 1)
+                latents = self.transformer[own * self.layers + layer](latents, **options)
         return latents
 
     def extra_repr(self) -> str:

@@ -122,5 +122,5 @@ def causal_lm(
         latents,
         Queries(text=LatentQuery(latents.places, latent_dim=latents.latent_dim)),
         PassThrough(latents.latent_dim),
-        Outputs(text=Project(latents.latent_dim, vocabulary, zero=True)),
+        Outputs(text=Project(vocabulary, in_channels=latents.latent_dim, zero=True)),
     )

@@ -70,5 +70,5 @@ def perceiver_image_classification(
     inputs = Inputs(image=Pixels((1, 1), positions=positions))
     latents = Encoder(inputs.channels, activation=activation, **encoder)
     decoder = MeanPool(latents.latent_dim)
-    outputs = Outputs(label=Classify(decoder.out_channels, num_labels))
+    outputs = Outputs(label=Classify(num_labels, in_channels=decoder.out_channels))
     return PerceiverIO(inputs, latents, None, decoder, outputs)

@@ -129,7 +129,7 @@ def image_classification(config: Config, inputs: Tensors) -> tuple[PerceiverIO, 
     decoder = Decoder(
         width, width, out_channels=None, query_residual=config["decoder_query_residual"], activation=ACTIVATION
     )
-    outputs = Outputs(label=Classify(width, config["classes"]))
+    outputs = Outputs(label=Classify(config["classes"], in_channels=width))
     model = PerceiverIO(Inputs(image=image), encoder, Queries(label=LearnedQuery(1, width)), decoder, outputs)
 
     def call(model: Any) -> Tensors:
@@ -229,7 +229,9 @@ def multimodal(config: Config, inputs: Tensors) -> tuple[PerceiverIO, Call, dict
     )
     decoder = Decoder(queries.channels, encoder.latent_dim, out_channels=channels, activation=ACTIVATION)
     outputs = Outputs(
-        audio=ToWaveform(channels, per_patch), image=ToPixels(channels, 3), label=Classify(channels, config["classes"])
+        audio=ToWaveform(per_patch, in_channels=channels),
+        image=ToPixels(3, in_channels=channels),
+        label=Classify(config["classes"], in_channels=channels),
     )
     model = PerceiverIO(model_inputs, encoder, queries, decoder, outputs)
 
