@@ -69,7 +69,15 @@ def others(value: object, choices: tuple[str, ...] = ()) -> list:
             return [value / 2 + 0.3]
         case (first, *rest):
             return [(other, *rest) for other in others(first)]
-    return [*choices, kit.variants.RMSNorm(), 64, 32, ("a", "b")]  # a word, a variant, a width, class names
+    return [
+        *choices,
+        kit.variants.RMSNorm(),
+        64,
+        32,
+        ("a", "b"),
+        ("label",),
+        (2, 3),
+    ]  # words, variants, widths, names, sizes
 
 
 def words(hint: object) -> tuple[str, ...]:
@@ -97,7 +105,7 @@ def test_each_parameter_makes_another_model(recipe: str) -> None:
             if name in NOT_COMPARED:
                 continue
             for other in others(value, words(hints[name])):
-                with contextlib.suppress(kit.AssemblyError):
+                with contextlib.suppress(kit.PerceiverKitError):
                     assert made(**{name: other}) != wanted, f"{name} has no effect"
                     break
             else:
