@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
 from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, competing, weighted_sum
-from .checks import check_choice, check_flag, check_positive, check_probability
+from .checks import check_callable, check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
@@ -87,6 +87,7 @@ class Attention(Observed):
         kv_heads = heads if kv_heads is None else kv_heads
         check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_callable("attention", qk_norm=qk_norm, positions=positions)
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
@@ -278,6 +279,7 @@ class CrossAttentionLayer(Observed):
             widths = f"{query_channels} and {key_channels}"
             raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
         self.query_residual, self.read_queries = query_residual, read_queries
+        check_callable("CrossAttentionLayer", norm=norm, key_norm=key_norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
         self.key_norm: Any = (key_norm or norm)(key_channels)
@@ -376,6 +378,7 @@ class SelfAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
+        check_callable("SelfAttentionLayer", norm=norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
         _check_carries("SelfAttentionLayer", channels=self.norm)
