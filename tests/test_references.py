@@ -1,7 +1,8 @@
 """Numbers of the original implementations, reproduced with the kit: outputs, gradients, masks, losses, tokens.
 
-Each file of tests/references holds parameters, inputs, outputs and gradients that the published code computed in float32
-(google-deepmind/deepmind-research/perceiver and google-research/perceiver-ar, Apache-2.0), and its configuration.
+Each file of tests/references holds parameters, inputs, outputs and gradients that the published code computed in
+float32 (google-deepmind/deepmind-research/perceiver and google-research/perceiver-ar, Apache-2.0), and its
+configuration.
 """
 
 from __future__ import annotations
