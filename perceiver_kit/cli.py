@@ -1,4 +1,4 @@
-"""``perceiver-kit``: list, describe, draw, demo, train, predict, convert."""
+"""``perceiver-kit``: list, describe, draw, demo, train, predict, generate, convert."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Fourier
     Learned
     Projected
+    Sinusoidal
     0
     """
     options = _parser().parse_args(arguments)
@@ -97,6 +98,21 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="print an object a line instead of text")
     added.add_argument("--batch", type=int, help="sources that the model reads at once (the model's own)")
     added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
+
+    added = command("generate", _generate, "continue a text with a causal model")
+    added.add_argument("model", help="a directory with a trained model, such as runs/causal_lm")
+    added.add_argument("prompt", help="the text to continue")
+    added.add_argument("--length", type=int, default=200, help="new tokens (200)")
+    added.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token (1)")
+    added.add_argument("--top-k", type=int, help="sample from so many of the likeliest")
+    added.add_argument("--top-p", type=float, help="sample from the likeliest with this probability together")
+    added.add_argument("--repetition-penalty", type=float, default=1.0)
+    added.add_argument("--stop", type=int, nargs="*", default=(), help="ids that end the text")
+    added.add_argument("--seed", type=int)
+    added.add_argument(
+        "--policy", default="refill", help="when the cache is full: recompute, refill (the default), roll"
+    )
+    added.add_argument("--free", type=int, help="latents that refill leaves free (half)")
 
     added = command("convert", _convert, "turn a checkpoint into the other format: Hugging Face's or the kit's")
     added.add_argument("source", help="a directory, or the hub's id of a Perceiver")
@@ -204,6 +220,18 @@ def _predict(options: argparse.Namespace) -> int:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
             print(json.dumps(line, ensure_ascii=False) if options.json else answer, flush=True)
     return 0 if not skipped else 1 if done else 2
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from .generation import generate
+    from .hub import load
+
+    settings = {name: value for name, value in vars(options).items() if name not in ("run", "model", "prompt")}
+    pieces = generate(load(options.model), options.prompt, stream=True, **settings)
+    print(options.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def _convert(options: argparse.Namespace) -> None:

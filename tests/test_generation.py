@@ -81,7 +81,7 @@ def test_a_batch_of_unequal_prompts_is_each_prompt_alone_under_every_policy(kind
 
 def test_recompute_is_a_full_pass_at_every_step() -> None:
     model, prompt = causal(), ids(3)
-    found = kit.generate(model, prompt, length=20, temperature=0, policy="recompute")
+    found = kit.generate(model, prompt, length=20, temperature=0.0, policy="recompute")
     whole = torch.cat([prompt, found])
     for i in range(3, len(whole)):
         logits = model({"text": whole[None, max(0, i - 14) : i]})["text"]
@@ -132,7 +132,7 @@ def shares(**options: Any) -> Tensor:
     [
         ({}, LOGITS.softmax(-1)[0]),
         (dict(temperature=0.5), (LOGITS * 2).softmax(-1)[0]),
-        (dict(temperature=0), torch.tensor([1.0, 0, 0, 0, 0])),
+        (dict(temperature=0.0), torch.tensor([1.0, 0, 0, 0, 0])),
         (dict(top_k=2), torch.cat([LOGITS[0, :2].softmax(-1), torch.zeros(3)])),
         (dict(top_k=9), LOGITS.softmax(-1)[0]),
         (dict(top_p=0.7), torch.cat([LOGITS[0, :2].softmax(-1), torch.zeros(3)])),
@@ -146,9 +146,9 @@ def test_tokens_are_sampled_as_asked(options: dict, wanted: Tensor) -> None:
 
 def test_repeated_tokens_are_penalised() -> None:
     model, prompt = causal(), ids(4)
-    free = kit.generate(model, prompt, length=12, temperature=0)
-    assert len({*kit.generate(model, prompt, length=12, temperature=0, repetition_penalty=1e6).tolist()}) == 12
-    assert torch.equal(kit.generate(model, prompt, length=12, temperature=0, repetition_penalty=1.0), free)
+    free = kit.generate(model, prompt, length=12, temperature=0.0)
+    assert len({*kit.generate(model, prompt, length=12, temperature=0.0, repetition_penalty=1e6).tolist()}) == 12
+    assert torch.equal(kit.generate(model, prompt, length=12, temperature=0.0, repetition_penalty=1.0), free)
 
 
 def test_a_seed_repeats_and_rows_of_equal_prompts_differ() -> None:
