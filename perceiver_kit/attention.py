@@ -226,9 +226,9 @@ class CrossAttentionLayer(Observed):
     those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``inverted`` and ``positions``. The content
     of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
     and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
-    ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
-    which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
-    of a learned number that starts at zero, as Flamingo does.
+    ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all
+    queries, which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by
+    the tanh of a learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
