@@ -28,6 +28,11 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 
 IMAGE = (dict(num_labels=3), {"image": (2, 3, 20, 28)}, {"label": (2, 3)})
 SHAPES = {
+    "hierarchical_autoencoding": (
+        dict(modalities=dict(image=(9, 7, 2), sound=(11, 4))),
+        {"image": (2, 2, 9, 7), "sound": (2, 11, 4)},
+        {"image": (2, 2, 9, 7), "sound": (2, 11, 4)},
+    ),
     "image_classification_conv": IMAGE,
     "image_classification_fourier": IMAGE,
     "image_classification_learned": (IMAGE[0] | dict(image_size=(20, 28)), *IMAGE[1:]),
