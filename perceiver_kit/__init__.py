@@ -2,6 +2,7 @@
 
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
 from .anchoring import anchor
+from .assembly import assemble
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .bottleneck import LabelBottleneck
@@ -23,7 +24,7 @@ from .errors import (
 )
 from .gated import GatedCrossAttention
 from .generation import generate
-from .hub import gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
+from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
 from .outputs import Outputs
@@ -71,6 +72,7 @@ __all__ = [
     "TrainingError",
     "UnknownName",
     "anchor",
+    "assemble",
     "build",
     "capture_attention",
     "capture_hidden",
@@ -80,6 +82,7 @@ __all__ = [
     "diagnose",
     "draw",
     "encoders",
+    "from_perceiver_pytorch",
     "gated_from_state",
     "generate",
     "inputs",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
 from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, competing, weighted_sum
-from .checks import check_choice, check_flag, check_positive, check_probability
+from .checks import check_callable, check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
@@ -87,6 +87,7 @@ class Attention(Observed):
         kv_heads = heads if kv_heads is None else kv_heads
         check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_callable("attention", qk_norm=qk_norm, positions=positions)
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
@@ -238,11 +239,10 @@ class CrossAttentionLayer(Observed):
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
     those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``compete`` and ``positions``. The content
     of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
-    and ``mlp``
-    make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces ``widening``
-    and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all queries,
-    which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by the tanh
-    of a learned number that starts at zero, as Flamingo does.
+    and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
+    ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all
+    queries, which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by
+    the tanh of a learned number that starts at zero, as Flamingo does.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -273,16 +273,17 @@ class CrossAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
-        check_flag("CrossAttentionLayer", query_residual=query_residual, read_queries=read_queries, gated=gated)
-        check_flag("CrossAttentionLayer", compete=compete)
+        owner = "CrossAttentionLayer"
+        check_flag(owner, query_residual=query_residual, read_queries=read_queries, gated=gated, compete=compete)
         if read_queries and query_channels != key_channels:
             widths = f"{query_channels} and {key_channels}"
             raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
         self.query_residual, self.read_queries = query_residual, read_queries
+        check_callable("CrossAttentionLayer", norm=norm, key_norm=key_norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
         self.key_norm: Any = (key_norm or norm)(key_channels)
-        _check_carries("CrossAttentionLayer", query_channels=self.query_norm, key_channels=self.key_norm)
+        _check_carries(owner, query_channels=self.query_norm, key_channels=self.key_norm)
         self.attention = Attention(
             query_channels,
             key_channels,
@@ -377,6 +378,7 @@ class SelfAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
+        check_callable("SelfAttentionLayer", norm=norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
         _check_carries("SelfAttentionLayer", channels=self.norm)

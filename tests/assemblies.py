@@ -98,7 +98,7 @@ def assemblies(
     batch = draw(st.integers(1, 3))
     tensors = {name: raw(inputs_block.blocks[name], batch, grid) for name, grid in given.items()}
     encoder = draw(encoders(inputs_block.channels))
-    queries_block, decoder = draw(_queries_and_decoder(inputs_block, given, _pool(drawn), encoder.latent_dim))
+    queries_block, decoder = draw(_queries_and_decoder(inputs_block, given, _pool(drawn), encoder))
     query = queries_block.blocks
     grids = {name: query[name].size or given[query[name].follows] for name in query}
     by_name: dict[str, nn.Module] = {}
@@ -134,13 +134,15 @@ def row_masks(draw: st.DrawFn, batch: int, grids: dict[str, Grid]) -> dict[str, 
 
 @composite
 def _queries_and_decoder(
-    draw: st.DrawFn, inputs_block: inputs.Inputs, given: dict[str, Grid], pool: Pool, latent_dim: int
+    draw: st.DrawFn, inputs_block: inputs.Inputs, given: dict[str, Grid], pool: Pool, encoder: nn.Module
 ) -> tuple[queries.Queries, nn.Module]:
     """A decoder and queries for it; ``NoQuery`` for a decoder without queries."""
     # Decoders with queries are drawn three times as often: the others have a single row for every output.
     with_queries = [name for name in drawable("decoders") if "query_channels" in takes(find("decoders", name))]
     name = draw(st.sampled_from([*drawable("decoders"), *with_queries, *with_queries]))
-    chosen: dict[str, Any] = {"latent_dim": latent_dim}
+    chosen: dict[str, Any] = {"latent_dim": encoder.latent_dim}
+    if isinstance(encoder, kit.HierarchicalEncoder):
+        chosen |= {"groups": encoder.groups[-1], "order": encoder.order}
     texts = [block.content_channels for _, block in pool if isinstance(block, inputs.TextTokens)]
     if texts and draw(st.booleans()):
         chosen["out_channels"] = draw(st.sampled_from(texts))  # the width of logits tied to the text

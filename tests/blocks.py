@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import inputs, positions, registry
+from perceiver_kit import inputs, positions, registry, variants
 from perceiver_kit.block import Block
 from perceiver_kit.registry import find
 
@@ -26,13 +26,15 @@ from .strategies import Grid, axes, composite, grids
 
 # Blocks with the blocks of all modalities.
 CONTAINERS = {"Inputs", "Queries", "Outputs"}
+# These two go together, and their rows are as many as the encoder's latents: tests/test_causal.py.
+OF_LATENTS = {"LatentQuery", "PassThrough"}
 # Blocks that others may share: a tied embedding, positions.
 Pool = list[tuple[Grid, nn.Module]]
 
 
 def drawable(kind: str) -> list[str]:
     """The names registered now, without containers."""
-    return [name for name in kit.list(kind) if name not in CONTAINERS]
+    return [name for name in kit.list(kind) if name not in CONTAINERS | OF_LATENTS]
 
 
 @contextlib.contextmanager
@@ -73,16 +75,75 @@ def _encoder(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "cross_heads": heads,
         "blocks": blocks,
+        "compete": draw(st.sampled_from([False, False, True])),
         "cross_attends": draw(st.integers(1, blocks)),
         "layers": draw(st.integers(0, 2)),
     } | {name: draw(st.sampled_from(choices)) for name, choices in widths.items()}
 
 
+@composite
+def _causal(draw: st.DrawFn) -> dict[str, Any]:
+    """As many latents as positions and more; as much context as any model needs."""
+    per_position, layers = draw(st.sampled_from([1, 1, 2])), draw(st.integers(0, 2))
+    return {
+        "num_latents": per_position * draw(st.integers(1, 3)),
+        "latents_per_position": per_position,
+        "layers": layers,
+        "cross_after": draw(st.sampled_from([(), (0,)])) if layers else (),
+        "cross_heads": 1,
+        "context": 2**16,
+        "first_position": draw(st.integers(0, 2)),
+        "query_offset": draw(st.integers(0, 1)),
+        "positions": None,
+        "rotary": draw(st.sampled_from([None, variants.Rotary(100.0)])),
+        "row_dropout": draw(st.sampled_from([0.0, 0.3])),
+        "latent_dropout": draw(st.sampled_from([0.0, 0.3])),
+    }
+
+
+@composite
+def _hierarchical_encoder(draw: st.DrawFn) -> dict[str, Any]:
+    """Groups for three modalities; mirrored levels agree, and groups divide what comes before."""
+    groups, latents = draw(st.sampled_from([((3, 1, 3), (3, 3, 3)), ((4, 2, 1, 2, 4), (2, 2, 2, 2, 2))]))
+    per_level = st.sampled_from([1, 2, (1, *[2] * (len(groups) - 1))])
+    return {
+        "groups": groups,
+        "num_latents": latents,
+        "widths": draw(st.tuples(*[st.sampled_from([4, 6])] * len(groups))),
+        "layers": draw(st.sampled_from([0, 1])),
+        "cross_heads": 1,
+        "self_heads": draw(per_level),
+        "cross_widening": draw(per_level),
+        "self_widening": draw(per_level),
+    }
+
+
+@composite
+def _resampler(draw: st.DrawFn) -> dict[str, Any]:
+    """Heads of keys divide those of queries; no embeddings of frames and media, which rows (b, n, c) do not have."""
+    heads, kv_heads = draw(st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]))
+    norm = draw(st.sampled_from([None, kit.variants.RMSNorm(), kit.variants.LayerNorm()]))
+    return {"heads": heads, "kv_heads": kv_heads, "qk_norm": norm, "frames": None, "media": None}
+
+
 # Arguments that a signature does not explain: a strategy for a dict of them.
 LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
-    "encoders": {"Encoder": _encoder()},
+    "encoders": {
+        "Encoder": _encoder(),
+        "CausalEncoder": _causal(),
+        "HierarchicalEncoder": _hierarchical_encoder(),
+        "Resampler": _resampler(),
+    },
+    "decoders": {"Decoder": st.just({"groups": 1, "order": "rows"})},
     "inputs": {
+        "Embedded": st.builds(
+            dict,
+            content=st.one_of(
+                st.builds(inputs.Features, st.integers(1, 3)), st.builds(inputs.OneHot, st.integers(1, 3))
+            ),
+        ),
         "ConvStem": st.fixed_dictionaries({"axes": st.sampled_from([2, 3]), "layers": st.just(1)}),
+        "PastTokens": st.fixed_dictionaries({"ngrams": st.sampled_from([(2,), (1, 3)])}),
         "Neighbourhoods": st.fixed_dictionaries({"size": st.sampled_from([1, 3])}),
     },
 }
@@ -112,7 +173,8 @@ def _of_type(hint: Any) -> st.SearchStrategy[Any] | None:
     if get_origin(hint) in (Union, types.UnionType):
         members = [_of_type(member) for member in get_args(hint) if member is not type(None)]
         if None not in members:
-            return st.one_of(st.none(), *members)  # type: ignore[arg-type]
+            none = [st.none()] if type(None) in get_args(hint) else []
+            return st.one_of(*none, *members)  # type: ignore[arg-type]
     return None
 
 
@@ -236,7 +298,7 @@ def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -
     names = drawable("outputs")
     while True:
         name = draw(st.sampled_from(names))
-        given: dict[str, Any] = {"in_channels": channels}
+        given: dict[str, Any] = {"in_channels": channels, "size": draw(st.sampled_from([None, grid]))}
         tied = _tied(find("outputs", name), channels, pool)
         given |= {argument: draw(st.sampled_from(others)) for argument, others in tied.items() if others}
         if all(tied.values()):

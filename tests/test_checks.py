@@ -25,7 +25,7 @@ BITS = 2**21
     ("make", "owner"),
     [
         (lambda: kit.Encoder(3, num_latents=BITS, latent_dim=BITS, layers=0), "learned parameter"),
-        (lambda: kit.outputs.Project(BITS, BITS), "linear layer"),
+        (lambda: kit.outputs.Project(BITS, in_channels=BITS), "linear layer"),
         (lambda: kit.inputs.TextTokens(BITS, BITS), "learned parameter"),
         (lambda: kit.inputs.Conv1x1(BITS, channels=BITS), "Conv1x1"),
         (lambda: kit.inputs.ConvStem(BITS, channels=BITS), "ConvStem"),

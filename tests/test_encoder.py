@@ -111,13 +111,13 @@ def test_narrow_keys_get_a_sane_width(queries: int, keys: int, heads: int, width
     assert (attention.key.out_features, attention.value.out_features) == (width, width)
 
 
-@pytest.mark.parametrize("recipe", kit.list())
-def test_recipes_keep_the_published_width(recipe: str) -> None:
-    with torch.device("meta"):
-        model = kit.build(recipe)
-    encoder, options = model.encoder, model.encoder.recorded
-    own = options["cross_qk_channels"] or options["qk_channels"] or encoder.channels
-    assert encoder.cross[0].attention.key.out_features == own
+def test_recipes_keep_the_published_width() -> None:
+    for recipe in kit.list():
+        with torch.device("meta"):
+            encoder = kit.build(recipe).encoder
+        if type(encoder) is Encoder:
+            own = encoder.recorded["cross_qk_channels"] or encoder.recorded["qk_channels"] or encoder.channels
+            assert encoder.cross[0].attention.key.out_features == own
 
 
 def test_one_channel_is_refused_with_the_remedy() -> None:

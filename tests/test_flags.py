@@ -42,11 +42,11 @@ def required(signature: inspect.Signature) -> dict[str, Any]:
     return {p.name: None for p in named if p.default is p.empty}
 
 
-LAYERS = [(kit.CrossAttentionLayer, "query_residual"), (MLP, "gated"), (MLP, "bias")]
+LAYERS = [(kit.CrossAttentionLayer, flag) for flag in ("query_residual", "read_queries", "gated", "compete")]
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("block", "flag"), [*BLOCKS, *LAYERS])
+@pytest.mark.parametrize(("block", "flag"), [*BLOCKS, *LAYERS, (MLP, "gated"), (MLP, "bias")])
 def test_a_flag_of_a_block_is_a_bool(block: type, flag: str) -> None:
     for wrong in WRONG:
         with pytest.raises(kit.AssemblyError, match=rf"^{block.__name__}: {flag} must be True or False, got "):

@@ -50,6 +50,7 @@ ORDER = [
     "folding",
     "decoding",
     "model",
+    "assembly",
     "bottleneck",
     "tiling",
     "anchoring",

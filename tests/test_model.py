@@ -152,7 +152,7 @@ def test_size_overrides_the_grid_of_an_output() -> None:
         return points_model(
             queries=queries.Queries(image=query),
             decoder=decoders.Decoder(query.channels, 16),
-            outputs=outputs.Outputs(image=outputs.ToPixels(query.channels, 3)),
+            outputs=outputs.Outputs(image=outputs.ToPixels(3, in_channels=query.channels)),
         ).eval()
 
     points, small, large = torch.randn(2, 7, 3), made((2, 3)), made((4, 5))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
+from typing import ClassVar
 
-from ..block import Block
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..attention import Make
+from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
 from ..registry import register
@@ -13,7 +16,9 @@ from ..registry import register
 
 @register("decoders")
 class MeanPool(Block):
-    """The mean of the latents through a linear layer, the same for every query; queries may be empty.
+    """The mean of the latents, the same for every query; queries may be empty.
+
+    ``norm`` makes a norm of the mean (``variants.py``); a linear layer to ``out_channels`` follows, if given.
 
     >>> MeanPool(64, out_channels=10)(torch.zeros(1, 1, 0), torch.randn(2, 8, 64)).shape
     torch.Size([2, 1, 10])
@@ -21,11 +26,19 @@ class MeanPool(Block):
 
     query_channels = 0
 
-    def __init__(self, latent_dim: int, *, out_channels: int) -> None:
+    fills: ClassVar = {"latent_dim": lambda model, arguments: model.encoder.latent_dim}
+
+    def __init__(
+        self, latent_dim: int = LEFT_OUT, *, out_channels: int | None = None, norm: Make | None = None
+    ) -> None:
         super().__init__()
-        check_positive("MeanPool", latent_dim=latent_dim, out_channels=out_channels)
-        self.latent_dim, self.out_channels = latent_dim, out_channels
-        self.project = linear(latent_dim, out_channels)
+        self.out_channels = latent_dim if out_channels is None else out_channels
+        check_positive("MeanPool", latent_dim=latent_dim, out_channels=self.out_channels)
+        self.latent_dim = latent_dim
+        self.norm: nn.Module = nn.Identity() if norm is None else norm(latent_dim)
+        self.project = None if out_channels is None else linear(latent_dim, out_channels)
 
     def forward(self, queries: Float[Tensor, "#b o c"], latents: Float[Tensor, "b m d"]) -> Float[Tensor, "b o out"]:
-        return self.project(latents.mean(1, keepdim=True)).expand(-1, queries.shape[1], -1)
+        mean = self.norm(latents.mean(1, keepdim=True))
+        rows = mean if self.project is None else self.project(mean)
+        return rows.expand(-1, queries.shape[1], -1)

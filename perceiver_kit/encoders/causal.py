@@ -168,7 +168,7 @@ class CausalEncoder(Block):
                 latent_dim,
                 channels,
                 heads=cross_heads,
-                qk_channels=cross_qk_channels,
+                qk_channels=channels if cross_qk_channels is None else cross_qk_channels,
                 widening=cross_widening,
                 query_residual=query_residual,
                 **shared,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
-from ..block import Block
-from ..checks import check_choice, check_positive, check_tensor
+from ..attention import Biases, CrossAttentionLayer, Make, SelfAttentionLayer
+from ..block import LEFT_OUT, Block
+from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
 from ..masks import Mask, Masks, combine
@@ -30,15 +30,14 @@ class Encoder(Block):
     With several ``cross_attends`` (at most one per block) the latents read the inputs again before each of the first
     blocks. ``share_cross_attends`` says which of these layers share weights: ``"all"``, all but the first
     (``"after_first"``, as in the first Perceiver) or ``"none"``. All blocks have the same weights unless
-    ``share_blocks=False``.
+    ``share_blocks`` is False, or ``"after_first"``. ``compete`` says of all cross-attends, or of each of those with
+    weights of their own, whether the latents compete for the rows (``Attention``). ``bias`` is that of ``Attention``.
+    With ``quiet_start`` the layers after cross-attention start as the identity. Both help small models.
 
     ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
     weights, ``residual_dropout`` to the output of each layer. ``norm`` and ``mlp`` make other norms and MLPs
     (``variants.py``); an ``mlp`` replaces the widenings and ``activation``.
-
-    Two options help small models: with ``compete`` the latents compete for rows (see ``Attention``), and with
-    ``quiet_start`` the layers after cross-attention start as the identity.
 
     The input is ``Tokens``, or rows (b, n, c), so the encoder works without any input block. ``mask`` is (b, n), or
     (1, m, n) or (b, m, n) with an entry for each latent and row; a mask of the tokens applies, too. With
@@ -52,15 +51,17 @@ class Encoder(Block):
     torch.Size([2, 8, 64])
     """
 
+    fills: ClassVar = {"channels": lambda model, arguments: model.inputs.channels}
+
     def __init__(
         self,
-        channels: int,
+        channels: int = LEFT_OUT,
         *,
         num_latents: int,
         latent_dim: int,
         layers: int,
         blocks: int = 1,
-        share_blocks: bool = True,
+        share_blocks: bool | Literal["after_first"] = True,
         cross_attends: int = 1,
         share_cross_attends: Sharing = "after_first",
         cross_heads: int = 1,
@@ -77,7 +78,8 @@ class Encoder(Block):
         activation: Activation = "gelu",
         norm: Make | None = None,
         mlp: Make | None = None,
-        compete: bool = False,
+        bias: Biases = "all",
+        compete: bool | tuple[bool, ...] = False,
         quiet_start: bool = False,
     ) -> None:
         super().__init__()
@@ -86,6 +88,8 @@ class Encoder(Block):
         check_positive("Encoder", blocks=blocks, cross_attends=cross_attends, most=MAX_LAYERS)
         check_positive("Encoder", least=0, most=MAX_LAYERS, **{"layers × blocks": layers * blocks})
         check_choice("Encoder", "share_cross_attends", share_cross_attends, ("all", "after_first", "none"))
+        if share_blocks != "after_first":
+            check_flag("Encoder", share_blocks=share_blocks)
         if cross_attends > blocks:
             raise AssemblyError(
                 f"Encoder: cross_attends must be at most blocks, got cross_attends={cross_attends}, blocks={blocks}"
@@ -94,6 +98,12 @@ class Encoder(Block):
         self.blocks, self.layers, self.cross_attends = blocks, layers, cross_attends
         self.latents = learned(num_latents, latent_dim)
         distinct = {"all": 1, "after_first": min(2, cross_attends), "none": cross_attends}[share_cross_attends]
+        competing = tuple(compete) if isinstance(compete, tuple | list) else (compete,) * distinct
+        if len(competing) != distinct:
+            expected = f"a flag for each of the {distinct} cross-attentions with weights of their own"
+            raise AssemblyError(f"Encoder: compete must be {expected}, got {len(competing)}")
+        for flag in competing:
+            check_flag("Encoder", compete=flag)
         self.cross = nn.ModuleList(
             CrossAttentionLayer(
                 latent_dim,
@@ -101,6 +111,7 @@ class Encoder(Block):
                 heads=cross_heads,
                 qk_channels=qk_channels if cross_qk_channels is None else cross_qk_channels,
                 v_channels=v_channels if cross_v_channels is None else cross_v_channels,
+                bias=bias,
                 widening=cross_widening,
                 query_residual=query_residual,
                 dropout=dropout,
@@ -108,16 +119,18 @@ class Encoder(Block):
                 activation=activation,
                 norm=norm,
                 mlp=mlp,
-                compete=compete,
+                compete=flag,
             )
-            for _ in range(distinct)
+            for flag in competing
         )
+        own_blocks = {True: 1, "after_first": min(2, blocks), False: blocks}[share_blocks]
         self.transformer = nn.ModuleList(
             SelfAttentionLayer(
                 latent_dim,
                 heads=self_heads,
                 qk_channels=qk_channels,
                 v_channels=v_channels,
+                bias=bias,
                 widening=self_widening,
                 dropout=dropout,
                 residual_dropout=residual_dropout,
@@ -125,7 +138,7 @@ class Encoder(Block):
                 norm=norm,
                 mlp=mlp,
             )
-            for _ in range(layers * (1 if share_blocks else blocks))
+            for _ in range(layers * own_blocks)
         )
         if quiet_start:
             layer: Any
@@ -152,7 +165,9 @@ class Encoder(Block):
             if block < self.cross_attends:
                 latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, **options)
             for layer in range(self.layers):
-                latents = self.transformer[(block * self.layers + layer) % len(self.transformer)](latents, **options)
+                # The last block with weights of its own serves the later ones, too.
+                own = min(block, len(self.transformer) // self.layers - 1)
+                latents = self.transformer[own * self.layers + layer](latents, **options)
         return latents
 
     def extra_repr(self) -> str:

@@ -64,7 +64,8 @@ class Resampler(Block):
     ) -> None:
         super().__init__()
         sizes = dict(channels=channels, num_latents=num_latents, layers=layers, heads=heads)
-        check_positive("Resampler", **sizes, head_channels=head_channels, frames=frames or 1, media=media or 1)
+        check_positive("Resampler", **sizes, head_channels=head_channels, frames=1 if frames is None else frames)
+        check_positive("Resampler", media=1 if media is None else media)
         make = LayerNorm() if norm is None else norm
         self.channels = self.latent_dim = channels
         self.num_latents = num_latents

@@ -7,6 +7,7 @@ from .embedded import Embedded
 from .image import Patches, Pixels
 from .matches import Matches
 from .neighbourhoods import Neighbourhoods
+from .past import PastTokens
 from .rows import Features, OneHot
 from .several import Inputs
 from .text import TextTokens
@@ -22,6 +23,7 @@ __all__ = [
     "Matches",
     "Neighbourhoods",
     "OneHot",
+    "PastTokens",
     "Patches",
     "Pixels",
     "TextTokens",

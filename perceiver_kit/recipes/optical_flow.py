@@ -149,5 +149,5 @@ def optical_flow(
         dropout=dropout,
         activation=activation,
     )
-    outputs = Outputs(flow=Flow(queries.channels, size=(patch_size, patch_size), scale=flow_scale))
+    outputs = Outputs(flow=Flow(queries.channels, patch=(patch_size, patch_size), scale=flow_scale))
     return Tiled(inputs, encoder, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)

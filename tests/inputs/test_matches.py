@@ -57,7 +57,7 @@ def test_wrong_sizes_are_refused() -> None:
 
 @torch.no_grad()
 def test_flow_of_patches_is_that_of_their_pixels() -> None:
-    block = Flow(6, size=(2, 3), scale=0.5)
+    block = Flow(6, patch=(2, 3), scale=0.5)
     block.project.weight.normal_()
     rows = torch.randn(2, 8, 6)
     whole = block.whole(block(rows), (2, 4))
