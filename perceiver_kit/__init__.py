@@ -19,6 +19,7 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
+from .freezing import freeze, unfreeze
 from .hub import load, save, to_huggingface, to_onnx
 from .inputs import Inputs
 from .model import PerceiverIO
@@ -66,6 +67,7 @@ __all__ = [
     "describe",
     "draw",
     "encoders",
+    "freeze",
     "inputs",
     "list",
     "load",
@@ -81,5 +83,6 @@ __all__ = [
     "spec",
     "to_huggingface",
     "to_onnx",
+    "unfreeze",
     "variants",
 ]

@@ -49,6 +49,7 @@ ORDER = [
     "model",
     "assembly",
     "tiling",
+    "freezing",
     "objectives",
     "recipe",
     "recipes",

@@ -13,12 +13,13 @@ from ..checks import describe_value, short
 from ..errors import CheckpointError
 from .checkpoint import CONFIG, WEIGHTS, load_kit, open_weights
 from .files import read_json
+from .heads import with_classes
 from .huggingface import from_hub, load_huggingface
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
+def load(source: str | os.PathLike, *, num_labels: int | None = None, device: str | torch.device = "cpu") -> nn.Module:
     """A model in evaluation mode, with the dtypes that were saved, from one of three places.
 
     A directory that ``kit.save`` wrote; a directory in Hugging Face's Perceiver format (its config.json says
@@ -28,6 +29,9 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
     Strict: raises CheckpointError, naming the file or tensor, for a file that is missing or damaged and for a tensor
     that is missing, unexpected or of another shape. All is checked before any tensor is read, and nothing is ever
     unpickled: a ``.bin`` is refused.
+
+    ``num_labels`` gives the model another number of classes: a new head on loaded weights. A warning names the
+    parameters that are new; class names are dropped.
 
     >>> import tempfile
     >>> directory = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
@@ -45,12 +49,10 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
         directory = from_hub(source)
     elif not there:
         raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")
-    if is_ours(directory):
-        return load_kit(directory).to(device)
-    config = read_json(directory / CONFIG)
-    if "perceiver_kit" in config:
-        return load_kit(directory).to(device)
-    return load_huggingface(directory, config).to(device)
+    config = {} if is_ours(directory) else read_json(directory / CONFIG)
+    ours = not config or "perceiver_kit" in config
+    model = load_kit(directory) if ours else load_huggingface(directory, config)
+    return (model if num_labels is None else with_classes(model, num_labels)).to(device)
 
 
 def is_ours(directory: Path) -> bool:

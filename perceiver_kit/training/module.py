@@ -20,6 +20,7 @@ from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
+from ..freezing import check_stages
 from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..objectives import Objective, Term, combine
@@ -41,6 +42,9 @@ class Training(lightning.LightningModule):
     have no weight decay; latents have it if ``decay_latents``. The learning rate warms up over ``warmup`` steps, then
     follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for the first half of the steps.
 
+    ``rates`` are factors of the rate by stage: ``{"encoder": 0.1}`` trains the encoder at a tenth of it. ``kit.freeze``
+    leaves a stage as it is.
+
     A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``.
 
     Fitting switches the whole model to training mode, whatever mode it was in (``kit.load`` returns evaluation mode).
@@ -59,6 +63,7 @@ class Training(lightning.LightningModule):
         optimizer: Literal["adamw", "lamb"] = "adamw",
         schedule: Literal["cosine", "constant_then_cosine"] = "cosine",
         warmup: int = 0,
+        rates: Mapping[str, float] | None = None,
         queries: Mapping[str, int] | None = None,
         seed: int = 0,
         checkpoint_activations: bool = False,
@@ -80,6 +85,9 @@ class Training(lightning.LightningModule):
         self.model, self.objective = model, objective
         self.steps, self.rate, self.weight_decay, self.decay_latents = steps, rate, weight_decay, decay_latents
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        check_stages("Training: rates", model, rates or {})
+        check_number("Training: rates", **{f"of {stage}": factor for stage, factor in (rates or {}).items()})
+        self.rates = dict(rates or {})
         self.queries, self.seed = dict(queries or {}), seed
         self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
         self.spec = assembly(model)
@@ -152,7 +160,8 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         check_trainable(self.model)
-        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_latents=self.decay_latents)
+        decay: dict[str, Any] = dict(weight_decay=self.weight_decay, decay_latents=self.decay_latents)
+        groups = parameter_groups(self.model, **decay, rate=self.rate, rates=self.rates)
         if self.optimizer == "lamb":
             optimizer = lamb(groups, rate=self.rate)
         else:
