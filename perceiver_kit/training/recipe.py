@@ -116,8 +116,8 @@ def _reader(model: nn.Module) -> str:
     if not fitting:
         there = "; ".join(sorted({_arrow(found) for found in known.values()}))
         raise InputError(
-            f"train: no data are declared for a model of {_arrow(wanted)}; there are data for {there}. Take these names, "
-            "or give fit your own data"
+            f"train: no data are declared for a model of {_arrow(wanted)}; there are data for {there}. Take these "
+            "names, or give fit your own data"
         )
     return fitting[0]
 
