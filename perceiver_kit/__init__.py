@@ -22,6 +22,7 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
+from .freezing import freeze, unfreeze
 from .gated import GatedCrossAttention
 from .generation import generate
 from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
@@ -82,6 +83,7 @@ __all__ = [
     "diagnose",
     "draw",
     "encoders",
+    "freeze",
     "from_perceiver_pytorch",
     "gated_from_state",
     "generate",
@@ -103,5 +105,6 @@ __all__ = [
     "spec",
     "to_huggingface",
     "to_onnx",
+    "unfreeze",
     "variants",
 ]

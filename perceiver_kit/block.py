@@ -41,7 +41,7 @@ class _Recorded(type):
             bound.apply_defaults()
             check_flags(cls.__name__, signature, bound.arguments)
             recorded = {name: copied(value) for name, value in bound.arguments.items() if name != "self"}
-            missing = [name for name in cls.fills if recorded[name] is None]
+            missing = [name for name in cls.fills if recorded.get(name, name) is None]
             if not cls.completes:
                 missing += [name for name, value in recorded.items() if _is_incomplete(value)]
             block = _incomplete(cls, recorded, missing) if missing else super().__call__(*args, **kwargs)
@@ -152,7 +152,7 @@ def completed(value: Any, neighbours: Any, made: dict[int, Any] | None = None) -
         cls = type(value)
         around = cls.around(neighbours, value.recorded)
         arguments = {name: completed(item, around, made) for name, item in value.recorded.items()}
-        filled = {name: fill(neighbours, arguments) for name, fill in cls.fills.items() if arguments[name] is None}
+        filled = {name: fill(neighbours, arguments) for name, fill in cls.fills.items() if name in value.missing}
         made[id(value)] = with_arguments(value, **arguments | filled)
         if made[id(value)].missing:
             raise AssemblyError(f"{cls.__name__}: {_waits(made[id(value)])}, and its neighbours do not say it; give it")

@@ -67,12 +67,19 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--clip", type=Path, help="a video of your own instead of the sample clip")
     added.add_argument("--seed", type=int, default=0)
 
-    added = command("train", _train, "train a recipe on real data")
-    added.add_argument("recipe")
+    added = command("train", _train, "train a recipe, or the model of a spec, on real data")
+    added.add_argument("recipe", help="a recipe, or a spec.json")
     text = "sample data that the recipe declares, or a path (unknown names are answered with the known ones)"
     added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
     added.add_argument("--preset", default="tiny", help="tiny (the default), quick or base")
     added.add_argument("--out", type=Path, help="directory of the run (./runs/RECIPE)")
+    help_ = "take the weights of this saved model where they fit; a warning names the new ones"
+    added.add_argument("--from", dest="start", type=Path, metavar="PATH", help=help_)
+    added.add_argument("--num-labels", type=int, help="number of classes (that of the data)")
+    added.add_argument("--freeze", nargs="+", metavar="STAGE", help="stages that are not trained: inputs, encoder, …")
+    help_ = "factors of the rate by stage, such as encoder=0.1"
+    added.add_argument("--rates", nargs="+", type=_factor, metavar="STAGE=FACTOR", help=help_)
+    added.add_argument("--objective", help="of a spec with one output (chosen from the output)")
     added.add_argument("--steps", type=int, help="steps of training (the recipe's own)")
     added.add_argument("--batch", type=int, help="samples of a step, over all processes (the recipe's own)")
     added.add_argument("--rate", type=float, help="highest learning rate (the recipe's own)")
@@ -166,16 +173,26 @@ def _demo(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from .training import train_recipe
 
-    directory = options.out or Path("runs") / options.recipe
-    others = ("run", "recipe", "data", "out")
+    directory = options.out or Path("runs") / Path(options.recipe).stem
+    others = ("run", "recipe", "data", "out", "num_labels")
     # None: the recipe's own setting, or the default.
     settings = {name: value for name, value in vars(options).items() if name not in others and value is not None}
+    if options.num_labels is not None:
+        settings["parameters"] = {"num_labels": options.num_labels}
+    if options.rates is not None:
+        settings["rates"] = dict(options.rates)
     metrics = train_recipe(options.recipe, options.data, directory, **settings)
     width = max(len(name) for name in metrics)
     print("\nheld out")
     for name, value in metrics.items():
         print(f"  {name:<{width}}  {value:.4f}")
     print(f"model, metrics.csv and curves.png are in {directory}; kit.load({str(directory)!r}) opens the model")
+
+
+def _factor(text: str) -> tuple[str, float]:
+    """``"encoder=0.1"`` as a pair; argparse says what is wrong with another text."""
+    stage, _, factor = text.partition("=")
+    return stage, float(factor)
 
 
 def _predict(options: argparse.Namespace) -> int:

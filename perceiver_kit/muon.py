@@ -18,10 +18,8 @@ class Muon(torch.optim.AdamW):
     """Muon for the matrices of attention and MLPs, AdamW for all other parameters, as one optimizer.
 
     Muon makes the update of a matrix orthogonal, so that all its directions are learned equally fast. ``groups`` are
-    parameter groups of ``model`` with their weight decay; ``rate`` is AdamW's and ``muon_rate`` Muon's.
-
-    ``torch.optim.Muon`` computes the same, always in bfloat16, in which a CPU multiplies small matrices 16 times slower
-    than in float32. Here it is float32 on a CPU and bfloat16 elsewhere.
+    parameter groups of ``model`` with their weight decay; an ``lr`` of theirs scales both rates. ``rate`` is AdamW's
+    and ``muon_rate`` Muon's.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
 
@@ -35,7 +33,9 @@ class Muon(torch.optim.AdamW):
         layers = [m for m in model.modules() if isinstance(m, Attention | CrossAttentionLayer | SelfAttentionLayer)]
         matrices = {id(parameter) for layer in layers for parameter in layer.parameters() if parameter.ndim == 2}
         parts = [
-            group | {"params": [p for p in group["params"] if (id(p) in matrices) == muon], "muon": muon, "lr": lr}
+            group
+            | {"params": [p for p in group["params"] if (id(p) in matrices) == muon], "muon": muon}
+            | {"lr": lr * group.get("lr", rate) / rate}
             for muon, lr in ((True, muon_rate), (False, rate))
             for group in groups
         ]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .block import Block, check_flags, readable_signature
 from .checks import check_class_names
 from .errors import AssemblyError, UnknownName, nearest
-from .objectives import Objective
-from .registry import add, find
+from .objectives import Objective, Weighted
+from .registry import add, find, names
 from .spec import build
 
 Lazy = str | Callable[..., Any]
@@ -198,16 +198,36 @@ def recipe(
     return register
 
 
-def objective_for(name: str) -> Objective:
-    """The objective that a recipe is trained for by default.
+def objective_for(what: str | nn.Module, name: str | None = None) -> Objective:
+    """The objective of a recipe, or of a model: that of its only output, or the sum of those of all outputs.
+
+    ``name`` chooses another objective for a model of one output. Raises UnknownName where nothing can be chosen.
 
     >>> type(objective_for("masked_lm")).__name__
     'MaskedTokens'
+    >>> type(objective_for(build("sequence_classification", preset="tiny", problem_type="regression"))).__name__
+    'Regression'
     """
-    entry: Recipe = find("recipes", name)
-    if entry.objective is None:
-        raise UnknownName(f"recipe {name!r} declares no objective: give one")
-    return entry.objective()
+    if isinstance(what, str):
+        entry: Recipe = find("recipes", what)
+        if entry.objective is None:
+            raise UnknownName(f"recipe {what!r} declares no objective: give one")
+        return entry.objective()
+    blocks = {output: what.outputs.blocks[output] for output in what.outputs.blocks}  # type: ignore[union-attr]
+    if name is not None and len(blocks) > 1:
+        raise AssemblyError(
+            f"objective {name!r} is for one output, got {', '.join(blocks)}; give an objective for each"
+        )
+    chosen = {}
+    for output, block in blocks.items():
+        kind = block.objective if name is None else name
+        if kind is None:
+            hint = f"name one: {', '.join(names('objectives'))}"
+            raise UnknownName(f"output {output!r}: {type(block).__name__} declares no objective; {hint}")
+        objective = find("objectives", kind)
+        counted = {"labels": block.channels} if "labels" in inspect.signature(objective).parameters else {}
+        chosen[output] = objective(output, **counted)
+    return Weighted(chosen) if len(chosen) > 1 else next(iter(chosen.values()))
 
 
 def processor_of(model: nn.Module) -> Any:

@@ -25,7 +25,9 @@ SIZES: dict[str, Any] = dict(num_latents=4, latent_dim=16, layers=1, self_heads=
 
 def bare(block: kit.Block, keep: tuple[str, ...] = ()) -> Any:
     """The same block without the widths that its neighbours tell."""
-    return with_arguments(block, **block.arguments() | {name: None for name in block.fills if name not in keep})
+    return with_arguments(
+        block, **block.arguments() | {name: None for name in block.fills if name in block.recorded and name not in keep}
+    )
 
 
 def check_equal(found: Any, wanted: Any) -> None:

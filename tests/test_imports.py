@@ -54,6 +54,7 @@ ORDER = [
     "bottleneck",
     "tiling",
     "anchoring",
+    "freezing",
     "objectives",
     "recipe",
     "recipes",

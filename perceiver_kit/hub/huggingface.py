@@ -81,7 +81,7 @@ def to_huggingface(model: nn.Module, directory: str | os.PathLike) -> Path:
             f"got {note['name'] if note else f'a {type(model).__name__} without a recipe'}"
         )
     name, parameters = note["name"], dict(note["parameters"])
-    if known[name].labels is not None:
+    if "labels" in parameters:
         parameters["labels"] = next(iter(model.labels.values()), None)  # type: ignore[union-attr, operator]
     with torch.device("meta"):
         rebuilt = build(name, **parameters)
@@ -143,7 +143,8 @@ def read_config(config: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
         # config.json omits id2label when there are two labels.
         labels = config.get("id2label")
         parameters["num_labels"] = config.get("num_labels", 2) if labels is None else len(labels)
-        parameters["labels"] = None if labels is None else _class_names(labels, source)
+        if "labels" in find("recipes", name).signature.parameters:
+            parameters["labels"] = None if labels is None else _class_names(labels, source)
     try:
         return name, parameters | counterpart.read(config)
     except (ValueError, TypeError) as error:
@@ -180,7 +181,7 @@ def write_config(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"to_huggingface: {error}") from None
     if counterpart.labels is not None:
-        labels = parameters["labels"] or [f"LABEL_{i}" for i in range(parameters["num_labels"])]
+        labels = parameters.get("labels") or [f"LABEL_{i}" for i in range(parameters["num_labels"])]
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
     _check_round_trip(name, parameters, config)

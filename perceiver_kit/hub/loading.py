@@ -16,12 +16,19 @@ from ..errors import CheckpointError
 from ..spec import build
 from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_weights, shared_tensors
 from .files import read_json
+from .heads import with_classes
 from .huggingface import from_hub, load_huggingface
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def load(source: str | os.PathLike, *, device: str | torch.device = "cpu", **parameters: Any) -> nn.Module:
+def load(
+    source: str | os.PathLike,
+    *,
+    num_labels: int | None = None,
+    device: str | torch.device = "cpu",
+    **parameters: Any,
+) -> nn.Module:
     """A model in evaluation mode, with the dtypes that were saved, from one of three places.
 
     A directory that ``kit.save`` wrote; a directory in Hugging Face's Perceiver format (its config.json says
@@ -34,6 +41,8 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu", **par
 
     ``parameters`` are those of the model's recipe that do not change its weights, such as ``dropout=0.1`` or
     ``conv_padding="same"``.
+    ``num_labels`` gives the model another number of classes: a new head on loaded weights. A warning names the
+    parameters that are new; class names are dropped.
 
     >>> import tempfile
     >>> directory = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
@@ -54,7 +63,8 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu", **par
     config = {} if is_ours(directory) else read_json(directory / CONFIG)
     ours = not config or "perceiver_kit" in config
     model = load_kit(directory) if ours else load_huggingface(directory, config)
-    return (_rebuilt(model, parameters) if parameters else model).to(device)
+    model = _rebuilt(model, parameters) if parameters else model
+    return (model if num_labels is None else with_classes(model, num_labels)).to(device)
 
 
 def _rebuilt(model: nn.Module, parameters: Mapping[str, Any]) -> nn.Module:

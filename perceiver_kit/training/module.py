@@ -20,6 +20,7 @@ from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, checks_values, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
+from ..freezing import check_stages
 from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..muon import Muon
@@ -45,6 +46,9 @@ class Training(lightning.LightningModule):
     rates warm up over ``warmup`` steps, then follow half a cosine to zero; ``constant_then_cosine`` keeps them constant
     for the first half of the steps.
 
+    ``rates`` are factors of the rate by stage: ``{"encoder": 0.1}`` trains the encoder at a tenth of it. ``kit.freeze``
+    leaves a stage as it is.
+
     A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
     ``query_mask``.
 
@@ -65,6 +69,7 @@ class Training(lightning.LightningModule):
         muon_rate: float = 0.02,
         schedule: Literal["cosine", "constant_then_cosine"] = "cosine",
         warmup: int = 0,
+        rates: Mapping[str, float] | None = None,
         queries: Mapping[str, int] | None = None,
         seed: int = 0,
         checkpoint_activations: bool = False,
@@ -86,6 +91,9 @@ class Training(lightning.LightningModule):
         self.model, self.objective = model, objective
         self.steps, self.rate, self.weight_decay, self.decay_learned = steps, rate, weight_decay, decay_learned
         self.optimizer, self.muon_rate, self.schedule, self.warmup = optimizer, muon_rate, schedule, warmup
+        check_stages("Training: rates", model, rates or {})
+        check_number("Training: rates", **{f"of {stage}": factor for stage, factor in (rates or {}).items()})
+        self.rates = dict(rates or {})
         self.queries, self.seed = dict(queries or {}), seed
         self.meters = ByModality(objective.meters())  # a ModuleDict would refuse some names of the user's
         self.spec = assembly(model)
@@ -178,7 +186,8 @@ class Training(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         check_trainable(self.model)
-        groups = parameter_groups(self.model, weight_decay=self.weight_decay, decay_learned=self.decay_learned)
+        decay: dict[str, Any] = dict(weight_decay=self.weight_decay, decay_learned=self.decay_learned)
+        groups = parameter_groups(self.model, **decay, rate=self.rate, rates=self.rates)
         if self.optimizer == "lamb":
             optimizer = Lamb(groups, lr=self.rate)
         elif self.optimizer == "muon":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..errors import AssemblyError
+from ..freezing import STAGES
 from ..padding import LearnedVector
 from ..positions import Learned
 
@@ -30,11 +32,19 @@ def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - constant) / max(1, steps - constant))))
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, decay_learned: bool = False) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    decay_learned: bool = False,
+    rate: float | None = None,
+    rates: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
     """Two groups: weight matrices with decay; norms, biases, and other learned vectors without.
 
     Those are latents, positions, padding and mask tokens; ``decay_learned`` decays them, too, as the original. Frozen
-    parameters (``requires_grad=False``) are in neither.
+    parameters (``requires_grad=False``) are in neither. Each stage in ``rates`` has two more, with its factor of
+    ``rate``; a parameter that several stages share belongs to the first of them in the order of the data.
     """
     undecayed: set[int] = set()
     for module in model.modules():
@@ -44,11 +54,20 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, decay_learned: bo
             learned = vectors or name == "latents"
             if norm or parameter.ndim < 2 or (learned and not decay_learned):
                 undecayed.add(id(parameter))
+    factors: dict[int, float] = {}
+    for stage in reversed(STAGES):
+        if stage in (rates or {}):
+            factors |= {id(parameter): rates[stage] for parameter in getattr(model, stage).parameters()}  # type: ignore
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if id(p) not in undecayed], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) in undecayed], "weight_decay": 0.0},
-    ]
+    groups = []
+    for factor in dict.fromkeys([1.0, *factors.values()]):
+        own = [parameter for parameter in parameters if factors.get(id(parameter), 1.0) == factor]
+        options = {} if rate is None else {"lr": rate * factor}
+        groups += [
+            {"params": [p for p in own if id(p) not in undecayed], "weight_decay": weight_decay, **options},
+            {"params": [p for p in own if id(p) in undecayed], "weight_decay": 0.0, **options},
+        ]
+    return groups
 
 
 def check_trainable(model: nn.Module) -> None:
