@@ -279,3 +279,11 @@ def _points(query: queries.Query | None, decoder: nn.Module, output: outputs.Out
         decoder,
         kit.Outputs(out=output),
     )
+
+
+def test_46_pipelines() -> None:
+    """From a text to the name of its class; tests/test_predict.py has the other sources."""
+    model = tiny("sequence_classification")
+    model.labels = {"label": ("negative", "positive")}
+    answer = kit.predict(model, "A fine film.")
+    assert answer.best in answer.scores.keys() == {"negative", "positive"}

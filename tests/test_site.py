@@ -37,6 +37,7 @@ MODULES = [
     "data.corpora",
     "data.video",
     "data.clips",
+    "data.writing",
     "data.warps",
     "data.folders",
     "data.sampling",
