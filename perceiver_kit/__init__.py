@@ -5,7 +5,7 @@ from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .capture import capture_attention, capture_hidden
 from .checks import checks
-from .data import ByteTokenizer, ImageProcessor
+from .data import ByteTokenizer, ImageProcessor, pad
 from .decoders import Decoder, MeanPool
 from .draw import Drawing, draw
 from .encoders import Encoder
@@ -69,6 +69,7 @@ __all__ = [
     "load",
     "objectives",
     "outputs",
+    "pad",
     "plots",
     "positions",
     "queries",

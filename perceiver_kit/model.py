@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attention_backends import keep_in_graph
 from .block import Block
-from .decoding import At, Sizes, check_request, decode_output
+from .decoding import Asked, At, Sizes, check_request, decode_outputs
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names
@@ -29,8 +29,8 @@ class PerceiverIO(Block):
     """A mapping of raw inputs → a dict of outputs, through a fixed array of latents.
 
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'). Without ``queries``, each output has one query of no channels, for decoders that pool the
-    latents (``MeanPool``). Without decoder and outputs the model only encodes.
+    (b, o, d'); one whose queries read each other sets ``mixes_rows``. Without ``queries``, each output has one query of
+    no channels, for decoders that pool the latents (``MeanPool``). Without decoder and outputs the model only encodes.
 
     Source: Perceiver IO (Jaegle et al. 2022).
 
@@ -57,7 +57,7 @@ class PerceiverIO(Block):
         if (decoder is None) != (outputs is None) or (decoder is None and queries is not None):
             raise AssemblyError("PerceiverIO: a decoder needs outputs and outputs need a decoder; queries need both")
         if queries is None and outputs is not None:
-            queries = Queries({name: NoQuery() for name in outputs.blocks})
+            queries = Queries({outputs.query_of(name): NoQuery() for name in outputs.blocks})
         for name, block, kind in (
             ("inputs", inputs, Inputs),
             ("encoder", encoder, Block),
@@ -83,8 +83,9 @@ class PerceiverIO(Block):
     def _check_widths(self) -> None:
         joints = [("inputs.channels", self.inputs.channels, "encoder.channels", self.encoder.channels)]
         if self.queries is not None and self.decoder is not None and self.outputs is not None:
-            check_names("PerceiverIO: outputs", self.outputs.blocks, self.queries.blocks)
-            check_names("PerceiverIO: queries", self.queries.blocks, self.outputs.blocks)
+            wanted = [self.outputs.query_of(name) for name in self.outputs.blocks]
+            check_names("PerceiverIO: outputs", wanted, self.queries.blocks)
+            check_names("PerceiverIO: queries", self.queries.blocks, wanted)
             queries, decoder = self.queries, self.decoder
             joints.append(("queries.channels", queries.channels, "decoder.query_channels", decoder.query_channels))
             joints.append(("encoder.latent_dim", self.encoder.latent_dim, "decoder.latent_dim", decoder.latent_dim))
@@ -114,6 +115,7 @@ class PerceiverIO(Block):
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
+        queries: Asked | None = None,
     ) -> dict[str, Tensor]:
         """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method.
 
@@ -121,8 +123,9 @@ class PerceiverIO(Block):
         without a group they have none.
         """
         # Refuse a wrong request before the encoder runs.
-        at, size = check_request(self.outputs, at, chunk, size)
-        decoded = self.decode(self.encode(inputs, mask=mask, hidden=hidden), at=at, chunk=chunk, size=size)
+        at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
+        encoded = self.encode(inputs, mask=mask, hidden=hidden)
+        decoded = self.decode(encoded, at=at, chunk=chunk, size=size, queries=queries)
         if len(at) < len(self.outputs.blocks) and dist.is_available() and dist.is_initialized():  # type: ignore[union-attr]
             parameters = (*self.queries.parameters(), *self.outputs.parameters())  # type: ignore[union-attr]
             unused = [parameter for parameter in parameters if parameter.requires_grad]
@@ -147,31 +150,26 @@ class PerceiverIO(Block):
 
     @joined
     def decode(
-        self, encoded: Encoded, *, at: At | None = None, chunk: int | None = None, size: Sizes | None = None
+        self,
+        encoded: Encoded,
+        *,
+        at: At | None = None,
+        chunk: int | None = None,
+        size: Sizes | None = None,
+        queries: Asked | None = None,
     ) -> dict[str, Tensor]:
         """Each output = output(decoder(queries, latents)); without ``at`` all outputs, whole.
 
         ``at`` maps an output to int64 flat indices into its grid (row-major), (k,) for the whole batch or (b, k) for
         each sample, and gives rows (b, k, channels); None means all rows in their whole form. Outputs that it does
         not name are not decoded. ``chunk`` is the number of query rows of one decoder call: memory is bounded, the
-        result the same within rounding. ``size`` maps an output to a grid in place of its own.
+        result the same within rounding. A decoder whose queries read each other (``mixes_rows``) refuses both.
+        ``size`` maps an output to a grid in place of its own. ``queries`` maps a query to what only the call knows,
+        such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``. Raises InputError for a request that
+        does not fit.
         """
-        at, size = check_request(self.outputs, at, chunk, size)
-        assert self.queries is not None and self.outputs is not None
-        return {
-            name: decode_output(
-                name,
-                self.queries,
-                self.decoder,
-                self.outputs.blocks[name],
-                encoded,
-                index=at[name],
-                chunk=chunk,
-                size=size.get(name),
-            )
-            for name in self.outputs.blocks
-            if name in at
-        }
+        at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
+        return decode_outputs(self, encoded, at, chunk, size, queries)
 
     def stages(self) -> list[str]:
         """One line a stage, with shapes in the letters of the legend: the body of ``kit.describe``."""
@@ -192,13 +190,17 @@ class PerceiverIO(Block):
             return lines
         for name in self.queries.blocks:
             block = self.queries.blocks[name]
-            rows = f"as input {block.follows}" if block.size is None else f"{math.prod(block.size):,} rows"
-            lines.append(line("query", name, block, f"{rows} × {block.channels}{_on(block.size)}"))
+            rows = "o rows" if block.size is None else f"{math.prod(block.size):,} rows"
+            rows = f"as input {block.follows}" if block.follows is not None else rows
+            given = f", at {block.takes}" if block.takes is not None else ""
+            lines.append(line("query", name, block, f"{rows} × {block.channels}{_on(block.size)}{given}"))
         lines.append(line("", "", self.queries, f"rows × {self.queries.channels}"))
         lines.append(line("decoder", "", self.decoder, f"rows × {self.decoder.out_channels}"))
         for name in self.outputs.blocks:
             block = self.outputs.blocks[name]
-            lines.append(line("output", name, block, f"rows × {getattr(block, 'channels', block.in_channels)}"))
+            shared = self.outputs.query_of(name)
+            of = "" if shared == name else f", of query {shared}"
+            lines.append(line("output", name, block, f"rows × {getattr(block, 'channels', block.in_channels)}{of}"))
         return lines
 
 

@@ -16,7 +16,7 @@ from .checks import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
-from .model import At, PerceiverIO, Raw, Sizes
+from .model import Asked, At, PerceiverIO, Raw, Sizes
 from .outputs import Outputs
 from .queries import Queries
 from .registry import register
@@ -68,12 +68,13 @@ class Tiled(PerceiverIO):
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
+        queries: Asked | None = None,
     ) -> dict[str, Tensor]:
         """The output at the input's height and width; ``at`` and ``size`` only for an input of one tile."""
         name = next(iter(self.inputs.blocks))
         raw = inputs.get(name) if isinstance(inputs, Mapping) else inputs
         if not isinstance(raw, Tensor) or raw.ndim < 3 or tuple(raw.shape[-2:]) == self.tile or 0 in raw.shape:
-            return super().forward(inputs, mask=mask, hidden=hidden, at=at, chunk=chunk, size=size)
+            return super().forward(inputs, mask=mask, hidden=hidden, at=at, chunk=chunk, size=size, queries=queries)
         if at is not None or size is not None or hidden is not None:
             raise InputError(
                 f"at, size and hidden need an input of one tile {self.tile}, got {name} {tuple(raw.shape)}; "
@@ -92,7 +93,8 @@ class Tiled(PerceiverIO):
         blended = weights = torch.zeros((), device=raw.device)
         for rows, columns in self._tiles(*raw.shape[-2:]):
             tile_mask = None if keep is None else {name: keep[:, rows, columns]}
-            part = super().forward({name: raw[..., rows, columns]}, mask=tile_mask, chunk=chunk)[output]
+            tile = {name: raw[..., rows, columns]}
+            part = super().forward(tile, mask=tile_mask, chunk=chunk, queries=queries)[output]
             dtype = part.dtype
             around = (columns.start, raw.shape[-1] - columns.stop, rows.start, raw.shape[-2] - rows.stop)
             blended = blended + F.pad(part * weight, around)

@@ -2,7 +2,16 @@
 
 from .base import Query
 from .from_inputs import ContentQuery, InputQuery
-from .places import LearnedQuery, NoQuery, PositionQuery
+from .places import CoordinateQuery, LearnedQuery, NoQuery, PositionQuery
 from .several import Queries
 
-__all__ = ["ContentQuery", "InputQuery", "LearnedQuery", "NoQuery", "PositionQuery", "Queries", "Query"]
+__all__ = [
+    "ContentQuery",
+    "CoordinateQuery",
+    "InputQuery",
+    "LearnedQuery",
+    "NoQuery",
+    "PositionQuery",
+    "Queries",
+    "Query",
+]

@@ -16,13 +16,19 @@ class Query(Block):
     """Base of query blocks: ``grid`` is the grid of output rows, ``forward`` computes all or some of their queries.
 
     ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query needs of that
-    input: the encoder's whole rows, only the content before positions, or (None) nothing.
+    input: the encoder's whole rows, only the content before positions, or (None) nothing. A query with ``takes`` needs
+    a tensor that only the call knows, ``model(…, queries={name: tensor})``; ``takes`` says which. It finds the tensor
+    in ``encoded.asked``.
     """
 
     channels: int
     size: Grid | None = None
     follows: str | None = None
     reads: Literal["rows", "content"] | None = None
+    takes: str | None = None
+
+    def check_asked(self, asked: Tensor, name: str) -> None:
+        """Raise InputError, before the encoder runs, for a tensor of the call that does not fit."""
 
     def grid(self, encoded: Encoded) -> Grid:
         """The declared grid, or that of the input it follows; InputError if that input was left out."""

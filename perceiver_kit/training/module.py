@@ -41,7 +41,8 @@ class Training(lightning.LightningModule):
     have no weight decay; latents have it if ``decay_latents``. The learning rate warms up over ``warmup`` steps, then
     follows half a cosine to zero; ``constant_then_cosine`` keeps it constant for the first half of the steps.
 
-    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``.
+    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
+    ``queries``.
 
     Fitting switches the whole model to training mode, whatever mode it was in (``kit.load`` returns evaluation mode).
     Frozen parameters stay frozen, and adapters inside the model are trained like any other parameter.
@@ -89,7 +90,8 @@ class Training(lightning.LightningModule):
             model.compile()  # in place: parameters keep their names
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
-        return self.model(batch["inputs"], mask=batch.get("mask"), at=at, hidden=hidden, chunk=chunk)
+        given = dict(mask=batch.get("mask"), queries=batch.get("queries"))
+        return self.model(batch["inputs"], **given, at=at, hidden=hidden, chunk=chunk)
 
     def on_fit_start(self) -> None:
         self.train()  # a loaded model is in evaluation mode, and Lightning keeps the mode

@@ -16,7 +16,17 @@ from ..strategies import assert_close, composite, rows_of
 
 
 def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int, ...]]:
-    return {name: model.queries.grid(name, encoded) for name in model.outputs.blocks}
+    given = getattr(model, "asked", {})
+    grids = {}
+    for name in model.outputs.blocks:
+        query = model.outputs.query_of(name)
+        grids[name] = (len(given[query]),) if query in given else model.queries.grid(query, encoded)
+    return grids
+
+
+def mixes_rows(model: nn.Module, name: str) -> bool:
+    """Whether the rows of an output depend on each other."""
+    return model.outputs.blocks[name].mixes_rows or getattr(model.decoder, "mixes_rows", False)
 
 
 @composite
@@ -37,6 +47,10 @@ def taken(rows: Tensor, index: Tensor) -> Tensor:
 def holds_for_chunks(model: nn.Module, tensors: dict, data: st.DataObject, within: float) -> None:
     encoded = model.encode(tensors)
     whole, sizes = model.decode(encoded), output_grids(model, encoded)
+    if getattr(model.decoder, "mixes_rows", False):
+        with pytest.raises(kit.InputError, match="read each other; leave chunk out"):
+            model.decode(encoded, chunk=1)
+        return
     for name, result in whole.items():
         count = math.prod(sizes[name])
         assert result.isfinite().all()
@@ -60,7 +74,7 @@ def holds_for_some(model: nn.Module, tensors: dict, data: st.DataObject, within:
         count = math.prod(sizes[name])
         assert rows.shape[:2] == (batch, count)
         index = data.draw(indices(count, batch), label=f"at of {name}")
-        if model.outputs.blocks[name].mixes_rows:
+        if mixes_rows(model, name):
             with pytest.raises(kit.InputError, match="depend on each other; decode it whole"):
                 model.decode(encoded, at={name: index})
             continue
