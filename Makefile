@@ -26,7 +26,7 @@ NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env -
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity results fuzz coverage mutations clean
+.PHONY: help demo test check docs bench parity results fuzz prototypes coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 
 fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds of faults (half an hour; CASES=100: less)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.fuzz
+
+prototypes: $(DEV)  ## train the short models of qa/prototypes/, beside trivial baselines (a minute)
+	for file in qa/prototypes/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 coverage: $(DEV)  ## run the tests and count the lines and branches that they run; below 95 % fails (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.coverage $(XDIST)

@@ -100,6 +100,7 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
 # Arguments that mean the same in every block. Widths suit two heads.
 ARGUMENTS: dict[str, list[Any]] = {
     "deviation": [0.02, 0.5],
+    "extrapolate": [True],
     "dropout": [0.0, 0.3],
     "residual_dropout": [0.0, 0.3],
     "heads": [1, 1, 2],
@@ -182,7 +183,7 @@ def coordinate_positions(draw: st.DrawFn, axes: int, channels: int | None, pool:
     if others and draw(st.integers(0, 3)):
         return draw(st.sampled_from(others))
     names = [name for name in drawable("positions") if takes_coordinates(name)]
-    return draw(_new_positions((2,) * axes, channels, names, extrapolate=True))
+    return draw(_new_positions((2,) * axes, channels, names))
 
 
 @composite
@@ -198,14 +199,14 @@ def some_positions(draw: st.DrawFn, grid: Grid, channels: int | None = None, poo
 
 
 @composite
-def _new_positions(draw: st.DrawFn, grid: Grid, channels: int | None, names: list[str], **fixed: Any) -> nn.Module:
+def _new_positions(draw: st.DrawFn, grid: Grid, channels: int | None, names: list[str]) -> nn.Module:
     name = draw(st.sampled_from(names))
-    given: dict[str, Any] = {"grid": grid, "max_resolution": tuple(n + 2 for n in grid)} | fixed
+    given: dict[str, Any] = {"grid": grid, "max_resolution": tuple(n + 2 for n in grid)}
     if channels is not None:
         given["channels"] = channels
     plain = [other for other in names if "positions" not in takes(find("positions", other))]
     if "positions" in takes(find("positions", name)):
-        given["positions"] = draw(_new_positions(grid, None, plain, **fixed))
+        given["positions"] = draw(_new_positions(grid, None, plain))
     block = made("positions", name, draw(arguments("positions", name, given)))
     return block if channels in (None, block.channels) else positions.Projected(block, channels)
 
