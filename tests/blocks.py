@@ -192,7 +192,7 @@ def some_positions(draw: st.DrawFn, grid: Grid, channels: int | None = None, poo
     if channels is None and draw(st.integers(0, 3)) == 0:
         return None
     others = [block for size, block in pool if isinstance(block, positions.Positions) and size == grid]
-    others = [block for block in others if channels in (None, block.channels)]
+    others = [block for block in others if channels in (None, block.channels) and block.axes in (None, len(grid))]
     if others and draw(st.booleans()):
         return draw(st.sampled_from(others))
     return draw(_new_positions(grid, channels, drawable("positions")))
