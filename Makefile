@@ -28,7 +28,7 @@ NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env -
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity results fuzz graphs coverage mutations clean
+.PHONY: help demo test check docs bench parity results fuzz graphs prototypes coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +65,9 @@ fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds 
 
 graphs: $(DEV)  ## compile and export every recipe (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.graphs
+
+prototypes: $(DEV)  ## train the short models of qa/prototypes/, beside trivial baselines (a minute)
+	for file in qa/prototypes/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 coverage: $(DEV)  ## run the tests and count the lines and branches that they run; below 95 % fails (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.coverage $(XDIST)

@@ -8,7 +8,7 @@ from .block import Block
 from .bottleneck import LabelBottleneck
 from .capture import capture_attention, capture_hidden
 from .checks import checks
-from .data import ByteTokenizer, ImageProcessor
+from .data import ByteTokenizer, ImageProcessor, pad
 from .decoders import Decoder, MeanPool
 from .diagnosis import Diagnosis, diagnose
 from .draw import Drawing, draw
@@ -92,6 +92,7 @@ __all__ = [
     "load",
     "objectives",
     "outputs",
+    "pad",
     "plots",
     "positions",
     "predict",

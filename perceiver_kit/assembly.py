@@ -65,8 +65,11 @@ def assemble(
         return PerceiverIO(inputs, made.encoder, None, decoder, outputs, labels=labels)
     if not isinstance(queries, Queries):
         blocks = named(outputs)
-        check_names("assemble: queries", queries or {}, blocks)
-        chosen = {name: _query(name, blocks[name], inputs) for name in blocks if name not in (queries or {})}
+        wanted = {outputs.query_of(name): name for name in blocks}
+        check_names("assemble: queries", queries or {}, wanted)
+        chosen = {
+            query: _query(name, blocks[name], inputs) for query, name in wanted.items() if query not in (queries or {})
+        }
         chosen = completed({**chosen, **(queries or {})}, made)
         padding = max(0, made.encoder.latent_dim - max(query.channels for query in chosen.values()))
         queries = Queries(chosen, min_padding=padding)

@@ -190,6 +190,8 @@ def describe_value(value: object) -> str:
     >>> describe_value(torch.zeros(2, 3))
     'float32 (2, 3)'
     """
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested tensor"
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"

@@ -1,10 +1,11 @@
-"""Decode one output: its queries pass through the decoder in chunks, and the output block maps the result."""
+"""Decode the outputs of one query: it passes through the decoder in chunks, and output blocks map the result."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ At = Mapping[str, Tensor | None]
 Sizes = Mapping[str, Grid]
 QueryMask = Mapping[str, Tensor]
 READS = "the query reads the latents"
+Asked = Mapping[str, Tensor]
 
 # Memory budget in bytes of one decoder call. It sets the default chunk size at inference. All queries of a published
 # video (804,737 × 1,026) would take 3.3 GB, and four times that inside the decoder. On a CPU, tensors above 32 MiB cost
@@ -33,42 +35,55 @@ CHUNK_BYTES = {"cpu": 2**23}
 CHUNK_BYTES_ELSEWHERE = 2**28
 
 
-def check_request(outputs: Outputs | None, at: At | None, chunk: int | None, size: Sizes | None) -> tuple[At, Sizes]:
-    """``at`` and ``size`` with their defaults; an InputError for wrong arguments of ``PerceiverIO.decode``."""
+def check_request(
+    model: Any, *, at: At | None, chunk: int | None, size: Sizes | None, queries: Asked | None
+) -> tuple[At, Sizes, Asked]:
+    """``at``, ``size`` and ``queries`` with their defaults; an InputError for wrong arguments of ``model.decode``."""
+    outputs: Outputs | None = model.outputs
     if outputs is None:
         raise InputError("this model has no decoder: use encode")
     blocks = outputs.blocks
     at, size = dict.fromkeys(blocks) if at is None else at, {} if size is None else size
-    for argument, value in (("at", at), ("size", size)):
+    queries = {} if queries is None else queries
+    for argument, value, known in (
+        ("at", at, blocks),
+        ("size", size, blocks),
+        ("queries", queries, model.queries.blocks),
+    ):
         if not isinstance(value, Mapping):
-            raise InputError(f"{argument} must map outputs ({', '.join(blocks)}), got {describe_value(value)}")
-        check_names(argument, value, blocks)
+            kind = "queries" if argument == "queries" else "outputs"
+            raise InputError(f"{argument} must map {kind} ({', '.join(known)}), got {describe_value(value)}")
+        check_names(argument, value, known)
     if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
         raise InputError(f"chunk must be a positive number of query rows, got {chunk!r}")
+    mixing = getattr(model.decoder, "mixes_rows", False)
+    if chunk is not None and mixing:
+        raise InputError(f"chunk: the queries of {type(model.decoder).__name__} read each other; leave chunk out")
     for name, index in at.items():
-        if index is not None and blocks[name].mixes_rows:
+        if index is not None and (mixing or blocks[name].mixes_rows):
             raise InputError(f"at: the rows of output {name!r} depend on each other; decode it whole")
-    return at, size
+    _check_asked(model.queries, {outputs.query_of(name) for name in at}, queries)
+    return at, size, queries
 
 
-def check_query_mask(query_mask: QueryMask | None, queries: Queries, decoder: Any, at: At, size: Sizes) -> QueryMask:
+def check_query_mask(query_mask: QueryMask | None, model: Any, at: At, size: Sizes) -> QueryMask:
     """``query_mask`` with its default; an InputError, before the encoder runs, for one that no inputs would fit.
 
     Where the query follows an input, ``decode`` checks the sizes.
     """
-    blocks, query_mask = queries.blocks, {} if query_mask is None else query_mask
+    blocks, query_mask = model.outputs.blocks, {} if query_mask is None else query_mask
     if not isinstance(query_mask, Mapping):
         raise InputError(f"query_mask must map outputs ({', '.join(blocks)}), got {describe_value(query_mask)}")
     check_names("query_mask", query_mask, blocks)
-    if query_mask and not _takes_query_mask(decoder):
-        raise InputError(f"query_mask: the decoder {type(decoder).__name__} takes none; leave it out")
+    if query_mask and not _takes_query_mask(model.decoder):
+        raise InputError(f"query_mask: the decoder {type(model.decoder).__name__} takes none; leave it out")
     for name, mask in query_mask.items():
         if name not in at:
             raise InputError(f"query_mask names {name!r}, which at leaves out")
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim < 2:
             expected = f"bool (b, rows) or (b, *grid), True = {READS}"
             raise InputError(f"query_mask of {name!r} must be {expected}; got {describe_value(mask)}")
-        if name not in size and (grid := blocks[name].size) is not None:
+        if name not in size and (grid := model.queries.blocks[model.outputs.query_of(name)].size) is not None:
             row_mask("query_mask", name, mask, mask.shape[0], grid, READS)
     return query_mask
 
@@ -78,55 +93,113 @@ def _takes_query_mask(decoder: Any) -> bool:
     return any(parameter.name == "query_mask" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def decode_output(
-    name: str,
+def _check_asked(queries: Queries, wanted: Collection[str], asked: Asked) -> None:
+    """Refuse tensors for queries that take none, wrong ones, and a query that lacks its tensor."""
+    for name in queries.blocks:
+        query = queries.blocks[name]
+        if name in asked and query.takes is None:
+            raise InputError(f"queries names {name!r}, whose {type(query).__name__} takes nothing from the call")
+        if name in asked:
+            query.check_asked(asked[name], name)
+        elif name in wanted and query.takes is not None:
+            raise InputError(f"queries lacks {name!r}: it takes {query.takes}; pass queries={{{name!r}: …}}")
+
+
+def decode_outputs(
+    model: Any, encoded: Encoded, at: At, chunk: int | None, size: Sizes, query_mask: QueryMask, asked: Asked
+) -> dict[str, Tensor]:
+    """Every output that ``at`` names; those of one query and equal options are decoded together."""
+    outputs: Outputs = model.outputs
+
+    def alike(one: str, other: str) -> bool:
+        same_query = outputs.query_of(one) == outputs.query_of(other)
+        same_mask = query_mask.get(one) is query_mask.get(other)
+        return same_query and same_mask and at[one] is at[other] and size.get(one) == size.get(other)
+
+    groups: list[list[str]] = []
+    for name in outputs.blocks:
+        if name in at:
+            together = (group for group in groups if alike(group[0], name))
+            group = next(together, None)
+            if group is None:
+                groups.append([name])
+            else:
+                group.append(name)
+    decoded: dict[str, Tensor] = {}
+    for group in groups:
+        query = outputs.query_of(group[0])
+        given = replace(encoded, asked=asked.get(query))
+        decoded |= decode_query(
+            query,
+            model.queries,
+            model.decoder,
+            {name: outputs.blocks[name] for name in group},
+            given,
+            index=at[group[0]],
+            chunk=chunk,
+            size=size.get(group[0]),
+            query_mask=query_mask.get(group[0]),
+        )
+    return {name: decoded[name] for name in outputs.blocks if name in decoded}
+
+
+def decode_query(
+    query: str,
     queries: Queries,
     decoder: Any,
-    output: Output,
+    outputs: Mapping[str, Output],
     encoded: Encoded,
     *,
     index: Tensor | None = None,
     chunk: int | None = None,
     size: Grid | None = None,
     query_mask: Tensor | None = None,
-) -> Tensor:
-    """``output(decoder(queries, latents))``: the rows at ``index``, or all rows in the output's whole form for None.
+) -> dict[str, Tensor]:
+    """``output(decoder(query, latents))``: the rows at ``index``, or all rows in each output's whole form for None.
 
     The decoder sees ``chunk`` queries at a time. ``decoder`` may be any block. ``query_mask`` is over the whole grid.
     """
-    latents, grid = encoded.latents, queries.grid(name, encoded, size)
-    if index is None:
-        output.check_grid(name, grid)
-    else:
-        _check_index(index, name, grid, latents.shape[0])
+    latents, grid = encoded.latents, queries.grid(query, encoded, size)
+    for name, output in outputs.items():
+        if index is None:
+            output.check_grid(name, grid)
+        else:
+            _check_index(index, name, grid, latents.shape[0])
+    if encoded.asked is not None and encoded.asked.ndim == 3 and encoded.asked.shape[0] != latents.shape[0]:
+        expected = f"one batch size with inputs, {latents.shape[0]}"
+        raise InputError(f"queries: {query!r} must have {expected}, got {describe_value(encoded.asked)}")
     reading = None
     if query_mask is not None:
-        reading = row_mask("query_mask", name, query_mask, latents.shape[0], grid, READS)
+        reading = row_mask("query_mask", next(iter(outputs)), query_mask, latents.shape[0], grid, READS)
     inference = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if inference and chunk is None:
+    if inference and chunk is None and not getattr(decoder, "mixes_rows", False):
         chunk = _affordable_chunk(decoder, latents)
     folded = None
-    foldable = inference and reading is None and not output.mixes_rows
+    only = next(iter(outputs.values()))
+    foldable = inference and reading is None and len(outputs) == 1 and not only.mixes_rows
     if foldable and type(queries) is Queries and is_plain(queries, accept=None):
         count = math.prod(grid) if index is None else index.shape[-1]
-        folded = fold(decoder, output, latents, queries.padding_of(name), count)
+        folded = fold(decoder, only, latents, queries.padding_of(query), count)
 
-    def decode_rows(some: Tensor | None) -> Tensor:
+    def decode_rows(some: Tensor | None) -> list[Tensor]:
         if folded is not None:
-            return folded(queries.blocks[name](grid, some, encoded))
+            return [folded(queries.blocks[query](grid, some, encoded))]
         # Of decoders whose queries read some of the latents.
         place = getattr(decoder, "place", None)
-        options = {} if place is None else dict(place(queries.blocks[name].follows, grid, some, encoded.layout))
+        options = {} if place is None else dict(place(queries.blocks[query].follows, grid, some, encoded.layout))
         if reading is not None:  # decoders of others may know no such argument
             options["query_mask"] = take_rows(reading, some)
-        rows = decoder(queries(name, grid, some, encoded), latents, **options)
-        return rows if output.mixes_rows else output(rows)
+        rows = decoder(queries(query, grid, some, encoded), latents, **options)
+        return [rows if output.mixes_rows else output(rows) for output in outputs.values()]
 
     chunks = [decode_rows(some) for some in _split(index, math.prod(grid), chunk, latents.device)]
-    rows = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
-    if output.mixes_rows:  # needs all rows at once
-        rows = output(rows)
-    return output.whole(rows, grid) if index is None else rows
+    decoded: dict[str, Tensor] = {}
+    for (name, output), *parts in zip(outputs.items(), *chunks, strict=True):
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if output.mixes_rows:  # needs all rows at once
+            rows = output(rows)
+        decoded[name] = output.whole(rows, grid) if index is None else rows
+    return decoded
 
 
 def _check_index(index: object, name: str, grid: Grid, batch: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .attention_backends import keep_in_graph
 from .block import Block, completed
 from .checks import check_class_names, short
-from .decoding import At, QueryMask, Sizes, check_query_mask, check_request, decode_output
+from .decoding import Asked, At, QueryMask, Sizes, check_query_mask, check_request, decode_outputs
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names, named
@@ -31,9 +31,10 @@ class PerceiverIO(Block):
     """A mapping of raw inputs → a dict of outputs, through a fixed array of latents.
 
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'). Without ``queries``, each output has one query of no channels, for decoders that pool the latents
-    (``MeanPool``). Without decoder and outputs the model only encodes. Blocks may leave widths out: each is filled in
-    from the stages before it.
+    (b, o, d'); one whose queries read each other sets ``mixes_rows``. Without
+    ``queries``, each output has one query of no channels, for decoders that pool the latents (``MeanPool``). Without
+    decoder and outputs the model only encodes. Blocks may leave widths out: each is filled in from the stages before
+    it.
 
     ``labels`` names the classes of outputs: ``model.labels`` is ``{"label": ("cat", "dog")}``, or ``{}``. Names are
     metadata that specs and checkpoints keep. Assign to ``model.labels`` to change them; an output block that is
@@ -68,7 +69,7 @@ class PerceiverIO(Block):
         if (decoder is None) != (outputs is None) or (decoder is None and queries is not None):
             raise AssemblyError("PerceiverIO: a decoder needs outputs and outputs need a decoder; queries need both")
         if queries is None and outputs is not None:
-            queries = Queries({name: NoQuery() for name in named(outputs)})
+            queries = Queries({outputs.query_of(name): NoQuery() for name in named(outputs)})
         for name, block, kind in (
             ("inputs", inputs, Inputs),
             ("encoder", encoder, Block),
@@ -130,8 +131,9 @@ class PerceiverIO(Block):
     def _check_widths(self) -> None:
         joints = [("inputs.channels", self.inputs.channels, "encoder.channels", self.encoder.channels)]
         if self.queries is not None and self.decoder is not None and self.outputs is not None:
-            check_names("PerceiverIO: outputs", self.outputs.blocks, self.queries.blocks)
-            check_names("PerceiverIO: queries", self.queries.blocks, self.outputs.blocks)
+            wanted = [self.outputs.query_of(name) for name in self.outputs.blocks]
+            check_names("PerceiverIO: outputs", wanted, self.queries.blocks)
+            check_names("PerceiverIO: queries", self.queries.blocks, wanted)
             queries, decoder = self.queries, self.decoder
             joints.append(("queries.channels", queries.channels, "decoder.query_channels", decoder.query_channels))
             joints.append(("encoder.latent_dim", self.encoder.latent_dim, "decoder.latent_dim", decoder.latent_dim))
@@ -167,6 +169,7 @@ class PerceiverIO(Block):
         chunk: int | None = None,
         size: Sizes | None = None,
         query_mask: QueryMask | None = None,
+        queries: Asked | None = None,
     ) -> dict[str, Tensor]:
         """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method.
 
@@ -174,10 +177,10 @@ class PerceiverIO(Block):
         without a group they have none.
         """
         # Refuse a wrong request before the encoder runs.
-        at, size = check_request(self.outputs, at, chunk, size)
-        query_mask = check_query_mask(query_mask, self.queries, self.decoder, at, size)
+        at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
+        query_mask = check_query_mask(query_mask, self, at, size)
         encoded = self.encode(inputs, mask=mask, hidden=hidden)
-        decoded = self.decode(encoded, at=at, chunk=chunk, size=size, query_mask=query_mask)
+        decoded = self.decode(encoded, at=at, chunk=chunk, size=size, query_mask=query_mask, queries=queries)
         if len(at) < len(self.outputs.blocks) and dist.is_available() and dist.is_initialized():  # type: ignore[union-attr]
             parameters = (*self.queries.parameters(), *self.outputs.parameters())  # type: ignore[union-attr]
             unused = [parameter for parameter in parameters if parameter.requires_grad]
@@ -209,34 +212,23 @@ class PerceiverIO(Block):
         chunk: int | None = None,
         size: Sizes | None = None,
         query_mask: QueryMask | None = None,
+        queries: Asked | None = None,
     ) -> dict[str, Tensor]:
         """Each output = output(decoder(queries, latents)); without ``at`` all outputs, whole.
 
         ``at`` maps an output to int64 flat indices into its grid (row-major), (k,) for the whole batch or (b, k) for
         each sample, and gives rows (b, k, channels); None means all rows in their whole form. Outputs that it does
         not name are not decoded. ``chunk`` is the number of query rows of one decoder call: memory is bounded, the
-        result the same within rounding. ``size`` maps an output to a grid in place of its own. ``query_mask`` maps it
-        to bool (b, rows) or (b, *grid), True where a query reads the latents, as in the original for padded text; by
-        default all do.
+        result the same within rounding. A decoder whose queries read each other (``mixes_rows``) refuses both.
+        ``size`` maps an output to a grid in place of its own. ``query_mask`` maps it to bool (b, rows) or (b, *grid),
+        True where a query reads the latents, as in the original for padded text; by default all do. ``queries`` maps a
+        query to what only the call knows, such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``.
+        Outputs of one query are decoded together where their ``at``, ``size`` and ``query_mask`` are the same. Raises
+        InputError for a request that does not fit.
         """
-        at, size = check_request(self.outputs, at, chunk, size)
-        query_mask = check_query_mask(query_mask, self.queries, self.decoder, at, size)
-        assert self.queries is not None and self.outputs is not None
-        return {
-            name: decode_output(
-                name,
-                self.queries,
-                self.decoder,
-                self.outputs.blocks[name],
-                encoded,
-                index=at[name],
-                chunk=chunk,
-                size=size.get(name),
-                query_mask=query_mask.get(name),
-            )
-            for name in self.outputs.blocks
-            if name in at
-        }
+        at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
+        query_mask = check_query_mask(query_mask, self, at, size)
+        return decode_outputs(self, encoded, at, chunk, size, query_mask, queries)
 
     def stages(self) -> list[str]:
         """One line a stage, with shapes in the letters of the legend: the body of ``kit.describe``."""
@@ -257,13 +249,17 @@ class PerceiverIO(Block):
             return lines
         for name in self.queries.blocks:
             block = self.queries.blocks[name]
-            rows = f"as input {block.follows}" if block.size is None else f"{math.prod(block.size):,} rows"
-            lines.append(line("query", name, block, f"{rows} × {block.channels}{_on(block.size)}"))
+            rows = "o rows" if block.size is None else f"{math.prod(block.size):,} rows"
+            rows = f"as input {block.follows}" if block.follows is not None else rows
+            given = f", at {block.takes}" if block.takes is not None else ""
+            lines.append(line("query", name, block, f"{rows} × {block.channels}{_on(block.size)}{given}"))
         lines.append(line("", "", self.queries, f"rows × {self.queries.channels}"))
         lines.append(line("decoder", "", self.decoder, f"rows × {self.decoder.out_channels}"))
         for name in self.outputs.blocks:
             block = self.outputs.blocks[name]
-            lines.append(line("output", name, block, f"rows × {getattr(block, 'channels', block.in_channels)}"))
+            shared = self.outputs.query_of(name)
+            of = "" if shared == name else f", of query {shared}"
+            lines.append(line("output", name, block, f"rows × {getattr(block, 'channels', block.in_channels)}{of}"))
         return lines
 
 

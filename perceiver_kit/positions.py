@@ -1,9 +1,9 @@
-"""Position features: coordinates on a grid as sines and cosines, or as learned rows."""
+"""Position features of grids and of given coordinates: sines and cosines, or learned rows."""
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .block import LEFT_OUT, Block, undefined
-from .checks import check_choice, check_positive, check_sizes
+from .checks import check_choice, check_positive, check_sizes, checks_values, short
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines, spread
 from .plain import match_dtype
@@ -21,6 +21,8 @@ from .tokens import Grid
 
 Ends = Literal["both", "half_open"]
 Start = Literal["normal", "sines"]
+Spacing = Literal["linear", "log"]
+Ranges = tuple[tuple[float, float], ...]
 
 
 def axis_coordinates(size: int, ends: Ends, device: torch.device | None = None) -> Float[Tensor, "size"]:
@@ -64,19 +66,40 @@ class Place(NamedTuple):
 
 
 class Positions(Block):
-    """Base of position features: rows of ``channels`` for a whole grid, or for some of its flat indices."""
+    """Base of position features: rows of ``channels`` for a whole grid, or for some of its flat indices.
+
+    Positions that also take coordinates from the data set ``axes``, their number, and define ``of``.
+    """
 
     channels: int
+    axes: int | None = None
 
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         """(n, c) for the whole grid, (k, c) or (b, k, c) for indices (k,) or (b, k)."""
         raise undefined(self, "forward(grid, index)")
+
+    def of(self, coordinates: Float[Tensor, "*b n axes"], name: str = "coordinates") -> Float[Tensor, "*b n c"]:
+        """Features of given coordinates; InputError, naming them, for coordinates out of range."""
+        raise undefined(self, "of(coordinates, name)")
 
 
 def check_positions(owner: str, positions: object) -> None:
     """Raise AssemblyError unless ``positions`` is a Positions block."""
     if not isinstance(positions, Positions):
         raise AssemblyError(f"{owner}: positions must be a block of positions, got a {type(positions).__name__}")
+
+
+def check_coordinates(owner: str, positions: object, axes: int | None = None) -> int:
+    """The number of axes of the coordinates that ``positions`` take; AssemblyError for none, or another number."""
+    check_positions(owner, positions)
+    own = positions.axes  # type: ignore[attr-defined]
+    if own is None or axes not in (None, own):
+        got = "only grids" if own is None else f"{own} axes"
+        raise AssemblyError(
+            f"{owner}: positions must take coordinates of {'some' if axes is None else axes} axes, but "
+            f"{type(positions).__name__} takes {got}; use Fourier(max_resolution=…) with a size per axis"
+        )
+    return own
 
 
 @register("positions")
@@ -90,10 +113,21 @@ class Fourier(Positions):
     ``max_resolution`` may be left out in an input or query block: it is then the declared grid, or 2 · ``bands`` for
     each axis, which gives the frequencies 1, 2, …, ``bands``.
 
+    ``spacing="log"`` spaces the frequencies evenly in their logarithm instead of linearly.
+
+    ``of`` gives features of coordinates that are data, such as points or times. ``ranges`` (low, high) of each axis are
+    mapped to [-1, 1]; by default the coordinates are in [-1, 1]. A coordinate outside is an InputError, unless
+    ``extrapolate=True``: the formula then continues, and since the first frequency has a period of twice the range,
+    only the ``coordinates`` column tells places apart that are a multiple of it away. A row with a NaN coordinate has
+    no place: its features are zero. Inputs and queries that share one block are on one axis.
+
     Source: Perceiver (Jaegle et al. 2021), section 3.2.
 
     >>> Fourier(bands=64, max_resolution=(224, 224))((8, 8)).shape
     torch.Size([64, 258])
+    >>> clock = Fourier(bands=4, max_resolution=(24,), ranges=((0.0, 24.0),))
+    >>> clock.of(torch.tensor([[6.0], [18.5]]))[:, 0]
+    tensor([-0.5000,  0.5417])
     """
 
     fills: ClassVar = {"max_resolution": lambda place, arguments: place.grid or (2 * arguments["bands"],) * place.axes}
@@ -106,18 +140,28 @@ class Fourier(Positions):
         ends: Ends = "both",
         coordinates: bool = True,
         sine_only: bool = False,
+        spacing: Spacing = "linear",
+        ranges: Ranges | None = None,
+        extrapolate: bool = False,
     ) -> None:
         super().__init__()
         check_positive("Fourier", bands=bands)
+        check_choice("Fourier", "spacing", spacing, get_args(Spacing))
         check_choice("Fourier", "ends", ends, ("both", "half_open"))
         self.bands, self.coordinates, self.sine_only = bands, coordinates, sine_only
         self.ends: Ends = ends
         self.max_resolution = check_sizes("Fourier", "max_resolution", max_resolution)
-        self.channels = len(self.max_resolution) * (bands * (1 if sine_only else 2) + coordinates)
+        self.axes = len(self.max_resolution)
+        self.spacing, self.extrapolate = spacing, extrapolate
+        self.ranges = None if ranges is None else _check_ranges(ranges, self.axes)
+        self.channels = self.axes * (bands * (1 if sine_only else 2) + coordinates)
 
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
-        if len(grid) != len(self.max_resolution):
-            raise InputError(f"Fourier positions have {len(self.max_resolution)} axes, but the grid is {grid}")
+        if len(grid) != self.axes:
+            raise InputError(
+                f"Fourier positions have {self.axes} axes, but the grid is {grid}; coordinates that are data enter "
+                "through inputs.Points"
+            )
         device = index.device if index is not None else device
         axes = [axis_coordinates(size, self.ends, device) for size in grid]
         if index is None:
@@ -135,18 +179,58 @@ class Fourier(Positions):
         ]
         return torch.cat(columns, dim=-1)
 
+    def of(self, coordinates: Float[Tensor, "*b n axes"], name: str = "coordinates") -> Float[Tensor, "*b n c"]:
+        if coordinates.shape[-1] != self.axes:
+            raise InputError(f"{name} must have {self.axes} axes, got {tuple(coordinates.shape)}")
+        # Large coordinates, such as seconds since 1970 in float64, are scaled before they are rounded to float32.
+        wide = coordinates.to(torch.promote_types(coordinates.dtype, torch.float32))
+        low, high = wide.new_tensor(self.ranges or [(-1.0, 1.0)] * len(self.max_resolution)).unbind(-1)
+        if not self.extrapolate and checks_values(wide):
+            outside = (wide < low) | (wide > high)
+            if bool(outside.any()):
+                axis = int(outside.nonzero()[0, -1])
+                got = wide[..., axis][~wide[..., axis].isnan()]
+                raise InputError(
+                    f"{name} of axis {axis} must be in {low[axis]:g} to {high[axis]:g}, got {got.min():g} to "
+                    f"{got.max():g}; declare wider ranges, or allow it by Fourier(extrapolate=True)"
+                )
+        placed = ~wide.isnan().any(-1, keepdim=True)
+        scaled = (2 * (wide - low) / (high - low) - 1).float()
+        columns = [column for group in self._tables([*scaled.unbind(-1)]) for column in group]
+        return torch.where(placed, torch.cat(columns, dim=-1), 0)
+
+    def _frequencies(self, resolution: int, device: torch.device) -> Float[Tensor, "bands"]:
+        # float32 explicitly: training in bfloat16 changes the default.
+        options = dict(dtype=torch.float32, device=device)
+        if self.spacing == "log":
+            return torch.logspace(0.0, math.log2(resolution / 2), self.bands, base=2, **options)  # type: ignore[arg-type]
+        return torch.linspace(1.0, resolution / 2, self.bands, **options)  # type: ignore[arg-type]
+
     def _tables(self, axes: list[Float[Tensor, "..."]]) -> list[list[Float[Tensor, "..."]]]:
         """Coordinates, sines and cosines of each axis."""
         phases = []
         for axis, resolution in zip(axes, self.max_resolution, strict=True):
-            # float32 explicitly: training in bfloat16 changes the default.
-            frequencies = torch.linspace(1.0, resolution / 2, self.bands, dtype=torch.float32, device=axis.device)
-            phases.append(math.pi * (axis[..., None] * frequencies))
+            phases.append(math.pi * (axis[..., None] * self._frequencies(resolution, axis.device)))
         tables = [[axis[..., None] for axis in axes]] if self.coordinates else []
         tables.append([phase.sin() for phase in phases])
         if not self.sine_only:
             tables.append([phase.cos() for phase in phases])
         return tables
+
+
+def _check_ranges(ranges: object, axes: int) -> Ranges:
+    """``ranges`` as a tuple of (low, high); AssemblyError unless there is one for each axis, low below high."""
+    pairs = isinstance(ranges, tuple | list) and all(isinstance(pair, tuple | list) for pair in ranges)
+    if not pairs or len(ranges) != axes or any(len(pair) != 2 for pair in ranges):  # type: ignore[arg-type]
+        raise AssemblyError(f"Fourier: ranges must be (low, high) for each of the {axes} axes, got {short(ranges)}")
+    for low, high in ranges:  # type: ignore[attr-defined]
+        if not all(_is_finite(end) for end in (low, high)) or not low < high:
+            raise AssemblyError(f"Fourier: ranges must be finite with low below high, got ({low!r}, {high!r})")
+    return tuple((float(low), float(high)) for low, high in ranges)  # type: ignore[attr-defined]
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
 
 
 @register("positions")
@@ -182,7 +266,7 @@ class Learned(Positions):
         check_positive("Learned", channels=channels)
         if interpolate and len(grid) > len(self._MODES):
             raise AssemblyError(f"Learned: interpolate supports up to three axes, got grid {self.grid}")
-        if isinstance(deviation, bool) or not isinstance(deviation, int | float) or not 0 < deviation < math.inf:
+        if not _is_finite(deviation) or deviation <= 0:
             raise AssemblyError(f"Learned: deviation must be a positive number, got {deviation!r}")
         self.channels, self.interpolate = channels, interpolate
         if start == "normal":
@@ -256,7 +340,7 @@ class Projected(Positions):
         super().__init__()
         check_positions("Projected", positions)
         check_positive("Projected", channels=channels)
-        self.positions, self.channels, self.like = positions, channels, like
+        self.positions, self.channels, self.axes, self.like = positions, channels, positions.axes, like
         self.project = linear(positions.channels, channels, bias=bias) if like is None else like.project
         widths, own = tuple(self.project.weight.shape[::-1]), (positions.channels, channels)
         if widths != own or (self.project.bias is None) == bias:
@@ -265,3 +349,6 @@ class Projected(Positions):
     def forward(self, grid: Grid, index: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
         rows = self.positions(grid, index, device=device)
         return self.project(match_dtype(rows, self.project))
+
+    def of(self, coordinates: Float[Tensor, "*b n axes"], name: str = "coordinates") -> Float[Tensor, "*b n c"]:
+        return self.project(match_dtype(self.positions.of(coordinates, name), self.project))

@@ -16,7 +16,7 @@ from .checks import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
-from .model import At, Labels, PerceiverIO, QueryMask, Raw, Sizes
+from .model import Asked, At, Labels, PerceiverIO, QueryMask, Raw, Sizes
 from .outputs import Outputs
 from .queries import Queries
 from .registry import register
@@ -70,13 +70,14 @@ class Tiled(PerceiverIO):
         chunk: int | None = None,
         size: Sizes | None = None,
         query_mask: QueryMask | None = None,
+        queries: Asked | None = None,
     ) -> dict[str, Tensor]:
         """The output at the input's height and width; for an input of another size only ``mask`` and ``chunk``."""
         name = next(iter(self.inputs.blocks))
         raw = inputs.get(name) if isinstance(inputs, Mapping) else inputs
         one_tile = dict(hidden=hidden, at=at, size=size, query_mask=query_mask)
         if not isinstance(raw, Tensor) or raw.ndim < 3 or tuple(raw.shape[-2:]) == self.tile or 0 in raw.shape:
-            return super().forward(inputs, mask=mask, chunk=chunk, **one_tile)  # type: ignore[arg-type]
+            return super().forward(inputs, mask=mask, chunk=chunk, queries=queries, **one_tile)  # type: ignore[arg-type]
         if any(value is not None for value in one_tile.values()):
             raise InputError(
                 f"at, size, hidden and query_mask need an input of one tile {self.tile}, "
@@ -95,7 +96,8 @@ class Tiled(PerceiverIO):
         blended = weights = torch.zeros((), device=raw.device)
         for rows, columns in self._tiles(*raw.shape[-2:]):
             tile_mask = None if keep is None else {name: keep[:, rows, columns]}
-            part = super().forward({name: raw[..., rows, columns]}, mask=tile_mask, chunk=chunk)[output]
+            tile = {name: raw[..., rows, columns]}
+            part = super().forward(tile, mask=tile_mask, chunk=chunk, queries=queries)[output]
             dtype = part.dtype
             around = (columns.start, raw.shape[-1] - columns.stop, rows.start, raw.shape[-2] - rows.stop)
             blended = blended + F.pad(part * weight, around)

@@ -87,7 +87,8 @@ class Encoded:
     """The result of ``encode``: latents (b, m, d), the inputs' layout, and those inputs that a query reads.
 
     ``given`` names the modalities that were passed in, not replaced by mask tokens. ``rows`` has the encoder's
-    input rows, positions included; ``content`` has the rows without positions.
+    input rows, positions included; ``content`` has the rows without positions. ``asked`` is set while one output is
+    decoded: the tensor that ``queries`` of the call give for it.
 
     >>> enc = build("masked_lm", preset="tiny").encode({"text": torch.zeros(2, 10, dtype=torch.int64)})
     >>> enc.latents.shape, enc.given
@@ -99,6 +100,7 @@ class Encoded:
     given: tuple[str, ...] = ()
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     content: Mapping[str, Tensor] = field(default_factory=dict)
+    asked: Tensor | None = None
 
 
 def _register(cls: type, tensors: tuple[str, ...], static: tuple[str, ...]) -> None:
@@ -114,10 +116,10 @@ def _register(cls: type, tensors: tuple[str, ...], static: tuple[str, ...]) -> N
 
 
 _register(Tokens, ("rows", "mask"), ("layout",))
-_register(Encoded, ("latents", "rows", "content"), ("layout", "given"))
+_register(Encoded, ("latents", "rows", "content", "asked"), ("layout", "given"))
 
 
-def take_rows(rows: Shaped[Tensor, "b n *c"], index: Tensor | None) -> Shaped[Tensor, "b k *c"]:
+def take_rows(rows: Shaped[Tensor, "#b n *c"], index: Tensor | None) -> Shaped[Tensor, "#b k *c"]:
     """Rows at flat indices (k,), the same for the whole batch, or (b, k), each sample's own; all for None."""
     if index is None:
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,34 @@ from .strategies import NAMES, Grid, composite, noisy, raw
 # A modality name is any text but "".
 any_name = st.one_of(st.sampled_from(NAMES), st.text(min_size=1, max_size=6))
 HIDE = [0.0, 1.0, 0.3, (1.0, 0.0), (0.5, 1.0)]
+
+
+@kit.register("models")
+class Asking(kit.PerceiverIO):
+    """A model that gives its queries their coordinates, so that every property is tested on one."""
+
+    def __init__(
+        self,
+        inputs: kit.Inputs,
+        encoder: kit.Block,
+        queries: kit.Queries,
+        decoder: kit.Block,
+        outputs: kit.Outputs,
+        *,
+        asked: dict[str, list[list[float]]],
+    ) -> None:
+        super().__init__(inputs, encoder, queries, decoder, outputs)
+        self.asked = asked
+
+    def _with(self, options: dict[str, Any]) -> dict[str, Any]:
+        device = next(self.parameters()).device
+        return {"queries": {name: torch.tensor(rows, device=device) for name, rows in self.asked.items()}} | options
+
+    def forward(self, inputs: Any, **options: Any) -> dict[str, Tensor]:
+        return super().forward(inputs, **self._with(options))
+
+    def decode(self, encoded: kit.Encoded, **options: Any) -> dict[str, Tensor]:
+        return super().decode(encoded, **self._with(options))
 
 
 @dataclass
@@ -47,7 +76,11 @@ class Assembly:
 
     def follows(self, name: str) -> str | None:
         """The input that an output's query follows."""
-        return self.model.queries.blocks[name].follows
+        return self.query(name).follows
+
+    def query(self, name: str) -> kit.queries.Query:
+        """The query of an output."""
+        return self.model.queries.blocks[self.model.outputs.query_of(name)]
 
 
 @composite
@@ -98,19 +131,20 @@ def assemblies(
     batch = draw(st.integers(1, 3))
     tensors = {name: raw(inputs_block.blocks[name], batch, grid) for name, grid in given.items()}
     encoder = draw(encoders(inputs_block.channels))
-    queries_block, decoder = draw(_queries_and_decoder(inputs_block, given, _pool(drawn), encoder))
-    query = queries_block.blocks
-    grids = {name: query[name].size or given[query[name].follows] for name in query}
+    queries_block, decoder, sizes = draw(_queries_and_decoder(inputs_block, given, _pool(drawn), encoder))
+    query_names, of = draw(_names_of_outputs(sizes))
+    grids = {name: sizes[query] for name, query in query_names.items()}
     by_name: dict[str, nn.Module] = {}
     for name, grid in grids.items():
         fitting = [by_name[other] for other in by_name if grids[other] == grid]
         reuse = fitting and draw(st.integers(0, 3)) == 3
         new = output_blocks(decoder.out_channels, grid, _pool(drawn))
         by_name[name] = draw(st.sampled_from(fitting)) if reuse else draw(new)
-    model = kit.PerceiverIO(
-        inputs_block, encoder, queries_block if queries_block.channels else None, decoder, outputs.Outputs(by_name)
-    )
-    model = noisy(model).double().eval()
+    asked = {name: draw(_places(queries_block.blocks[name], sizes[name])) for name in queries_block.blocks}
+    asked = {name: places for name, places in asked.items() if places}
+    parts = (queries_block if queries_block.channels else None, decoder, outputs.Outputs(by_name, of=of))
+    kind = functools.partial(Asking, asked=asked) if asked else kit.PerceiverIO
+    model = noisy(kind(inputs_block, encoder, *parts)).double().eval()
     tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
     case = Assembly(model, tensors, batch, given)
     if masked:
@@ -133,10 +167,32 @@ def row_masks(draw: st.DrawFn, batch: int, grids: dict[str, Grid]) -> dict[str, 
 
 
 @composite
+def _names_of_outputs(draw: st.DrawFn, sizes: dict[str, Grid]) -> tuple[dict[str, str], dict[str, str]]:
+    """The query of each output, and those that are not of their own name: one query may serve two outputs."""
+    of = {name: name for name in sizes}
+    for query in sizes:
+        if draw(st.integers(0, 3)) == 3:
+            names = draw(st.lists(any_name, min_size=1, max_size=2, unique=True))
+            if not {*names} & {*of}:
+                del of[query]
+                of |= dict.fromkeys(names, query)
+    return of, {name: query for name, query in of.items() if name != query}
+
+
+@composite
+def _places(draw: st.DrawFn, query: queries.Query, grid: Grid) -> list[list[float]]:
+    """Coordinates for a query that takes them; else none."""
+    if query.takes is None:
+        return []
+    place = st.lists(st.floats(-2, 2, width=32), min_size=query.axes, max_size=query.axes)
+    return draw(st.lists(place, min_size=grid[0], max_size=grid[0]))
+
+
+@composite
 def _queries_and_decoder(
     draw: st.DrawFn, inputs_block: inputs.Inputs, given: dict[str, Grid], pool: Pool, encoder: nn.Module
-) -> tuple[queries.Queries, nn.Module]:
-    """A decoder and queries for it; ``NoQuery`` for a decoder without queries."""
+) -> tuple[queries.Queries, nn.Module, dict[str, Grid]]:
+    """A decoder, queries for it, and their grids; ``NoQuery`` for a decoder without queries."""
     # Decoders with queries are drawn three times as often: the others have a single row for every output.
     with_queries = [name for name in drawable("decoders") if "query_channels" in takes(find("decoders", name))]
     name = draw(st.sampled_from([*drawable("decoders"), *with_queries, *with_queries]))
@@ -148,10 +204,12 @@ def _queries_and_decoder(
         chosen["out_channels"] = draw(st.sampled_from(texts))  # the width of logits tied to the text
     if name not in with_queries:
         names = draw(st.lists(any_name, min_size=1, max_size=2, unique=True))
+        sizes = dict.fromkeys(names, (1,))
         queries_block = queries.Queries({name: queries.NoQuery() for name in names})
     else:
         drawn = draw(_several(1, lambda others: query_blocks(inputs_block, given, pool + others)))
         padding = draw(st.integers(max(0, 2 - max(block.channels for block, _ in drawn.values())), 2))
         queries_block = queries.Queries({name: block for name, (block, _) in drawn.items()}, min_padding=padding)
         chosen["query_channels"] = queries_block.channels
-    return queries_block, made("decoders", name, draw(arguments("decoders", name, chosen)))
+        sizes = {name: grid for name, (_, grid) in drawn.items()}
+    return queries_block, made("decoders", name, draw(arguments("decoders", name, chosen))), sizes

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import inputs, positions, registry, variants
+from perceiver_kit import inputs, positions, queries, registry, variants
 from perceiver_kit.block import Block
 from perceiver_kit.registry import find
 
@@ -134,7 +134,15 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
         "HierarchicalEncoder": _hierarchical_encoder(),
         "Resampler": _resampler(),
     },
-    "decoders": {"Decoder": st.just({"groups": 1, "order": "rows"})},
+    "decoders": {
+        "Decoder": st.just({"groups": 1, "order": "rows"}),
+        "SetDecoder": st.sampled_from(
+            [
+                {"heads": 1, "qk_channels": None, "v_channels": 3},
+                {"heads": 2, "qk_channels": 4, "v_channels": 2},
+            ]
+        ),
+    },
     "inputs": {
         "Embedded": st.builds(
             dict,
@@ -144,12 +152,16 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
         ),
         "ConvStem": st.fixed_dictionaries({"axes": st.sampled_from([2, 3]), "layers": st.just(1)}),
         "PastTokens": st.fixed_dictionaries({"ngrams": st.sampled_from([(2,), (1, 3)])}),
+        # Windows that do not overlap, and one column: the order of raw values is then the order of rows.
+        "LogMel": st.just({"rate": 16, "bands": 3, "window": 4, "hop": 4, "low": 0.0, "high": None}),
+        "Table": st.just({"numeric": 1, "categories": ()}),
         "Neighbourhoods": st.fixed_dictionaries({"size": st.sampled_from([1, 3])}),
     },
 }
 # Arguments that mean the same in every block. Widths suit two heads.
 ARGUMENTS: dict[str, list[Any]] = {
     "deviation": [0.02, 0.5],
+    "extrapolate": [True],
     "dropout": [0.0, 0.3],
     "residual_dropout": [0.0, 0.3],
     "heads": [1, 1, 2],
@@ -215,13 +227,34 @@ def made(kind: str, name: str, arguments: Mapping[str, Any]) -> nn.Module:
 # ---- blocks
 
 
+def takes_coordinates(name: str) -> bool:
+    """Whether positions of this name take coordinates that are data."""
+    return find("positions", name).of is not positions.Positions.of and (name != "Projected" or _has_coordinates())
+
+
+def _has_coordinates() -> bool:
+    """Whether there are such positions: a test may register few."""
+    return any(takes_coordinates(name) for name in drawable("positions") if name != "Projected")
+
+
+@composite
+def coordinate_positions(draw: st.DrawFn, axes: int, channels: int | None, pool: Pool = ()) -> nn.Module:  # type: ignore[assignment]
+    """Positions for coordinates of any value, of a given width or of any."""
+    others = [block for _, block in pool if getattr(block, "axes", None) == axes and channels in (None, block.channels)]
+    others = [block for block in others if isinstance(block, positions.Positions)]
+    if others and draw(st.integers(0, 3)):
+        return draw(st.sampled_from(others))
+    names = [name for name in drawable("positions") if takes_coordinates(name)]
+    return draw(_new_positions((2,) * axes, channels, names))
+
+
 @composite
 def some_positions(draw: st.DrawFn, grid: Grid, channels: int | None = None, pool: Pool = ()) -> nn.Module | None:  # type: ignore[assignment]
     """Positions for a grid, of a given width, or of any width and sometimes None."""
     if channels is None and draw(st.integers(0, 3)) == 0:
         return None
     others = [block for size, block in pool if isinstance(block, positions.Positions) and size == grid]
-    others = [block for block in others if channels in (None, block.channels)]
+    others = [block for block in others if channels in (None, block.channels) and block.axes in (None, len(grid))]
     if others and draw(st.booleans()):
         return draw(st.sampled_from(others))
     return draw(_new_positions(grid, channels, drawable("positions")))
@@ -243,13 +276,21 @@ def _new_positions(draw: st.DrawFn, grid: Grid, channels: int | None, names: lis
 @composite
 def input_blocks(draw: st.DrawFn, pool: Pool = (), places: bool = True) -> tuple[nn.Module, Grid]:  # type: ignore[assignment]
     """An input block of any kind, and the grid that it reads."""
-    name = draw(st.sampled_from(drawable("inputs")))
+    names = drawable("inputs")
+    names += [name for name in ("Points", "TextTokens") if name in names]  # which other blocks may share
+    name = draw(st.sampled_from(names))
     chosen = draw(arguments("inputs", name, {"positions": None, "grid": None, "combine": "concat"}))
     bare = made("inputs", name, chosen)
     grid = bare.grid or draw(grids(axes(bare), most=4 if axes(bare) < 3 else 3))
     if "positions" in chosen and places:
         add = draw(st.booleans())
-        features = draw(some_positions(grid, bare.content_channels if add else None, pool))
+        if type(bare).coordinates is inputs.Input.coordinates:
+            features = draw(some_positions(grid, bare.content_channels if add else None, pool))
+        elif not _has_coordinates():
+            features, add = None, False
+        else:  # the content is what the coordinates leave
+            width = bare.content_channels - bare.dimensions if add else None
+            features = draw(coordinate_positions(bare.dimensions, width, pool))
         chosen |= {"positions": features, "combine": "add" if add else "concat"}
     if "grid" in chosen:
         chosen["grid"] = draw(st.sampled_from([grid, None]))
@@ -264,7 +305,8 @@ def query_blocks(
     pool: Pool = (),  # type: ignore[assignment]
 ) -> tuple[nn.Module, Grid]:
     """A query block of any kind for inputs on the ``given`` grids, and the grid of its output."""
-    name = draw(st.sampled_from(drawable("queries")))
+    names = [name for name in drawable("queries") if name != "CoordinateQuery" or _has_coordinates()]
+    name = draw(st.sampled_from(names))
     kind = find("queries", name)
     follows = draw(st.sampled_from(sorted(given)))
     chosen: dict[str, Any] = {"follows": follows, "content_channels": inputs_block.blocks[follows].content_channels}
@@ -277,11 +319,15 @@ def query_blocks(
     elif "size" in takes(kind):
         chosen["size"] = None
     parameter = takes(kind).get("positions")
-    if parameter is not None:
+    if kind.check_asked is not queries.Query.check_asked:
+        own = [block.axes for _, block in pool if isinstance(block, positions.Positions) and block.axes]
+        chosen["positions"] = draw(coordinate_positions(draw(st.sampled_from([1, *own, *own])), None, pool))
+        grid = draw(grids(1))
+    elif parameter is not None:
         width = draw(st.integers(1, 4)) if parameter.default is parameter.empty else None
         chosen["positions"] = draw(some_positions(grid, width, pool))
     block = made("queries", name, draw(arguments("queries", name, chosen)))
-    return block, block.size or given[follows]
+    return block, block.size or (given[block.follows] if block.follows else grid)
 
 
 @composite
@@ -296,6 +342,8 @@ def encoders(draw: st.DrawFn, channels: int) -> nn.Module:
 def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -> nn.Module:  # type: ignore[assignment]
     """An output block of any kind for rows of this width and this grid."""
     names = drawable("outputs")
+    ties = {name: _tied(find("outputs", name), channels, pool) for name in names}
+    names += 3 * [name for name, tied in ties.items() if tied and all(tied.values())]  # few models can have them
     while True:
         name = draw(st.sampled_from(names))
         given: dict[str, Any] = {"in_channels": channels, "size": draw(st.sampled_from([None, grid]))}

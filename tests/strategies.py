@@ -54,11 +54,14 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "Embedded": lambda block, b, grid: raw(block.content, b, grid),
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
     "Matches": lambda block, b, grid: torch.randn(b, 2, block.raw_channels, *(n * block.stride for n in grid)),
+    "LogMel": lambda block, b, grid: torch.randn(b, grid[0] * block.hop),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
     "PastTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
     "Patches": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.size))),
+    "Points": lambda block, b, grid: torch.rand(b, *grid, block.dimensions + block.features),
     "Pixels": lambda block, b, grid: torch.randn(b, *_frames(block.content_channels, _times(grid, block.stride))),
+    "Table": lambda block, b, grid: torch.randn(b, block.numeric),
     "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, grid[0] * block.stride)),
 }
 

@@ -133,7 +133,7 @@ def test_one_channel_is_refused_with_the_remedy() -> None:
     kit.SelfAttentionLayer(1, heads=1, norm=kit.variants.RMSNorm())  # which keeps the sign
     inputs = kit.Inputs(dna=kit.inputs.Features(1), min_padding=8)
     encoder = Encoder(inputs.channels, num_latents=8, latent_dim=32, layers=2, self_heads=4)
-    outputs = kit.Outputs(label=kit.outputs.Classify(32, 4))
+    outputs = kit.Outputs(label=kit.outputs.Classify(4, in_channels=32))
     model = kit.PerceiverIO(inputs, encoder, None, kit.MeanPool(32, out_channels=32), outputs)
     one, other = (model({"dna": torch.randint(0, 4, (1, 99, 1)).float()})["label"] for _ in range(2))
     assert distance(one, other) > 1e-4

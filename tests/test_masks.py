@@ -196,7 +196,7 @@ def test_query_masks_of_a_model_are_checked_before_its_encoder_runs() -> None:
     ):
         with pytest.raises(kit.PerceiverKitError, match=message):
             model(clip, at=at, query_mask=wrong)
-    outputs = kit.Outputs(label=kit.outputs.Classify(4, 2))
+    outputs = kit.Outputs(label=kit.outputs.Classify(2, in_channels=4))
     inputs, encoder = kit.Inputs(x=kit.inputs.Features(3)), Encoder(3, num_latents=M, latent_dim=8, layers=1)
     pooling = kit.PerceiverIO(inputs, encoder, None, kit.MeanPool(8, out_channels=4), outputs)
     with pytest.raises(kit.InputError, match="query_mask: the decoder MeanPool takes none; leave it out"):

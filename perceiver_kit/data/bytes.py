@@ -17,7 +17,7 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ class TextBatch(NamedTuple):
 
     ids: Int64[Tensor, "b n"]  # 0 to 261; padding is 0
     keep: Bool[Tensor, "b n"]  # False for padding
+
+
+class TextOffsets(NamedTuple):
+    """Where each id of a batch stands. Ids that are added, and padding, have (0, 0), -1 and -1."""
+
+    chars: Int64[Tensor, "b n 2"]  # its character in the text: start, and end after it
+    words: Int64[Tensor, "b n"]  # the number of its word; -1 for white space
+    texts: Int64[Tensor, "b n"]  # 0 for the text, 1 for its pair
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class ByteTokenizer:
         max_length: int | None = None,
         truncation: Truncation | None = "longest_first",
         pad_to: int | None = None,
+        special: bool = True,
     ) -> TextBatch:
         """Encode a batch of texts or of pairs: ids (b, n) and keep (b, n), the padding mask.
 
@@ -97,6 +106,7 @@ class ByteTokenizer:
             truncation: which end to cut in a row that is too long. ``"longest_first"``: the longer text's, then
                 both; ``"only_first"`` or ``"only_second"``: that text's. None: raise an error.
             pad_to: n. None: the length of the longest row.
+            special: add ``[CLS]`` and ``[SEP]``.
 
         Raises:
             InputError: no texts, a value that is not a str, unequal numbers of texts and pairs, a row that cannot
@@ -107,7 +117,7 @@ class ByteTokenizer:
         if len(seconds) != len(firsts):
             raise InputError(f"pairs has {len(seconds)} texts but texts has {len(firsts)}; give one for each")
         rows = [
-            self._row(first, second, max_length, truncation, names=(f"texts[{i}]", f"pairs[{i}]"))
+            self._row(first, second, max_length, truncation, (f"texts[{i}]", f"pairs[{i}]"), special)
             for i, (first, second) in enumerate(zip(firsts, seconds, strict=True))
         ]
         lengths = [len(row) for row in rows]
@@ -126,13 +136,46 @@ class ByteTokenizer:
         *,
         max_length: int | None = None,
         truncation: Truncation | None = "longest_first",
+        special: bool = True,
     ) -> list[int]:
-        """Encode one text or pair as a list of ids, without padding.
+        """Encode one text or pair as a list of ids, without padding; ``special`` adds ``[CLS]`` and ``[SEP]``.
 
         >>> ByteTokenizer().encode("abc", "d")
         [4, 103, 104, 105, 5, 106, 5]
         """
-        return self._row(text, pair, max_length, truncation, names=("text", "pair"))
+        return self._row(text, pair, max_length, truncation, ("text", "pair"), special)
+
+    def offsets(
+        self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None, **options: Any
+    ) -> TextOffsets:
+        """Where each id of ``self(texts, pairs, **options)`` stands in its text: the same options, rows and errors.
+
+        All bytes of a character have its place. A word is what stands between white space.
+
+        >>> where = ByteTokenizer().offsets("é go")
+        >>> where.chars[0].tolist()
+        [[0, 0], [0, 1], [0, 1], [1, 2], [2, 3], [3, 4], [0, 0]]
+        >>> where.words[0].tolist()
+        [-1, 0, 0, -1, 1, 1, -1]
+        """
+        ids, _ = self(texts, pairs, **options)
+        where = TextOffsets(ids.new_zeros(*ids.shape, 2), torch.full_like(ids, -1), torch.full_like(ids, -1))
+        firsts = _texts(texts, "texts")
+        seconds = [None] * len(firsts) if pairs is None else _texts(pairs, "pairs")
+        special, limit = options.get("special", True), options.get("max_length")
+        for row, both in enumerate(zip(firsts, seconds, strict=True)):
+            cut = self._truncated(*both, limit, options.get("truncation", "longest_first"), ("", ""), special)
+            end = 0
+            for side, (text, kept) in enumerate(zip(both, cut, strict=True)):
+                if not text or not kept:
+                    end += special * (text is not None)
+                    continue
+                start = end + special
+                end = start + len(kept)
+                places = torch.tensor(self._places(text)[: len(kept)])
+                where.chars[row, start:end], where.words[row, start:end] = places[:, :2], places[:, 2]
+                where.texts[row, start:end] = side
+        return where
 
     def decode(self, ids: Iterable[int] | Tensor | np.ndarray, *, skip_special: bool = False) -> str:
         """Decode ids (n,) to text. Special ids become ``[CLS]`` and so on, or are skipped.
@@ -164,8 +207,30 @@ class ByteTokenizer:
         return text.decode("utf-8", errors="replace")
 
     def _row(
-        self, text: str, pair: str | None, limit: int | None, truncation: str | None, names: tuple[str, str]
+        self,
+        text: str,
+        pair: str | None,
+        limit: int | None,
+        truncation: str | None,
+        names: tuple[str, str],
+        special: bool,
     ) -> list[int]:
+        first, second = self._truncated(text, pair, limit, truncation, names, special)
+        if not special:
+            return [*first, *(second or [])]
+        row = [self.cls_id, *first, self.sep_id]
+        return row if second is None else [*row, *second, self.sep_id]
+
+    def _truncated(
+        self,
+        text: str,
+        pair: str | None,
+        limit: int | None,
+        truncation: str | None,
+        names: tuple[str, str],
+        special: bool,
+    ) -> tuple[list[int], list[int] | None]:
+        """The ids of both texts, cut to the limit."""
         if truncation not in (*TRUNCATIONS, None):
             raise InputError(f"truncation is {truncation!r}; {nearest(truncation, TRUNCATIONS)}, or None")
         if truncation == "only_second" and pair is None:
@@ -174,11 +239,25 @@ class ByteTokenizer:
         second = None if pair is None else self._ids(pair, names[1])
         limit = self.max_length if limit is None else limit
         if limit is not None:
-            special = 2 if second is None else 3
-            room = _check_int(limit, "max_length", least=special, why=", for the special ids") - special
+            added = 0 if not special else 2 if second is None else 3
+            why = ", for the special ids" if special else ""
+            room = _check_int(limit, "max_length", least=max(1, added), why=why) - added
             first, second = _truncate(first, second, room, truncation, names)
-        row = [self.cls_id, *first, self.sep_id]
-        return row if second is None else [*row, *second, self.sep_id]
+        return first, second
+
+    def _places(self, text: str) -> list[tuple[int, int, int]]:
+        """Start, end and word of the character of each id; the word is -1 for white space."""
+        places: list[tuple[int, int, int]] = []
+        word, inside, start = -1, False, 0
+        for i, piece in enumerate(_SPECIAL_IN_TEXT.split(text) if self.parse_special else [text]):
+            for part in [piece] if i % 2 else piece:  # re.split puts the special strings at odd indices
+                blank = part.isspace()
+                word += not blank and not inside
+                inside = not blank
+                count = 1 if i % 2 else len(part.encode())
+                places += [(start, start + len(part), -1 if blank else word)] * count
+                start += len(part)
+        return places
 
     def _ids(self, text: str, name: str) -> list[int]:
         if not isinstance(text, str):

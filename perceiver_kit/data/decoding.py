@@ -120,8 +120,8 @@ def _resize(frame: Any, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(scaled[top : top + tall, left : left + wide], turns))
 
 
-def read_audio(path: Path, start: float, rate: int, samples: int) -> Float[Tensor, "samples"]:
-    """Mono sound from ``start`` seconds on, truncated or zero-padded to ``samples``."""
+def read_audio(path: Path, start: float, rate: int, samples: int, *, pad: bool = True) -> Float[Tensor, "samples"]:
+    """Mono sound from ``start`` seconds on, truncated to ``samples``, and zero-padded to them if ``pad``."""
     parts: list[np.ndarray] = []
     delay, missing = 0, samples
     with open_video(path) as container:
@@ -139,4 +139,5 @@ def read_audio(path: Path, start: float, rate: int, samples: int) -> Float[Tenso
             if missing <= 0:
                 break
     mono = np.concatenate([np.zeros(max(0, delay), np.int16), *parts])[max(0, -delay) :][:samples]
-    return torch.from_numpy(np.pad(mono, (0, samples - len(mono))).astype(np.float32) / 32768)
+    mono = np.pad(mono, (0, samples - len(mono))) if pad else mono
+    return torch.from_numpy(mono.astype(np.float32) / 32768)

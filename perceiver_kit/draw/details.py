@@ -91,7 +91,9 @@ def query_lines(model: PerceiverIO, name: str) -> Iterator[str]:
         yield f"{'rows' if block.reads == 'rows' else 'content'} of input {block.follows}"
     elif block.follows is not None:
         yield f"as many as input {block.follows}"
-    grid = _output_grid(model, name)
+    elif block.takes is not None:
+        yield "one for each that the call gives"
+    grid = _query_grid(model, name)
     yield f"{_rows(grid, 'o')} × {block.channels}"
     if grid is not None and len(grid) > 1:
         yield f"on a grid {_times(grid)}"
@@ -104,7 +106,8 @@ def decoder_lines(model: PerceiverIO) -> Iterator[str]:
     if queries.channels:
         heads = f": {_heads(decoder.recorded['heads'])}" if "heads" in decoder.recorded else ""
         own = " of its group" if getattr(decoder, "groups", 1) > 1 else ""
-        yield f"each query reads the latents{own}{heads}"
+        mixing = getattr(decoder, "mixes_rows", False)
+        yield f"{'queries read each other, then' if mixing else 'each query reads'} the latents{own}{heads}"
         yield f"(b, o, {queries.channels}) → (b, o, {decoder.out_channels})"
     else:
         yield f"→ (b, 1, {decoder.out_channels})"
@@ -115,6 +118,8 @@ def output_lines(model: PerceiverIO, name: str) -> Iterator[str]:
     assert model.outputs is not None
     block: Output = model.outputs.blocks[name]
     yield type(block).__name__
+    if model.outputs.query_of(name) != name:
+        yield f"of query {model.outputs.query_of(name)}"
     yield _output_shape(model, name, block)
 
 
@@ -136,18 +141,19 @@ def _input_grid(model: PerceiverIO, name: str) -> Grid | None:
     return getattr(model, "tile", None) if grid is None else grid
 
 
-def _output_grid(model: PerceiverIO, name: str) -> Grid | None:
+def _query_grid(model: PerceiverIO, name: str) -> Grid | None:
     assert model.queries is not None
     query: Query = model.queries.blocks[name]
-    return query.size if query.size is not None else _input_grid(model, str(query.follows))
+    return query.size if query.size is not None or query.follows is None else _input_grid(model, query.follows)
 
 
 def _output_shape(model: PerceiverIO, name: str, block: Output) -> str:
     """The shape of a whole output, with letters for sizes that depend on the input."""
-    assert model.queries is not None
-    grid, letters = _output_grid(model, name), {}
-    if grid is None or hasattr(model, "tile"):  # sizes of the raw input that it follows
-        names = [*_row_letters(model.inputs.blocks[str(model.queries.blocks[name].follows)])]
+    assert model.queries is not None and model.outputs is not None
+    key = model.outputs.query_of(name)
+    grid, letters, query = _query_grid(model, key), {}, model.queries.blocks[key]
+    if grid is None or hasattr(model, "tile"):  # sizes of the raw input that it follows, or rows of the call
+        names = ["o"] if query.follows is None else [*_row_letters(model.inputs.blocks[query.follows])]
         grid, letters = MARKS[: len(names)], dict(zip(MARKS, names, strict=False))
     width = getattr(block, "channels", block.in_channels)
     for rows in (grid, (1,) * len(grid)):  # an output of one row refuses any other grid

@@ -1,6 +1,6 @@
 """Raw modality → Tokens."""
 
-from .audio import AudioPatches
+from .audio import AudioPatches, LogMel
 from .base import Input
 from .convolutions import Conv1x1, ConvStem
 from .embedded import Embedded
@@ -8,8 +8,10 @@ from .image import Patches, Pixels
 from .matches import Matches
 from .neighbourhoods import Neighbourhoods
 from .past import PastTokens
+from .points import Points
 from .rows import Features, OneHot
 from .several import Inputs
+from .table import Table
 from .text import TextTokens
 
 __all__ = [
@@ -20,11 +22,14 @@ __all__ = [
     "Features",
     "Input",
     "Inputs",
+    "LogMel",
     "Matches",
     "Neighbourhoods",
     "OneHot",
     "PastTokens",
     "Patches",
     "Pixels",
+    "Points",
+    "Table",
     "TextTokens",
 ]

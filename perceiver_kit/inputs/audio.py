@@ -1,12 +1,15 @@
-"""Audio."""
+"""Audio: waveforms in patches, and log-mel spectrograms."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_positive, check_tensor
-from ..errors import InputError
+from ..checks import check_number, check_positive, check_tensor
+from ..errors import AssemblyError, InputError
 from ..positions import Positions
 from ..registry import register
 from ..tokens import Grid
@@ -45,3 +48,71 @@ class AudioPatches(Input):
                 f"{self.samples_per_patch}: crop or pad"
             )
         return rearrange(raw, "b (n samples) -> b n samples", samples=self.samples_per_patch)
+
+
+@register("inputs")
+class LogMel(Input):
+    """A waveform (b, samples) as its log-mel spectrogram: a row of ``bands`` for every ``hop`` samples.
+
+    Windows of ``window`` samples (Hann) are centred on the hops, with zeros beyond the ends; samples after the last
+    whole hop enter no row of their own. The triangular bands are equally wide on the mel scale 2595 log₁₀(1 + f / 700)
+    from ``low`` to ``high`` Hz (default: half of ``rate``). A value is log(power + 1e-6), computed in float32.
+
+    >>> LogMel(16_000)(torch.zeros(2, 16_000)).rows.shape
+    torch.Size([2, 100, 64])
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        *,
+        bands: int = 64,
+        window: int = 400,
+        hop: int = 160,
+        low: float = 0.0,
+        high: float | None = None,
+        grid: Grid | None = None,
+        positions: Positions | None = None,
+        combine: Combine = "concat",
+    ) -> None:
+        check_positive("LogMel", rate=rate, bands=bands, window=window, hop=hop)
+        top = rate / 2 if high is None else high
+        check_number("LogMel", low=low, high=top)
+        if not low < top <= rate / 2 or hop > window:
+            raise AssemblyError(
+                f"LogMel: expected low < high <= rate / 2 and hop <= window, got low={low}, high={top}, rate={rate}, "
+                f"hop={hop}, window={window}"
+            )
+        super().__init__(bands, grid=grid, positions=positions, combine=combine)
+        self.rate, self.bands, self.window, self.hop, self.low, self.high = rate, bands, window, hop, low, top
+
+    @property
+    def raw_axes(self) -> str:
+        return "b samples"
+
+    def embed(self, raw: Tensor, name: str) -> Tensor:
+        check_tensor(raw, name, self.raw_axes, hint="mono, without a channel axis")
+        if raw.shape[1] < self.hop:
+            raise InputError(f"{name} is {tuple(raw.shape)} but a row needs {self.hop} samples; pad with zeros")
+        around = self.window - self.hop
+        wave = F.pad(raw.float(), (around // 2, around - around // 2))
+        hann = torch.hann_window(self.window, dtype=torch.float32, device=raw.device)
+        spectrum = torch.stft(wave, self.window, self.hop, window=hann, center=False, return_complex=True)
+        power = rearrange(spectrum.abs().square(), "b f n -> b n f") @ self._filters(raw.device)
+        return (power + 1e-6).log().to(raw.dtype)
+
+    def _filters(self, device: torch.device) -> Float[Tensor, "f bands"]:
+        """The triangle of each band over the frequencies of the transform. Computed at each call: nothing is cached."""
+        options = dict(dtype=torch.float32, device=device)
+        edges = _mel(torch.tensor([self.low, self.high], **options))  # type: ignore[arg-type]
+        mels = edges[0] + (edges[1] - edges[0]) * torch.linspace(0, 1, self.bands + 2, **options)  # type: ignore[arg-type]
+        hertz = 700 * (10 ** (mels / 2595) - 1)
+        left, centre, right = hertz[:-2], hertz[1:-1], hertz[2:]
+        frequency = self.rate / self.window * torch.arange(self.window // 2 + 1, **options)  # type: ignore[arg-type]
+        frequency = rearrange(frequency, "f -> f 1")
+        rising, falling = (frequency - left) / (centre - left), (right - frequency) / (right - centre)
+        return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _mel(frequency: Tensor) -> Tensor:
+    return 2595 * (1 + frequency / 700).log10()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -72,18 +72,32 @@ class Input(Block):
     def check_values(self, raw: Tensor, name: str) -> None:
         """Raise InputError for wrong values, such as ids out of range; called on the CPU (``kit.checks``)."""
 
-    def place(self, content: Float[Tensor, "b n c"], grid: Grid) -> Float[Tensor, "b n d"]:
-        """Content with its positions."""
+    def coordinates(self, raw: Tensor, name: str) -> Float[Tensor, "b n axes"] | None:
+        """The coordinates of the rows where they are data; None where the grid gives the positions."""
+        return None
+
+    def place(
+        self,
+        content: Float[Tensor, "b n c"],
+        grid: Grid,
+        coordinates: Float[Tensor, "b n axes"] | None = None,
+        name: str = "coordinates",
+    ) -> Float[Tensor, "b n d"]:
+        """Content with its positions: those of the grid, or of given coordinates."""
         if self.positions is None:
             return content
-        rows = self.positions(grid, device=content.device)
+        if coordinates is None:
+            rows = rearrange(self.positions(grid, device=content.device), "n c -> 1 n c")
+        else:
+            rows = self.positions.of(coordinates, name)
         if self.combine == "add":
             return content + rows.to(content.dtype)
         # float32 positions and bfloat16 content give float32 rows: the encoder rounds once, at the end.
-        return torch.cat([content, repeat(rows, "n c -> b n c", b=content.shape[0])], dim=-1)
+        return torch.cat([content, rows.expand(content.shape[0], -1, -1)], dim=-1)
 
     def forward(self, raw: Tensor, name: str = "input") -> Tokens:
         """Tokens of this modality alone."""
         content = self.embed(raw, name)
         grid = tuple(content.shape[1:-1])
-        return Tokens(self.place(rearrange(content, "b ... c -> b (...) c"), grid), Layout(((name, grid),)))
+        rows = self.place(rearrange(content, "b ... c -> b (...) c"), grid, self.coordinates(raw, name), name)
+        return Tokens(rows, Layout(((name, grid),)))

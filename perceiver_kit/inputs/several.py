@@ -110,9 +110,12 @@ class Inputs(Block):
             grid = tuple(embedded.shape[1:-1])
             embedded = rearrange(embedded, "b ... c -> b (...) c")
             keep = row_mask("mask", name, readable, batch, grid, "may be read") if name in mask else None
+            coordinates = block.coordinates(given, name)
             if keep is not None:
                 embedded = torch.where(rearrange(keep, "b n -> b n 1"), embedded, 0)
-            placed = pad(block.place(embedded, grid), self.padding, name)
+                if coordinates is not None:
+                    coordinates = torch.where(rearrange(keep, "b n -> b n 1"), coordinates, math.nan)  # no place
+            placed = pad(block.place(embedded, grid, coordinates, name), self.padding, name)
             hide = self._hidden(name, placed, (hidden or {}).get(name))
             if hide is not None:
                 placed = torch.where(hide, self.mask_tokens[name](placed), placed)
@@ -159,8 +162,10 @@ class Inputs(Block):
             if name not in raw:
                 raise InputError(f"mask names {name!r}, but inputs has no {name!r}")
         for name, value in raw.items():
-            if not isinstance(value, Tensor) or value.ndim == 0:
-                raise InputError(f"{name} must be a tensor with a batch axis, got {describe_value(value)}")
+            if not isinstance(value, Tensor) or value.is_nested or value.ndim == 0:
+                ragged = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.is_nested)
+                hint = "; pad samples of different lengths and mask the padding, as kit.pad does" if ragged else ""
+                raise InputError(f"{name} must be a tensor with a batch axis, got {describe_value(value)}{hint}")
         sizes = {name: value.shape[0] for name, value in raw.items()}
         batch = next(iter(sizes.values()))
         if any(size != batch for size in sizes.values()):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..block import Block, undefined
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 Outputs = Mapping[str, Tensor]
+MISSING = -100
+"""An integer target that is missing, as in PyTorch's cross-entropy."""
 
 
 class Term(NamedTuple):
@@ -31,13 +34,36 @@ class Term(NamedTuple):
 
 
 class Objective(Block):
-    """Base of objectives over one named output: ``loss_sum`` is the loss summed over elements, and their number."""
+    """Base of objectives over one named output: ``loss_sum`` is the loss summed over elements, and their number.
+
+    A missing target adds nothing to either, whether all of a sample's or single elements: -100 in integers, NaN in
+    floats, or False in the bool target that ``valid`` names.
+    """
 
     output: str
+    valid: str | None = None
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor | int]:
         """The summed loss and its number of elements."""
         raise undefined(self, "loss_sum(output, target, targets)")
+
+    def present(self, target: Tensor, targets: Outputs) -> Tensor:
+        """Bool, of the target's shape: False where it is missing.
+
+        The target ``valid`` has the first axes of the target, such as (b,) or (b, n), or (b, …, h, w) for pixels.
+        """
+        there = ~target.isnan() if target.is_floating_point() else target != MISSING
+        if self.valid is None:
+            return there
+        valid, shape = _lookup(targets, self.valid, "targets"), tuple(target.shape)
+        if valid.dtype == torch.bool and tuple(valid.shape) == shape[: valid.ndim]:
+            return there & rearrange(valid, f"... -> ... {'1 ' * (target.ndim - valid.ndim)}")
+        if valid.dtype == torch.bool and tuple(valid.shape) == (*shape[:-3], *shape[-2:]):
+            return there & rearrange(valid, "... h w -> ... 1 h w")
+        raise InputError(
+            f"target {self.valid!r} must be bool with the first axes of target {self.output!r}, "
+            f"{describe_value(target)}; got {describe_value(valid)}"
+        )
 
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         """The terms of the loss, by name."""
@@ -76,12 +102,14 @@ class Objective(Block):
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         """Update the metrics with one batch."""
         preds, target = self.compared(outputs[self.output], targets[self.output], targets)
-        for meter in meters.values():
-            meter.update(preds, target)
+        if target.numel():
+            for meter in meters.values():
+                meter.update(preds, target)
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
-        """Predictions and targets, as the metrics take them."""
-        return output, target
+        """Predictions and targets, as the metrics take them: by default the elements whose target is present."""
+        there = self.present(target, targets)
+        return output[there].float(), target[there].float()
 
 
 def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -96,7 +124,7 @@ def combine(terms: Mapping[str, Term]) -> tuple[Tensor, dict[str, Tensor]]:
         if not isinstance(term, Term):
             shown = f"{name!r}: {describe_value(term)}" if name else describe_value(term)
             raise AssemblyError(f"terms must map names to Term(total, count), got {shown}")
-    means = {name: term.total / term.count.clamp(min=1) for name, term in terms.items()}
+    means = {name: term.total / torch.where(term.count > 0, term.count, 1) for name, term in terms.items()}
     loss = sum((terms[name].weight * mean for name, mean in means.items()), start=torch.zeros(()))
     return torch.as_tensor(loss), {name: mean.detach() for name, mean in means.items()}
 

@@ -1,16 +1,18 @@
-"""Classification."""
+"""Classification of samples, rows or pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-from ..checks import check_probability, describe_value
-from ..errors import InputError
+from ..checks import check_probability, describe_value, short
+from ..errors import AssemblyError, InputError
 from ..registry import register
 from .base import Objective, Outputs, check_classes, torchmetrics_package
 
@@ -20,28 +22,60 @@ if TYPE_CHECKING:
 
 @register("objectives")
 class Classification(Objective):
-    """Cross-entropy of logits (b, classes) against class indices (b,) int64, or (b, classes) probabilities.
+    """Cross-entropy of logits against class indices int64, or against probabilities of the logits' shape, in nats.
 
-    ``label_smoothing`` in [0, 1] mixes the target with the uniform distribution. Metric: accuracy.
+    =========================== ==============
+    logits                      class indices
+    =========================== ==============
+    samples (b, classes)        (b,)
+    rows (b, n, classes)        (b, n)
+    pixels (b, classes, h, w)   (b, h, w)
+    video (b, t, classes, h, w) (b, t, h, w)
+    =========================== ==============
+
+    Missing targets (-100, NaN, or False in the target ``valid``) are skipped. ``class_weights`` has a weight for each
+    class; the mean is then weighted too, as in ``torch.nn.CrossEntropyLoss``. ``label_smoothing`` in [0, 1] mixes the
+    target with the uniform distribution. Metric: accuracy.
 
     >>> loss, parts = Classification()({"label": torch.zeros(2, 4)}, {"label": torch.tensor([1, 3])})
     >>> round(loss.item(), 4)
     1.3863
     """
 
-    def __init__(self, output: str = "label", *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        output: str = "label",
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        valid: str | None = None,
+    ) -> None:
         super().__init__()
-        check_probability("Classification", label_smoothing=label_smoothing)
-        self.output, self.label_smoothing = output, label_smoothing
+        check_probability(type(self).__name__, label_smoothing=label_smoothing)
+        self.output, self.label_smoothing, self.valid = output, label_smoothing, valid
+        self.class_weights = None if class_weights is None else _check_weights(class_weights)
 
-    def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, int]:
+    def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
+        logits, wanted, there = self._counted(output, target, targets)
+        check_classes(self.output, wanted, logits.shape[-1])
+        weight = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
+        if weight is not None and len(weight) != logits.shape[-1]:
+            raise InputError(f"class_weights: expected {logits.shape[-1]}, one for each class, got {len(weight)}")
+        smoothing = self.label_smoothing
+        loss = F.cross_entropy(logits.float(), wanted, weight=weight, label_smoothing=smoothing, reduction="sum")
+        return loss, there.sum() if weight is None or wanted.is_floating_point() else weight[wanted].sum()
+
+    def _counted(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (k, classes) and targets of the elements that count, and whether each element of the target does."""
+        logits = _classes_last(output)
         probabilities = target.is_floating_point() and target.shape == output.shape
-        if not probabilities and (target.dtype != torch.int64 or target.shape != output.shape[:1]):
-            expected = f"int64 ({output.shape[0]},) or float {tuple(output.shape)}"
+        if not probabilities and (target.dtype != torch.int64 or target.shape != logits.shape[:-1]):
+            expected = f"int64 {tuple(logits.shape[:-1])} or float {tuple(output.shape)}"
             raise InputError(f"target {self.output!r} must be {expected}, got {describe_value(target)}")
-        check_classes(self.output, target, output.shape[-1])
-        loss = F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing, reduction="sum")
-        return loss, target.shape[0]
+        target = _classes_last(target) if probabilities else target
+        there = self.present(target, targets)
+        there = there.all(-1) if probabilities else there
+        return logits[there], target[there], there
 
     def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
         check_classes(self.output, targets[self.output], widths[self.output])
@@ -50,6 +84,23 @@ class Classification(Objective):
         return {"accuracy": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
-        target = targets[self.output]
-        classes = target if target.ndim == 1 else target.argmax(-1)
-        meters["accuracy"].update((outputs[self.output].argmax(-1) == classes).float())
+        logits, wanted, _ = self._counted(outputs[self.output], targets[self.output], targets)
+        if len(logits):
+            classes = wanted.argmax(-1) if wanted.is_floating_point() else wanted
+            meters["accuracy"].update((logits.argmax(-1) == classes).float())
+
+
+def _classes_last(values: Tensor) -> Tensor:
+    return rearrange(values, "b ... c h w -> b ... h w c") if values.ndim > 3 else values
+
+
+def _check_weights(weights: object) -> tuple[float, ...]:
+    numbers = isinstance(weights, tuple | list) and all(
+        isinstance(w, int | float) and not isinstance(w, bool) and math.isfinite(w) and w >= 0 for w in weights
+    )
+    if not numbers or not any(weights):  # type: ignore[arg-type]
+        raise AssemblyError(
+            f"Classification: class_weights must be finite numbers of at least 0, one for each class, got "
+            f"{short(weights)}"
+        )
+    return tuple(float(w) for w in weights)  # type: ignore[attr-defined]

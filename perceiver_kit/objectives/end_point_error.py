@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @register("objectives")
 class EndPointError(Objective):
-    """Distance in pixels between flow (b, 2, h, w) and its target, over pixels where the target ``valid`` is True.
+    """Distance in pixels between flow (b, 2, h, w) and its target.
+
+    Pixels count where the target is not NaN and the target ``valid`` (b, h, w), if there is one, is True.
 
     ``scales`` adds the same at halved resolutions, with equal weights; ``robust`` uses (distance + 0.01) ** 0.4, as in
     fine-tuning flow networks. Metric: the end-point error itself.
@@ -62,12 +64,13 @@ class EndPointError(Objective):
         return total, count
 
     def _weights(self, target: Tensor, targets: Outputs) -> Tensor:
+        known = ~target[:, :1].isnan() & ~target[:, 1:].isnan()
         if self.valid not in targets:
-            return torch.ones_like(target[:, :1], dtype=torch.float32)
-        valid, expected = targets[self.valid], (target.shape[0], *target.shape[2:])
+            return known.float()
+        valid, expected = targets[str(self.valid)], (target.shape[0], *target.shape[2:])
         if tuple(valid.shape) != expected:
             raise InputError(f"target {self.valid!r} must be bool {expected}, got {describe_value(valid)}")
-        return rearrange(valid, "b h w -> b 1 h w").float()
+        return (known & rearrange(valid, "b h w -> b 1 h w").bool()).float()
 
     def meters(self) -> dict[str, Metric]:
         return {"epe": torchmetrics_package().MeanMetric()}

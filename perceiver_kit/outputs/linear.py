@@ -93,7 +93,9 @@ class ToPixels(Project):
         [pixels] = unpack(rows, [grid], "b * c")
         return rearrange(pixels, "b ... h w c -> b ... c h w")
 
-    def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
+    def rows_of(self, whole: Tensor) -> Tensor:
+        if not whole.is_floating_point():  # a class for each pixel
+            return rearrange(whole, "b ... -> b (...)")
         return rearrange(whole, "b ... c h w -> b (... h w) c")
 
 

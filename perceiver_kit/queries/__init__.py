@@ -3,7 +3,17 @@
 from .base import Query
 from .from_inputs import ContentQuery, InputQuery
 from .from_latents import LatentQuery
-from .places import LearnedQuery, NoQuery, PositionQuery
+from .places import CoordinateQuery, LearnedQuery, NoQuery, PositionQuery
 from .several import Queries
 
-__all__ = ["ContentQuery", "InputQuery", "LatentQuery", "LearnedQuery", "NoQuery", "PositionQuery", "Queries", "Query"]
+__all__ = [
+    "ContentQuery",
+    "CoordinateQuery",
+    "InputQuery",
+    "LatentQuery",
+    "LearnedQuery",
+    "NoQuery",
+    "PositionQuery",
+    "Queries",
+    "Query",
+]

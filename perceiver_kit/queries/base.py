@@ -18,7 +18,9 @@ class Query(Block):
     """Base of query blocks: ``grid`` is the grid of output rows, ``forward`` computes all or some of their queries.
 
     ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query needs of that
-    input: the encoder's whole rows, only the content before positions, or (None) nothing. Or it is the latents.
+    input: the encoder's whole rows, only the content before positions, or (None) nothing. Or it is the latents. A query
+    with ``takes`` needs a tensor that only the call knows, ``model(…, queries={name: tensor})``; ``takes`` says which.
+    It finds the tensor in ``encoded.asked``.
     """
 
     joint = "channels"
@@ -26,6 +28,7 @@ class Query(Block):
     size: Grid | None = None
     follows: str | None = None
     reads: Literal["rows", "content", "latents"] | None = None
+    takes: str | None = None
 
     @classmethod
     def around(cls, neighbours: Any, arguments: Mapping[str, Any]) -> Any:
@@ -36,6 +39,9 @@ class Query(Block):
             block = neighbours.inputs.blocks[arguments["follows"]]
             return Place(block.grid, block.axes)
         return neighbours
+
+    def check_asked(self, asked: Tensor, name: str) -> None:
+        """Raise InputError, before the encoder runs, for a tensor of the call that does not fit."""
 
     def grid(self, encoded: Encoded) -> Grid:
         """The declared grid, or that of the input it follows; InputError if that input was left out."""

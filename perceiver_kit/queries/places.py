@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import LEFT_OUT
-from ..checks import check_positive, check_sizes
-from ..errors import AssemblyError
-from ..positions import Learned, Positions, check_positions
+from ..checks import check_positive, check_sizes, describe_value
+from ..errors import AssemblyError, InputError
+from ..positions import Learned, Positions, check_coordinates, check_positions
 from ..registry import register
-from ..tokens import Encoded, Grid
+from ..tokens import Encoded, Grid, take_rows
 from .base import Query
 
 
@@ -55,6 +55,48 @@ class LearnedQuery(PositionQuery):
     def __init__(self, rows: int, channels: int = LEFT_OUT) -> None:
         check_positive("LearnedQuery", rows=rows)
         super().__init__(Learned((rows,), channels), size=(rows,))
+
+
+@register("queries")
+class CoordinateQuery(Query):
+    """One query for each place that the call gives: times of a forecast, points in space.
+
+    ``model(inputs, queries={"future": times})`` gives the coordinates, (k, axes) for the whole batch or (b, k, axes).
+    ``positions`` that an input has too are on the same axis.
+
+    >>> clock = Fourier(bands=8, max_resolution=(24,), ranges=((0.0, 24.0),))
+    >>> CoordinateQuery(clock).channels
+    17
+    """
+
+    completes = True
+
+    def __init__(self, positions: Positions) -> None:
+        super().__init__()
+        self.axes = check_coordinates("CoordinateQuery", positions)
+        self.positions, self.channels = positions, positions.channels
+        self.takes = f"coordinates, float (k, {self.axes}) or (b, k, {self.axes})"
+
+    def check_asked(self, asked: Tensor, name: str) -> None:
+        fits = isinstance(asked, Tensor) and asked.is_floating_point() and asked.ndim in (2, 3) and asked.numel()
+        if not fits or asked.shape[-1] != self.axes:
+            raise InputError(f"queries: {name!r} takes {self.takes}, got {describe_value(asked)}")
+        self.positions.of(asked, name)  # refuses coordinates out of range
+
+    def grid(self, encoded: Encoded) -> Grid:
+        return (_given(encoded).shape[-2],)
+
+    def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
+        coordinates = _given(encoded)
+        if coordinates.ndim == 2:
+            coordinates = rearrange(coordinates, "k axes -> 1 k axes")
+        return self.positions.of(take_rows(coordinates, index))
+
+
+def _given(encoded: Encoded) -> Tensor:
+    if encoded.asked is None:
+        raise InputError("CoordinateQuery: expected coordinates in encoded.asked, got None; call the whole model")
+    return encoded.asked
 
 
 @register("queries")

@@ -46,10 +46,12 @@ class Queries(Block):
         own = query.grid(encoded)
         if size is None or size == own:
             return own
-        if query.reads is not None or not isinstance(size, tuple | list) or len(size) != len(own):
+        fixed = query.reads is not None or query.takes is not None
+        if fixed or not isinstance(size, tuple | list) or len(size) != len(own):
             raise InputError(
                 f"size of {name!r} must be a grid like its own, {own}, got {size!r}"
                 + (f"; its query reads {_read_by(query)}" if query.reads else "")
+                + ("; its query takes one place for each row" if query.takes else "")
             )
         if any(not isinstance(n, int) or n < 1 for n in size):
             raise InputError(f"size of {name!r} must be positive ints, got {size!r}")

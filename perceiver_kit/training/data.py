@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..checks import check_positive, check_seed
+from ..checks import check_positive, check_seed, describe_value
 from ..data.sampling import Steps
 from ..errors import AssemblyError
 from .module import Training
-from .samples import CheckedDataset, CheckedIterable, batched
+from .samples import CheckedDataset, CheckedIterable, batched, collated
 
 
 class Data(lightning.LightningDataModule):
     """Batches of two data sets: training data in a seeded endless order, held-out data in their own order.
 
-    A sample is a dict of ``inputs`` and ``targets`` by name and, where needed, ``mask`` (True = may be read), with
-    tensors of fixed sizes. Data sets of the kit (``perceiver_kit.data.sampling.Samples``, and wrappers that pass
-    keys on) get keys (index, step), so that their random numbers are the same after a resume. Others get the index. A
+    A sample is a dict of ``inputs`` and ``targets`` by name and, where needed, ``mask`` (True = may be read) and
+    ``queries`` (what only the call knows), with tensors of fixed sizes. ``collate`` makes a batch of samples in place
+    of stacking: ``kit.pad`` pads samples of different lengths. A missing target is -100 in integers, NaN in floats.
+    ``missing`` names inputs in which NaN is a missing value (``inputs.Table``) instead of an error.
+
+    Data sets of the kit (``perceiver_kit.data.sampling.Samples``, and wrappers that pass keys on) get keys (index,
+    step), so that their random numbers are the same after a resume. Others get the index. A
     ``torch.utils.data.IterableDataset`` is read in its own order, repeated in training; it divides its samples among
     processes and workers itself. A run on one cannot be resumed.
 
@@ -44,18 +49,25 @@ class Data(lightning.LightningDataModule):
         seed: int = 0,
         workers: int = 0,
         held_out_batch: int | None = None,
+        collate: Callable[[list[Any]], Mapping[str, Any]] | None = None,
+        missing: Collection[str] = (),
     ) -> None:
         super().__init__()
         held_out_batch = batch if held_out_batch is None else held_out_batch
         check_positive("Data", batch=batch, steps=steps, held_out_batch=held_out_batch)
         check_positive("Data", workers=workers, least=0)
         check_seed("Data", seed)
+        if collate is not None and not callable(collate):
+            raise AssemblyError(f"Data: collate must be callable, such as kit.pad, got {describe_value(collate)}")
+        if isinstance(missing, str) or not all(isinstance(name, str) for name in missing):
+            raise AssemblyError(f"Data: missing must be names of inputs, got {missing!r}")
+        self.collate = batched if collate is None else partial(collated, collate)
         self.batch, self.steps, self.seed, self.workers = batch, steps, seed, workers
         self.held_out_batch = held_out_batch
-        self.train = _checked(train, "train", batch=batch, workers=workers)
-        self.held_out = (
-            held_out if held_out is None else _checked(held_out, "held_out", batch=held_out_batch, workers=workers)
-        )
+        self.train = _checked(train, "train", batch=batch, workers=workers, missing=missing)
+        self.held_out: Any = held_out
+        if held_out is not None:
+            self.held_out = _checked(held_out, "held_out", batch=held_out_batch, workers=workers, missing=missing)
 
     @property
     def resumable(self) -> bool:
@@ -67,7 +79,7 @@ class Data(lightning.LightningDataModule):
         assert trainer is not None
         rank, world = trainer.global_rank, trainer.world_size
         options: dict[str, Any] = dict(
-            num_workers=self.workers, persistent_workers=self.workers > 0, collate_fn=batched
+            num_workers=self.workers, persistent_workers=self.workers > 0, collate_fn=self.collate
         )
         if isinstance(self.train, CheckedIterable):
             if self.batch % world:
@@ -89,7 +101,9 @@ class Data(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         if self.held_out is None:
             return []
-        return DataLoader(self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=batched)
+        return DataLoader(
+            self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=self.collate
+        )
 
     # Lightning takes these hooks of a data module before those of a module.
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -105,10 +119,10 @@ class Data(lightning.LightningDataModule):
         return {name: part if name == "draw" else move(part, device, dataloader_idx) for name, part in batch.items()}
 
 
-def _checked(data: Any, name: str, *, batch: int, workers: int) -> Any:  # beartype refuses IterableDataset as a hint
+def _checked(data: Any, name: str, *, batch: int, **options: Any) -> Any:  # beartype refuses IterableDataset as a hint
     if isinstance(data, IterableDataset):
-        return CheckedIterable(data, name, batch=batch, training=name == "train", workers=workers)
-    return CheckedDataset(data, name, workers=workers)
+        return CheckedIterable(data, name, batch=batch, training=name == "train", **options)
+    return CheckedDataset(data, name, **options)
 
 
 class _ResumingSteps(Steps):

@@ -49,8 +49,8 @@ class Training(lightning.LightningModule):
     ``rates`` are factors of the rate by stage: ``{"encoder": 0.1}`` trains the encoder at a tenth of it. ``kit.freeze``
     leaves a stage as it is.
 
-    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask`` and
-    ``query_mask``.
+    A batch is a dict of ``inputs``, ``targets``, ``draw`` (b, 2) = (step, sample), and optionally ``mask``,
+    ``query_mask`` and ``queries``.
 
     Fitting switches the whole model to training mode, whatever mode it was in (``kit.load`` returns evaluation mode).
     Frozen parameters stay frozen, and adapters inside the model are trained like any other parameter.
@@ -103,8 +103,8 @@ class Training(lightning.LightningModule):
             model.compile()  # in place: parameters keep their names
 
     def forward(self, batch: Batch, *, at: Any = None, hidden: Any = None, chunk: int | None = None) -> dict:
-        masks = {name: batch[name] for name in ("mask", "query_mask") if name in batch}
-        return self.model(batch["inputs"], at=at, hidden=hidden, chunk=chunk, **masks)
+        given = {name: batch[name] for name in ("mask", "query_mask", "queries") if name in batch}
+        return self.model(batch["inputs"], at=at, hidden=hidden, chunk=chunk, **given)
 
     def on_fit_start(self) -> None:
         self.train()  # a loaded model is in evaluation mode, and Lightning keeps the mode

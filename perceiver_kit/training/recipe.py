@@ -146,7 +146,7 @@ QUERIES = 512
 
 def large_outputs(model: PerceiverIO) -> dict[str, int]:
     """Outputs with more declared rows than ``QUERIES``, and how many a training step decodes."""
-    if model.queries is None:
+    if model.queries is None or model.outputs is None:
         return {}
-    sizes = {name: model.queries.blocks[name].size for name in model.queries.blocks}
+    sizes = {name: model.queries.blocks[model.outputs.query_of(name)].size for name in model.outputs.blocks}
     return {name: QUERIES for name, size in sizes.items() if size is not None and math.prod(size) > QUERIES}  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,15 +20,15 @@ END = object()
 
 
 class _Checked:
-    """Base of checked data sets; ``name`` is the data set's name in errors.
+    """Base of checked data sets; ``name`` is the data set's name in errors, ``missing`` the inputs that may have NaN.
 
     Any exception of a data set becomes an error with the sample's index and step. Samples of another form are refused,
     and NaN or infinities in an unmasked input, since one step on them turns all weights into NaN. Masked inputs are
     not checked. Each data worker records its current sample, so that the main process can name it if the worker dies.
     """
 
-    def __init__(self, name: str, workers: int) -> None:
-        self.name = name
+    def __init__(self, name: str, workers: int, missing: Collection[str] = ()) -> None:
+        self.name, self.missing = name, missing
         self.current = torch.full((workers, 2), IDLE).share_memory_() if workers else None
 
     def checked(self, make: Callable[[], Any], index: int, step: int) -> Any:
@@ -41,7 +42,7 @@ class _Checked:
         except Exception as error:
             raise InputError(f"{where} cannot be made: {type(error).__name__}: {error}") from error
         if sample is not END:
-            _check(sample, where)
+            _check(sample, where, self.missing)
         self._record(IDLE, IDLE)
         return sample
 
@@ -62,8 +63,8 @@ class CheckedDataset(_Checked, Dataset):
     The kit's own data sets, and wrappers that pass keys on, get keys (index, step); others get the index.
     """
 
-    def __init__(self, data: Any, name: str, *, workers: int = 0) -> None:
-        super().__init__(name, workers)
+    def __init__(self, data: Any, name: str, *, workers: int = 0, missing: Collection[str] = ()) -> None:
+        super().__init__(name, workers, missing)
         try:
             length = len(data)
         except TypeError:
@@ -91,8 +92,17 @@ class CheckedIterable(_Checked, IterableDataset):
     ``batch`` is the number of samples per process and batch. In training the data are repeated without end.
     """
 
-    def __init__(self, data: Iterable[Any], name: str, *, batch: int, training: bool, workers: int = 0) -> None:
-        super().__init__(name, workers)
+    def __init__(
+        self,
+        data: Iterable[Any],
+        name: str,
+        *,
+        batch: int,
+        training: bool,
+        workers: int = 0,
+        missing: Collection[str] = (),
+    ) -> None:
+        super().__init__(name, workers, missing)
         self.data, self.batch, self.training = data, batch, training
         self.rank, self.world = 0, 1
 
@@ -125,16 +135,34 @@ def _takes_steps(data: Any) -> bool:
         return False
 
 
-def _check(sample: Any, where: str) -> None:
+def _check(sample: Any, where: str, missing: Collection[str] = ()) -> None:
     parts = [sample.get(part) for part in ("inputs", "targets")] if isinstance(sample, Mapping) else [None]
     if not all(isinstance(part, Mapping) for part in parts):
         got = f"a dict of {', '.join(map(str, sample))}" if isinstance(sample, Mapping) else describe_value(sample)
         raise InputError(f"{where}: a sample must be a dict of 'inputs' and 'targets' by name, got {got}")
     masked = sample.get("mask") or {}
     for name, value in sample["inputs"].items():
+        if isinstance(value, Tensor) and value.is_nested:
+            hint = "give a plain tensor for each sample, and Data(collate=kit.pad)"
+            raise InputError(f"{where}: input {name!r} is a nested tensor; {hint}")
         if isinstance(value, Tensor) and name not in masked:
+            value = value.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf) if name in missing else value
             hint = "remove the sample, replace the missing values, or give a mask"
             check_finite(value, f"{where}: input {name!r}", hint=hint)
+
+
+def collated(collate: Callable[[list[Any]], Mapping[str, Any]], samples: list[Any]) -> dict[str, Any]:
+    """A batch by a collation of the user; an InputError that names the samples for any exception."""
+    where = f"collate of samples {', '.join(str(_index(sample)) for sample in samples)}"
+    try:
+        batch = collate([{key: value for key, value in sample.items() if key != "draw"} for sample in samples])
+    except PerceiverKitError as error:
+        raise type(error)(f"{where}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{where} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(batch, Mapping) or not {"inputs", "targets"} <= {*batch}:
+        raise InputError(f"{where} must give a dict of 'inputs' and 'targets', got {describe_value(batch)}")
+    return {**batch, "draw": torch.stack([sample["draw"] for sample in samples])}
 
 
 def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -154,7 +182,8 @@ def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
                 if expected != got:
                     raise InputError(
                         f"samples of a batch must have the same sizes, but {name} is {expected} in sample "
-                        f"{_index(flat[0])} and {got} in sample {_index(other)}: crop, pad or resize"
+                        f"{_index(flat[0])} and {got} in sample {_index(other)}: crop or resize, or pad with "
+                        "Data(collate=kit.pad)"
                     ) from error
         raise InputError(f"samples cannot be collated: {error}") from error
 

@@ -22,6 +22,7 @@ from perceiver_kit.registry import find
 
 from ..assemblies import Assembly, assemblies
 from ..blocks import CONTAINERS, accepts, arguments, drawable, made
+from ..models.holding import mixes_rows, output_grids
 from ..models.properties import WHOLE
 from ..strategies import composite, distance, noisy, raw
 from .attaching import LAYERS, Wrapper, wrap
@@ -73,7 +74,8 @@ def acts_as_merged(model: nn.Module, tensors: Raw, name: str, at: Raw) -> bool:
 
     def compute() -> list[tuple[Raw, Raw]]:
         with torch.no_grad():
-            without = [(model(tensors, chunk=2), {}), (model(tensors, at=at), {})]
+            chunk = None if getattr(model.decoder, "mixes_rows", False) else 2
+            without = [(model(tensors, chunk=chunk), {}), (model(tensors, at=at), {})]
         results = [*without, outputs_and_gradients(model, tensors)]
         statistics = {key: value.clone() for key, value in model.named_buffers()}
         results.append(outputs_and_gradients(model.train(), tensors))
@@ -96,9 +98,9 @@ def acts_as_merged(model: nn.Module, tensors: Raw, name: str, at: Raw) -> bool:
 
 def some_rows(case: Assembly) -> Raw:
     """The first row, the last and the first again, of each output whose rows are independent."""
-    queries, outputs = case.model.queries.blocks, case.model.outputs.blocks
-    rows = {name: torch.Size(queries[name].size or case.grids[queries[name].follows]).numel() for name in outputs}
-    return {name: torch.tensor([0, rows[name] - 1, 0]) for name in outputs if not outputs[name].mixes_rows}
+    sizes = output_grids(case.model, case.model.encode(case.raw))
+    rows = {name: torch.Size(grid).numel() for name, grid in sizes.items() if not mixes_rows(case.model, name)}
+    return {name: torch.tensor([0, count - 1, 0]) for name, count in rows.items()}
 
 
 @contextlib.contextmanager

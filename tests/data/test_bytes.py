@@ -243,3 +243,36 @@ def test_the_vocabulary_equals_the_reference(reference: Any) -> None:
     assert [TOK.decode([i]) for i in names] == [*SPECIAL]
     assert len(reference) == TOK.vocab_size == BYTE_OFFSET + 256
     assert {reference.decode([i]): i for i in range(6)} == dict(zip(SPECIAL, range(6), strict=True))
+
+
+@given(texts=st.lists(st.tuples(st.text(max_size=6), st.text(max_size=6)), min_size=1, max_size=3), data=st.data())
+def test_offsets_give_the_character_of_each_id(texts: list[tuple[str, str]], data: st.DataObject) -> None:
+    tokenizer, special = ByteTokenizer(parse_special=False), data.draw(st.booleans())
+    firsts, seconds = ([text.encode("utf-8", "ignore").decode() for text in side] for side in zip(*texts, strict=True))
+    options = dict(special=special, max_length=data.draw(st.sampled_from([None, 9])))
+    ids, keep = tokenizer(firsts, seconds, **options)
+    where = tokenizer.offsets(firsts, seconds, **options)
+    for row, both in enumerate(zip(firsts, seconds, strict=True)):
+        seen = [b"", b""]
+        for i in range(ids.shape[1]):
+            side, (start, end) = int(where.texts[row, i]), where.chars[row, i].tolist()
+            if side < 0:
+                assert ids[row, i] < 6
+                assert (start, end, int(where.words[row, i])) == (0, 0, -1)
+                continue
+            assert keep[row, i]
+            assert end == start + 1
+            seen[side] += bytes([int(ids[row, i]) - 6])
+            character = both[side][start:end]
+            assert int(ids[row, i]) - 6 in character.encode()
+            before = both[side][:end].split()
+            assert int(where.words[row, i]) == (-1 if character.isspace() else len(before) - 1)
+        assert all(text.encode().startswith(found) for text, found in zip(both, seen, strict=True))
+        assert int((where.texts[row] >= 0).sum()) == int(keep[row].sum()) - 3 * special
+
+
+def test_text_without_special_ids() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("ab", "c", special=False) == [103, 104, 105]
+    assert tokenizer.encode("abc", special=False, max_length=1) == [103]
+    assert tokenizer.offsets("[MASK] a", special=False).chars[0].tolist() == [[0, 6], [6, 7], [7, 8]]

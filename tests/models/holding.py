@@ -20,7 +20,17 @@ Masks = Mapping[str, dict[str, Tensor]]  # the arguments mask and query_mask of 
 
 
 def output_grids(model: nn.Module, encoded: kit.Encoded) -> dict[str, tuple[int, ...]]:
-    return {name: model.queries.grid(name, encoded) for name in model.outputs.blocks}
+    given = getattr(model, "asked", {})
+    grids = {}
+    for name in model.outputs.blocks:
+        query = model.outputs.query_of(name)
+        grids[name] = (len(given[query]),) if query in given else model.queries.grid(query, encoded)
+    return grids
+
+
+def mixes_rows(model: nn.Module, name: str) -> bool:
+    """Whether the rows of an output depend on each other."""
+    return model.outputs.blocks[name].mixes_rows or getattr(model.decoder, "mixes_rows", False)
 
 
 @composite
@@ -43,6 +53,10 @@ def holds_for_chunks(
 ) -> None:
     encoded, reads = model.encode(tensors, mask=masks.get("mask")), masks.get("query_mask") or {}
     whole, sizes = model.decode(encoded, query_mask=reads), output_grids(model, encoded)
+    if getattr(model.decoder, "mixes_rows", False):
+        with pytest.raises(kit.InputError, match="read each other; leave chunk out"):
+            model.decode(encoded, chunk=1)
+        return
     for name, result in whole.items():
         count = math.prod(sizes[name])
         assert result.isfinite().all()
@@ -69,7 +83,7 @@ def holds_for_some(
         count = math.prod(sizes[name])
         assert rows.shape[:2] == (batch, count)
         index = data.draw(indices(count, batch), label=f"at of {name}")
-        if model.outputs.blocks[name].mixes_rows:
+        if mixes_rows(model, name):
             with pytest.raises(kit.InputError, match="depend on each other; decode it whole"):
                 model.decode(encoded, at={name: index})
             continue

@@ -71,6 +71,12 @@ COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
     "video": lambda case: any(len(grid) == 3 for grid in case.grids.values()),
     "projected positions": lambda case: any(isinstance(block, positions.Projected) for block in case.blocks),
     "a name with a dot": lambda case: any("." in name for name in case.raw),
+    "coordinates of an input": lambda case: any(
+        isinstance(block, kit.inputs.Points) and block.positions for block in case.blocks
+    ),
+    "one query for two outputs": lambda case: len(case.model.outputs.blocks) > len(case.model.queries.blocks),
+    "an output of another query": lambda case: case.model.outputs.of,
+    "queries that read each other": lambda case: getattr(case.model.decoder, "mixes_rows", False),
     "hidden in evaluation": lambda case: any(hide[1] for hide in case.model.inputs.hide.values()),
 }
 
@@ -104,7 +110,12 @@ def test_every_registered_block_can_be_made(kind: str) -> None:
     given_by_the_model = {
         "inputs": {"positions": None, "grid": None, "combine": "concat"},
         "positions": {"grid": (2, 3), "max_resolution": (4, 4), "positions": positions.Learned((2, 3), 2)},
-        "queries": {"follows": "a", "size": None, "positions": positions.Learned((2,), 2), "content_channels": 2},
+        "queries": {
+            "follows": "a",
+            "size": None,
+            "positions": positions.Fourier(bands=1, max_resolution=(2,)),
+            "content_channels": 2,
+        },
         "decoders": {"query_channels": 4, "latent_dim": 4},
         "outputs": {"in_channels": 4, "text": kit.inputs.TextTokens(5, 4)},
         "encoders": {"channels": 4, "latent_dim": 4},

@@ -48,11 +48,18 @@ def test_unrequested_outputs_are_not_computed(case: Assembly, data: st.DataObjec
     names = [*model.outputs.blocks]
     requested = data.draw(st.lists(st.sampled_from(names), unique=True), label="requested")
     called: set[int] = set()
-    for part in (model.queries, model.outputs):
-        for block in {part.blocks[name] for name in names}:
-            block.register_forward_pre_hook(lambda block, _: called.add(id(block)))
+    for block in {block for name in names for block in (case.query(name), model.outputs.blocks[name])}:
+        block.register_forward_pre_hook(lambda block, _: called.add(id(block)))
     assert sorted(model(case.raw, at=dict.fromkeys(requested))) == sorted(requested)
-    assert called == {id(part.blocks[name]) for part in (model.queries, model.outputs) for name in requested}
+    assert called == {id(block) for name in requested for block in (case.query(name), model.outputs.blocks[name])}
+
+
+@holds()
+def test_a_query_is_decoded_once_for_all_its_outputs(case: Assembly) -> None:
+    calls: list[int] = []
+    case.model.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    case.model.requires_grad_()(case.raw)
+    assert len(calls) == len(case.model.queries.blocks)
 
 
 @holds()
@@ -204,15 +211,22 @@ def moved(model: nn.Module, name: str, order: Tensor) -> nn.Module:
     """A copy that reads one modality's rows, with their positions, in another order."""
     twin, back = copy.deepcopy(model), order.argsort()
     block = twin.inputs.blocks[name]
-    embed, place = block.embed, block.place
+    embed, place, coordinates = block.embed, block.place, block.coordinates
 
     def embedded(raw: Tensor, modality: str) -> Tensor:
         content = embed(raw, modality)
         return content.flatten(1, -2)[:, order].view_as(content) if modality == name else content
 
-    def placed(content: Tensor, grid: tuple[int, ...]) -> Tensor:
-        return place(content[:, back], grid)[:, order]
+    def located(raw: Tensor, modality: str) -> Tensor | None:
+        places = coordinates(raw, modality)
+        return None if places is None else places[:, order]
 
+    def placed(content: Tensor, grid: tuple[int, ...], places: Tensor | None, modality: str) -> Tensor:
+        if places is not None:
+            return place(content, grid, places, modality)
+        return place(content[:, back], grid, None, modality)[:, order]
+
+    block.coordinates = located
     block.embed, block.place = embedded, placed
     return twin
 
@@ -235,7 +249,7 @@ def test_the_order_of_rows_with_positions_has_no_effect(case: Assembly, data: st
         DOUBLE,
     )
     for output, value in found.items():
-        query, block = case.model.queries.blocks[output], case.model.outputs.blocks[output]
+        query, block = case.query(output), case.model.outputs.blocks[output]
         if query.reads is None or query.follows != name:
             assert_close(value, wanted[output], DOUBLE)
         elif query.reads == "rows" and not block.mixes_rows:

@@ -231,7 +231,7 @@ MEMORY = """
     def step(recompute, rows):
         encoder = kit.Encoder(64, num_latents=256, latent_dim=96, layers=6, blocks=4, cross_attends=4)
         query = kit.Queries(label=queries.LearnedQuery(1, 96))
-        label = kit.Outputs(label=outputs.Classify(96, 10))
+        label = kit.Outputs(label=outputs.Classify(10, in_channels=96))
         model = kit.PerceiverIO(kit.Inputs(rows=inputs.Features(64)), encoder, query, kit.Decoder(96, 96), label)
         if recompute:
             checkpoint_layers(model)
