@@ -68,7 +68,7 @@ def encoder_lines(model: PerceiverIO) -> Iterator[str]:
     """Cross-attention and self-attention layers with their heads."""
     encoder = model.encoder
     known = encoder.recorded
-    if "cross_heads" not in known:
+    if "share_cross_attends" not in known:  # not the encoder of Perceiver IO
         yield from filter(None, [encoder.extra_repr()])
         return
     times = "" if encoder.cross_attends == 1 else f" {encoder.cross_attends} times"
