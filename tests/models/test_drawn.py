@@ -92,7 +92,7 @@ def _matches(matches: Callable[[Assembly], Any], case: Assembly) -> bool:
 def test_every_registered_block_and_combination_is_drawn() -> None:
     seen: Counter[str] = Counter()
 
-    @settings(WHOLE, max_examples=max(150, MODELS))
+    @settings(WHOLE, max_examples=max(300, MODELS))
     @given(case=assemblies())
     def draw(case: Assembly) -> None:
         seen.update({name_of(type(block)) for block in case.blocks})
