@@ -144,6 +144,8 @@ def hierarchical_autoencoding(
     check_positive(OWNER, width=width)
     data_sets = _data_sets(modalities)
     sizes = {name: size for data_set in data_sets for name, size in data_set.items()}
+    if not isinstance(labels, list | tuple):
+        raise AssemblyError(f"{OWNER}: labels must be names of modalities, got {short(labels)}")
     check_names(f"{OWNER}: labels", labels, sizes)
     trunk = HierarchicalEncoder(width, order=order, activation=activation, **encoder)
     own = [{name: data_set[name] for name in data_set if name not in labels} for data_set in data_sets]
@@ -204,7 +206,8 @@ def _parts(
                 positions = Projected(positions, width, bias=False, like=maps[i] if i < len(maps) else None)
                 maps += [positions] if i == len(maps) else []
             rows = len(grid) == 1
-            content = Features(channels) if rows else Pixels((1,) * len(grid), channels=channels)
+            own = (*grid,)
+            content = Features(channels, grid=own) if rows else Pixels((1,) * len(grid), channels=channels, grid=own)
             inputs[name] = Embedded(content, width, positions=positions, combine="add")
             queries[name] = PositionQuery(positions, follows=name)
             outputs[name] = (Project if rows else ToPixels)(width, channels, zero=True)
