@@ -106,7 +106,7 @@ def growing(point: Point) -> tuple[nn.Module, dict[str, Tensor]]:
     encoder = kit.Encoder(64, num_latents=64, latent_dim=128, layers=2)
     places = positions.Fourier(bands=32, max_resolution=(65536,))
     ask = queries.Queries(rows=queries.PositionQuery(places, size=(asked,)))
-    answer = outputs.Outputs(rows=outputs.Project(ask.channels, 4))
+    answer = outputs.Outputs(rows=outputs.Project(4, in_channels=ask.channels))
     model = kit.PerceiverIO(read, encoder, ask, kit.Decoder(ask.channels, 128), answer)
     return model.eval(), {"rows": torch.randn(1, rows, 64)}
 
@@ -133,7 +133,7 @@ def generic_model(side: str, small: bool) -> tuple[nn.Module, Call]:
             encoder,
             queries.Queries(label=queries.LearnedQuery(1, dim)),
             kit.Decoder(dim, dim, widening=6),
-            outputs.Outputs(label=outputs.Classify(dim, 1000)),
+            outputs.Outputs(label=outputs.Classify(1000, in_channels=dim)),
         )
         return model, lambda: model({"rows": read})
     from perceiver_pytorch.perceiver_io import PerceiverIO

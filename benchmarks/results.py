@@ -50,16 +50,17 @@ def train(
     recipe: str,
     task: Task,
     *,
+    preset: str = "tiny",
     objective: Any = None,
     parameters: dict[str, Any] | None = None,
     prepare: Callable[[nn.Module], None] = lambda model: None,
     **settings: Any,
 ) -> Row:
-    """Train the tiny preset with the recipe's settings; returns the last held-out metrics and the cost."""
-    options = find("recipes", recipe).settings("tiny") | settings
+    """Train a preset with the recipe's settings for it; returns the last held-out metrics and the cost."""
+    options = find("recipes", recipe).settings(preset) | settings
     steps, batch = options.pop("steps"), options.pop("batch")
     torch.manual_seed(SEED)
-    model = kit.build(recipe, preset="tiny", **(dict(task.overrides) | (parameters or {})))
+    model = kit.build(recipe, preset=preset, **(dict(task.overrides) | (parameters or {})))
     prepare(model)
     training = Training(
         model,
@@ -78,8 +79,13 @@ def train(
     return metrics | dict(zip(COSTS, cost, strict=True))
 
 
-def opened(recipe: str, data: str, **options: Any) -> Task:
-    return open_task(data, recipe=recipe, preset="tiny", seed=SEED, **options)
+def opened(recipe: str, data: str, preset: str = "tiny", **options: Any) -> Task:
+    return open_task(data, recipe=recipe, preset=preset, seed=SEED, **options)
+
+
+def named(run: str, preset: str) -> tuple[str, str]:
+    """The name of a run, and what its row says of the preset."""
+    return (run, "") if preset == "tiny" else (f"{run}_{preset}", f", preset `{preset}`")
 
 
 def recipes_for(data: str) -> list[str]:
@@ -104,12 +110,13 @@ def mnist(recipe: str) -> list[Row]:
     return [row(f"MNIST-5k, `{recipe}`", "accuracy", metrics["accuracy"], metrics, {"logistic regression": baseline})]
 
 
-def masked_bytes() -> list[Row]:
+def masked_bytes(preset: str = "tiny") -> list[Row]:
+    run, said = named("masked_bytes", preset)
     (recipe,), length = recipes_for("bible"), 64
-    metrics = train("masked_bytes", recipe, opened(recipe, "bible", max_length=length))
+    metrics = train(run, recipe, opened(recipe, "bible", preset, max_length=length), preset=preset)
     train_text, held_out_text = corpora.bible_text()
     held_out = texts.MaskedBytes(held_out_text, length=length, seed=SEED)
-    return [row(f"masked bytes of the Bible, `{recipe}`", *hidden_bytes("masked_bytes", train_text, held_out, metrics))]
+    return [row(f"masked bytes of the Bible, `{recipe}`{said}", *hidden_bytes(run, train_text, held_out, metrics))]
 
 
 def hidden_bytes(
@@ -127,7 +134,7 @@ def hidden_bytes(
     return "nats a hidden byte", total / count, metrics, texts.byte_baselines(train_text, held_out)
 
 
-REVIEW = dict(max_length=128)
+REVIEW: dict[str, Any] = dict(max_length=128)
 
 
 def reviews_pretraining() -> list[Row]:
@@ -150,6 +157,8 @@ def reviews(how: str) -> list[Row]:
             raise SystemExit("reviews_pretrained: the encoder of reviews_pretraining differs from this model's")
 
     (recipe,) = recipes_for("reviews")
+    name: str
+    options: dict[str, Any]
     name, options = (
         ("reviews_scratch", {}) if how == "from scratch" else ("reviews_pretrained", {"prepare": load_encoder})
     )
@@ -157,6 +166,14 @@ def reviews(how: str) -> list[Row]:
     metrics = train(name, recipe, task, parameters=dict(dropout=0.1, **REVIEW), **options)
     label = f"review sentiment {how}, `{recipe}`"
     return [row(label, "accuracy", metrics["accuracy"], metrics, word_baselines(REVIEW["max_length"]))]
+
+
+def whole_reviews(preset: str) -> list[Row]:
+    """Sentiment of whole reviews, for presets that read them."""
+    (recipe,), (run, said) = recipes_for("reviews"), named("reviews", preset)
+    metrics = train(run, recipe, opened(recipe, "reviews", preset), preset=preset)
+    words = {"TF-IDF + logistic regression": word_baselines(2048)["TF-IDF + logistic regression"]}
+    return [row(f"sentiment of whole reviews, `{recipe}`{said}", "accuracy", metrics["accuracy"], metrics, words)]
 
 
 def word_baselines(length: int) -> dict[str, float]:
@@ -176,19 +193,22 @@ def word_baselines(length: int) -> dict[str, float]:
     return scores
 
 
-def flow() -> list[Row]:
+def flow(preset: str = "tiny") -> list[Row]:
+    run, said = named("flow", preset)
     (recipe,), metric = recipes_for("flow"), "end-point error, pixels"
-    task = opened(recipe, "flow")
-    metrics = train("flow", recipe, task)
+    task = opened(recipe, "flow", preset)
+    metrics = train(run, recipe, task, preset=preset)
     mean = reduce([task.train[i]["targets"]["flow"] for i in range(200)], "n c h w -> c", "mean")
     held_out = [task.held_out[i]["targets"] for i in range(len(task.held_out))]
     pair = warps.middlebury(scale=0.125)
     with torch.no_grad():
-        predicted = kit.load(RESULTS / "flow")(pair["inputs"]["frames"][None])["flow"][0]
+        predicted = kit.load(RESULTS / run)(pair["inputs"]["frames"][None])["flow"][0]
     error = float(flow_error(predicted, pair["targets"]).mean())
-    unseen = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`"
+    unseen = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`{said}"
     return [
-        row(f"flow of warped photos, `{recipe}`", metric, metrics["epe"], metrics, flow_baselines(held_out, mean)),
+        row(
+            f"flow of warped photos, `{recipe}`{said}", metric, metrics["epe"], metrics, flow_baselines(held_out, mean)
+        ),
         row(unseen, metric, error, metrics, flow_baselines([pair["targets"]], mean)),
     ]
 
@@ -249,6 +269,9 @@ RUNS: dict[str, Callable[[], list[Row]]] = {
     "reviews_pretrained": functools.partial(reviews, "after masked pre-training"),
     "flow": flow,
     "clip": clip,
+    "masked_bytes_quick": functools.partial(masked_bytes, "quick"),
+    "reviews_quick": functools.partial(whole_reviews, "quick"),
+    "flow_quick": functools.partial(flow, "quick"),
     "initialisation": initialisation,
 }
 
@@ -263,7 +286,8 @@ def merged(earlier: list[Row], new: list[Row]) -> list[Row]:
 INTRODUCTION = f"""\
 # Results
 
-What the tiny presets learn from real data in a few minutes on a CPU, measured on held-out data beside baselines.
+What the presets `tiny` and, where a row says so, `quick` learn from real data in a few minutes on a CPU, measured on
+held-out data beside baselines.
 `make results` trains them with seed {SEED} and the steps and batches below, and writes this page. Accuracy and PSNR
 (dB): higher is better. Nats and pixels: lower is better. Bold: our model. Minutes are wall-clock minutes of training
 and evaluation, with the number of threads in brackets, on a machine shared with other work; processor minutes, where

@@ -2,6 +2,7 @@
 
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
 from .anchoring import anchor
+from .assembly import assemble
 from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
 from .block import Block
 from .bottleneck import LabelBottleneck
@@ -9,6 +10,7 @@ from .capture import capture_attention, capture_hidden
 from .checks import checks
 from .data import ByteTokenizer, ImageProcessor
 from .decoders import Decoder, MeanPool
+from .diagnosis import Diagnosis, diagnose
 from .draw import Drawing, draw
 from .encoders import Encoder, HierarchicalEncoder, Resampler
 from .errors import (
@@ -45,6 +47,7 @@ __all__ = [
     "CheckpointError",
     "CrossAttentionLayer",
     "Decoder",
+    "Diagnosis",
     "Drawing",
     "Encoded",
     "Encoder",
@@ -69,12 +72,14 @@ __all__ = [
     "TrainingError",
     "UnknownName",
     "anchor",
+    "assemble",
     "build",
     "capture_attention",
     "capture_hidden",
     "checks",
     "decoders",
     "describe",
+    "diagnose",
     "draw",
     "encoders",
     "from_perceiver_pytorch",

@@ -13,12 +13,15 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
-from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, weighted_sum
-from .checks import check_choice, check_positive, check_probability
+from .attention_backends import KeyValues, Projections, attend, checkpointed_mlp, competing, weighted_sum
+from .checks import check_callable, check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all
 from .observing import Observed
+
+# The least default width of keys that are narrower than their queries.
+NARROW = 16
 
 # Makes a module for rows of a width: see variants.py.
 Make = Callable[[int], nn.Module]
@@ -33,12 +36,12 @@ Biases = Literal["all", "output", "none"]
 class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
-    ``qk_channels`` is the width of q and k over all heads (default: ``key_channels``), ``v_channels`` that of v
-    (default: ``qk_channels``). Queries of batch 1 serve every sample. With ``kv_heads`` fewer than ``heads``,
-    consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm`` makes a norm of the
-    channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers have biases:
-    ``"all"``, ``"output"`` alone, or ``"none"``. ``inverted`` takes the softmax over the queries, which compete for
-    each row, then divides by the sum over the rows, as slot attention does; it is computed by the formula.
+    ``qk_channels`` is the width of q and k over all heads, ``v_channels`` that of v (default: ``qk_channels``). The
+    default of ``qk_channels`` is ``key_channels``, as published, but at least 16, or ``query_channels`` if that is
+    less: three channels could not be divided among heads. Queries of batch 1 serve every sample. With ``kv_heads``
+    fewer than ``heads``, consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm``
+    makes a norm of the channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers
+    have biases: ``"all"``, ``"output"`` alone, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
@@ -48,6 +51,10 @@ class Attention(Observed):
     ``positions`` turns queries and keys by their positions, (m,) to (b, m) and (n,) to (b, n) at the call; by default
     rows are counted from 0 and the last query is aligned with the last row. ``keys`` may be ``key_values`` of rows, so
     that rows which are read again are projected once.
+
+    With ``compete`` the softmax is taken over the queries first, as in slot attention: queries compete for rows, and
+    each query's shares are then normalised over its rows. The queries of diffuse attention all read the average row;
+    competing ones cannot.
 
     ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
 
@@ -69,16 +76,18 @@ class Attention(Observed):
         kv_heads: int | None = None,
         qk_norm: Make | None = None,
         bias: Biases = "all",
-        inverted: bool = False,
+        compete: bool = False,
         dropout: float = 0.0,
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
-        qk_channels = key_channels if qk_channels is None else qk_channels
+        check_positive("attention", query_channels=query_channels, key_channels=key_channels, heads=heads)
+        qk_channels = _default_width(query_channels, key_channels, heads) if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
         kv_heads = heads if kv_heads is None else kv_heads
-        check_positive("attention", heads=heads, kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
+        check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_callable("attention", qk_norm=qk_norm, positions=positions)
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
@@ -86,7 +95,7 @@ class Attention(Observed):
         if heads % kv_heads:
             raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
         self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
-        self.inverted = inverted
+        self.compete = compete
         qk, v = qk_channels // heads, v_channels // heads
         self.scale = 1 / math.sqrt(qk)
         self.query = linear(query_channels, qk_channels, bias=bias == "all")
@@ -96,7 +105,7 @@ class Attention(Observed):
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         # Whether scores are products of the linear layers alone, so that they may be associated either way.
-        self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not inverted
+        self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not compete
 
     def weights(
         self,
@@ -110,17 +119,15 @@ class Attention(Observed):
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b heads m n"]:
         """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
-        q, (k, _) = self._projected(queries, keys, query_positions, key_positions)
+        masks = Masks(mask, query_mask, causal)
+        q, (k, _) = self._projected(queries, keys, masks, query_positions, key_positions)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
-        readable = Masks(mask, query_mask, causal).readable(queries, _rows(keys))
-        dim = -2 if self.inverted else -1
+        readable = masks.readable(queries, _rows(keys))
         if readable is None:
-            weights = scores.softmax(dim)
-        else:
-            readable = rearrange(readable, "b m n -> b 1 m n")
-            # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
-            weights = scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(dim) * readable
-        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-8) if self.inverted else weights
+            return scores.softmax(-1)
+        readable = rearrange(readable, "b m n -> b 1 m n")
+        # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
+        return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
 
     def formula(
         self,
@@ -137,7 +144,7 @@ class Attention(Observed):
         options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
         weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         weights = F.dropout(weights, self.dropout, self.training)
-        _, (_, v) = self._projected(queries, keys, query_positions, key_positions)
+        v = (keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)).value
         read = einsum(weights, v, "b heads m n, b heads n c -> b heads m c")
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
@@ -154,14 +161,11 @@ class Attention(Observed):
     ) -> Float[Tensor, "b m cq"]:
         """Equal to ``formula`` within rounding."""
         masks = Masks(mask, query_mask, causal).checked(queries, _rows(keys))
-        if self.inverted:
-            options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
-            return self.formula(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         dropout = self.dropout if self.training else 0.0
         if isinstance(keys, Tensor) and self.mergeable:
             layers = Projections(self.query, self.key, self.value, self.output)
             return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
-        q, (k, v) = self._projected(queries, keys, query_positions, key_positions)
+        q, (k, v) = self._projected(queries, keys, masks, query_positions, key_positions)
         read = weighted_sum(q, k, v, masks=masks, scale=self.scale, dropout=dropout)
         return self.output(rearrange(read, "b heads m c -> b m (heads c)"))
 
@@ -177,14 +181,23 @@ class Attention(Observed):
         return KeyValues(*(repeat(x, "b kv n c -> b (kv g) n c", g=self.heads // self.kv_heads) for x in (k, v)))
 
     def _projected(
-        self, queries: Tensor, keys: Keys, query_positions: Tensor | None, key_positions: Tensor | None
+        self,
+        queries: Tensor,
+        keys: Keys,
+        masks: Masks,
+        query_positions: Tensor | None,
+        key_positions: Tensor | None,
     ) -> tuple[Float[Tensor, "#b heads m e"], KeyValues]:
         read = keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)
         if query_positions is None:
             m, n = queries.shape[1], read.key.shape[-2]
             query_positions = torch.arange(n - m, n, device=queries.device)
         q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
-        return self._turned(self.query_norm(q), query_positions), read
+        q = self._turned(self.query_norm(q), query_positions)
+        if self.compete:
+            q, key = competing(q, read.key, masks, self.scale)
+            read = read._replace(key=key)
+        return q, read
 
     def _turned(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
         return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
@@ -210,6 +223,7 @@ class MLP(nn.Sequential):
         gated: bool = False,
         bias: bool = True,
     ) -> None:
+        check_flag("MLP", gated=gated, bias=bias)
         check_positive("MLP", channels=channels, widening=widening)
         middle = make_activation("MLP", activation)
         super().__init__(
@@ -223,7 +237,7 @@ class CrossAttentionLayer(Observed):
     """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
 
     With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``inverted`` and ``positions``. The content
+    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``compete`` and ``positions``. The content
     of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
     and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
     ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all
@@ -245,11 +259,11 @@ class CrossAttentionLayer(Observed):
         kv_heads: int | None = None,
         qk_norm: Make | None = None,
         bias: Biases = "all",
-        inverted: bool = False,
         widening: int = 1,
         query_residual: bool = True,
         read_queries: bool = False,
         gated: bool = False,
+        compete: bool = False,
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
@@ -259,13 +273,17 @@ class CrossAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
+        owner = "CrossAttentionLayer"
+        check_flag(owner, query_residual=query_residual, read_queries=read_queries, gated=gated, compete=compete)
         if read_queries and query_channels != key_channels:
             widths = f"{query_channels} and {key_channels}"
             raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
         self.query_residual, self.read_queries = query_residual, read_queries
+        check_callable("CrossAttentionLayer", norm=norm, key_norm=key_norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
         self.key_norm: Any = (key_norm or norm)(key_channels)
+        _check_carries(owner, query_channels=self.query_norm, key_channels=self.key_norm)
         self.attention = Attention(
             query_channels,
             key_channels,
@@ -275,7 +293,7 @@ class CrossAttentionLayer(Observed):
             kv_heads=kv_heads,
             qk_norm=qk_norm,
             bias=bias,
-            inverted=inverted,
+            compete=compete,
             dropout=dropout,
             positions=positions,
         )
@@ -360,8 +378,10 @@ class SelfAttentionLayer(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
+        check_callable("SelfAttentionLayer", norm=norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
+        _check_carries("SelfAttentionLayer", channels=self.norm)
         self.attention = Attention(
             channels,
             channels,
@@ -428,3 +448,18 @@ def residual_drop(probability: float) -> nn.Module:
     """Dropout on a layer's output before it is added; the identity for a probability of zero."""
     check_probability("residual", dropout=probability)
     return nn.Dropout(probability) if probability else nn.Identity()
+
+
+def _default_width(query_channels: int, key_channels: int, heads: int) -> int:
+    least = min(query_channels, NARROW)
+    return key_channels if key_channels >= least else heads * math.ceil(least / heads)
+
+
+def _check_carries(owner: str, /, **norms: nn.Module) -> None:
+    """Raise AssemblyError for a layer norm of one channel: its output is the same for every input."""
+    for name, norm in norms.items():
+        if isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (1,):
+            raise AssemblyError(
+                f"{owner}: {name} must be at least 2, got 1: a layer norm of one channel gives the same for all "
+                "values; add positions, or padding by Inputs(min_padding=8) or Queries(min_padding=8)"
+            )

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,6 +29,8 @@ Kernel = Literal["fused", "tiled"]
 
 # In training, rows from this size on have the activations of their MLP recomputed in the backward pass.
 RECOMPUTE_MIN_BYTES = 2**21
+# Scores that are held at once to sum over competing queries.
+COMPETE_MAX_BYTES = 2**24
 
 
 class Projections(NamedTuple):
@@ -144,6 +146,45 @@ def keep_in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return rows
     return rows + sum(0.0 * parameter.sum() for parameter in parameters)
+
+
+# ---- queries that compete for rows
+
+
+def competing(
+    q: Float[Tensor, "#b heads m e"], k: Float[Tensor, "b heads n e"], masks: Masks, scale: float
+) -> tuple[Float[Tensor, "#b heads m e1"], Float[Tensor, "b heads n e1"]]:
+    """Queries and keys with one more channel, with which attention's softmax over rows follows one over queries.
+
+    Dividing a row's weights by their sum over queries subtracts its logsumexp from its scores. This is one number per
+    row, hence a channel of the keys, with ones in the queries: every kernel can compute it.
+    """
+    m, n = q.shape[-2], k.shape[-2]
+    readable = (
+        masks.pairs(m, n, k.device) if masks.causal or (masks.rows is not None and masks.rows.ndim == 3) else None
+    )
+    if masks.queries is not None:
+        reading = rearrange(masks.queries, "b m -> b m 1")
+        readable = reading if readable is None else readable & reading
+    readable = None if readable is None else rearrange(readable, "b m n -> b 1 m n").expand(-1, -1, m, n)
+
+    def total(keys: Tensor, allowed: Tensor | None) -> Tensor:
+        scores = scale * einsum(q, keys, "b heads m e, b heads n e -> b heads m n")
+        if allowed is None:
+            return scores.logsumexp(-2)
+        sums = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).logsumexp(-2)
+        return torch.where(allowed.any(-2), sums, 0)
+
+    if torch.compiler.is_compiling() or k.shape[0] * k.shape[1] * m * n * k.element_size() <= COMPETE_MAX_BYTES:
+        totals = total(k, readable)
+    else:
+        size = max(1, COMPETE_MAX_BYTES // (k.shape[0] * k.shape[1] * m * k.element_size()))
+        masked = [None] * math.ceil(n / size) if readable is None else readable.split(size, -1)
+        again = torch.is_grad_enabled() and can_checkpoint()
+        run = functools.partial(checkpoint, total, use_reentrant=False, preserve_rng_state=False) if again else total
+        parts = zip(k.split(size, -2), masked, strict=True)
+        totals = torch.cat([run(*part) for part in parts], -1)
+    return F.pad(q, (0, 1), value=1.0), torch.cat([k, rearrange(totals / -scale, "b heads n -> b heads n 1")], -1)
 
 
 # ---- which kernel computes the weighted sum

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from .checks import check_flag
 from .errors import AssemblyError, nearest
+
+LEFT_OUT: Any = None
+"""The default of a width that may be left out: it is filled in when the block is joined with others."""
+
+Fill = Callable[[Any, Mapping[str, Any]], Any]
 
 
 class _Recorded(type):
@@ -35,7 +41,10 @@ class _Recorded(type):
             bound.apply_defaults()
             check_flags(cls.__name__, signature, bound.arguments)
             recorded = {name: copied(value) for name, value in bound.arguments.items() if name != "self"}
-            block = super().__call__(*args, **kwargs)
+            missing = [name for name in cls.fills if recorded[name] is None]
+            if not cls.completes:
+                missing += [name for name, value in recorded.items() if _is_incomplete(value)]
+            block = _incomplete(cls, recorded, missing) if missing else super().__call__(*args, **kwargs)
             block.recorded = recorded
             return block
 
@@ -66,6 +75,14 @@ class Block(nn.Module, metaclass=_Recorded):
     """
 
     recorded: dict[str, Any]
+    fills: ClassVar[Mapping[str, Fill]] = {}
+    """The arguments that may be left out, and how each is read off the neighbours: (neighbours, arguments) → value."""
+    completes: ClassVar[bool] = False
+    """Whether ``__init__`` completes the blocks it is given; other blocks wait until their neighbours are known."""
+    joint: ClassVar[str | None] = None
+    """The width that a block must share with the one it replaces."""
+    missing: tuple[str, ...] = ()
+    """Arguments that this block still waits for: it has no parameters yet, and cannot be called."""
     recipe: dict[str, Any] | None = None  # name and parameters of its recipe: metadata only
     processor: Any = None  # a registered processor of ``kit.predict``; None: its recipe's
 
@@ -85,6 +102,68 @@ class Block(nn.Module, metaclass=_Recorded):
             child = getattr(self, name, None)
             live[name] = child if isinstance(value, nn.Module) or isinstance(child, Block) else value
         return live
+
+    @classmethod
+    def around(cls, neighbours: Any, arguments: Mapping[str, Any]) -> Any:
+        """What the blocks among its arguments read their widths off: by default its own neighbours."""
+        return neighbours
+
+
+def _is_incomplete(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_incomplete, value.values()))
+    return isinstance(value, Block) and bool(value.missing)
+
+
+def _incomplete(cls: Any, recorded: Mapping[str, Any], missing: list[str]) -> Any:
+    """A block that waits for arguments: the given ones are attributes, and its ``__init__`` has not run."""
+    block = cls.__new__(cls)
+    nn.Module.__init__(block)
+    for name, value in recorded.items():
+        setattr(block, name, value)
+    block.missing = tuple(missing)
+    block.forward = partial(_refuse, f"{cls.__name__}: {_waits(block)}; give it, or join the block with others first")
+    return block
+
+
+def _waits(block: Block) -> str:
+    return f"{', '.join(block.missing)} is left out"
+
+
+def _refuse(message: str, *args: Any, **kwargs: Any) -> Any:
+    raise AssemblyError(message)
+
+
+def completed(value: Any, neighbours: Any, made: dict[int, Any] | None = None) -> Any:
+    """A block, or a mapping of blocks, with all arguments that were left out; those are read off the neighbours.
+
+    Incomplete blocks are made anew from their arguments; others are returned as they are.
+
+    >>> encoder = Encoder(num_latents=4, latent_dim=16, layers=1)
+    >>> encoder.missing, completed(encoder, SimpleNamespace(inputs=Inputs(points=Features(3)))).channels
+    (('channels',), 3)
+    """
+    made = {} if made is None else made
+    if isinstance(value, Mapping):
+        return {name: completed(item, neighbours, made) for name, item in value.items()}
+    if not isinstance(value, Block) or not value.missing:
+        return value
+    if id(value) not in made:
+        cls = type(value)
+        around = cls.around(neighbours, value.recorded)
+        arguments = {name: completed(item, around, made) for name, item in value.recorded.items()}
+        filled = {name: fill(neighbours, arguments) for name, fill in cls.fills.items() if arguments[name] is None}
+        made[id(value)] = with_arguments(value, **arguments | filled)
+        if made[id(value)].missing:
+            raise AssemblyError(f"{cls.__name__}: {_waits(made[id(value)])}, and its neighbours do not say it; give it")
+    return made[id(value)]
+
+
+def with_arguments(block: Block, **changed: Any) -> Any:
+    """A new block of the same class and arguments, except those that change."""
+    signature = inspect.signature(type(block))
+    bound = inspect.BoundArguments(signature, {**block.recorded, **changed})  # type: ignore[arg-type]
+    return type(block)(*bound.args, **bound.kwargs)
 
 
 def undefined(block: Block, method: str) -> AssemblyError:

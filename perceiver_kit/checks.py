@@ -73,6 +73,18 @@ def check_flag(owner: str, /, **values: object) -> None:
             raise AssemblyError(f"{owner}: {name} must be True or False, got {short(value)}")
 
 
+def check_callable(owner: str, /, **values: object) -> None:
+    """Raise AssemblyError unless every value is None or callable, such as a factory of layers.
+
+    >>> check_callable("SelfAttentionLayer", norm=True)
+    Traceback (most recent call last):
+    perceiver_kit.errors.AssemblyError: SelfAttentionLayer: norm must be None or a callable, got True
+    """
+    for name, value in values.items():
+        if value is not None and not callable(value):
+            raise AssemblyError(f"{owner}: {name} must be None or a callable, got {short(value)}")
+
+
 def check_elements(owner: str, *sizes: int) -> None:
     """Raise AssemblyError for a parameter of more than 2⁴⁰ elements, which exceeds any machine's memory."""
     if math.prod(sizes) > 2**40:

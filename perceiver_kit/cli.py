@@ -1,39 +1,44 @@
-"""``perceiver-kit``: list, describe, draw, demo, train, convert."""
+"""``perceiver-kit``: list, describe, draw, demo, train, predict, generate, convert."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .checks import writing
 from .errors import InputError, PerceiverKitError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. An error of the kit is one line on stderr, with exit code 2.
 
+    ``predict`` gives 1 where some sources could not be read.
+
     >>> main(["list", "positions"])
     Fourier
     Learned
     Projected
+    Sinusoidal
     0
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (PerceiverKitError, OSError) as error:  # OSError: a path that cannot be read or written
         print(f"perceiver-kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("perceiver-kit: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="perceiver-kit", description="A composable Perceiver IO research kit.")
+    parser.add_argument("--version", action="version", version=f"perceiver-kit {version('perceiver-kit')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -83,6 +88,31 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--validate-every", type=int, help="steps between looks at held-out data (only at the end)")
     added.add_argument("--checkpoint-activations", action="store_true", help="less memory, more time")
     added.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+
+    added = command("predict", _predict, "answer for files, folders or texts, with names for the classes")
+    added.add_argument("model", help="a directory of the kit or of Hugging Face, or the hub's id of a Perceiver")
+    text = "files and folders, or texts for a model on text; for optical flow, two pictures an answer"
+    added.add_argument("source", nargs="+", help=text)
+    text = "write answers.jsonl, pictures of flow, and decoded videos and sounds there; nothing is replaced"
+    added.add_argument("--out", type=Path, metavar="DIR", help=text)
+    added.add_argument("--json", action="store_true", help="print an object a line instead of text")
+    added.add_argument("--batch", type=int, help="sources that the model reads at once (the model's own)")
+    added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
+
+    added = command("generate", _generate, "continue a text with a causal model")
+    added.add_argument("model", help="a directory with a trained model, such as runs/causal_lm")
+    added.add_argument("prompt", help="the text to continue")
+    added.add_argument("--length", type=int, default=200, help="new tokens (200)")
+    added.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token (1)")
+    added.add_argument("--top-k", type=int, help="sample from so many of the likeliest")
+    added.add_argument("--top-p", type=float, help="sample from the likeliest with this probability together")
+    added.add_argument("--repetition-penalty", type=float, default=1.0)
+    added.add_argument("--stop", type=int, nargs="*", default=(), help="ids that end the text")
+    added.add_argument("--seed", type=int)
+    added.add_argument(
+        "--policy", default="refill", help="when the cache is full: recompute, refill (the default), roll"
+    )
+    added.add_argument("--free", type=int, help="latents that refill leaves free (half)")
 
     added = command("convert", _convert, "turn a checkpoint into the other format: Hugging Face's or the kit's")
     added.add_argument("source", help="a directory, or the hub's id of a Perceiver")
@@ -146,6 +176,62 @@ def _train(options: argparse.Namespace) -> None:
     for name, value in metrics.items():
         print(f"  {name:<{width}}  {value:.4f}")
     print(f"model, metrics.csv and curves.png are in {directory}; kit.load({str(directory)!r}) opens the model")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    import json
+    import warnings
+
+    import torch
+
+    from .hub import load
+    from .predict import named_sources, predict
+    from .processors.base import stem_of
+
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise InputError(f"--device: {str(error).splitlines()[0]}") from None
+    model = load(options.model, device=device)
+    sources = named_sources(model, options.source)
+    skipped = done = 0
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        nonlocal skipped
+        skipped += str(message).startswith("skipped ")
+        print(f"perceiver-kit: {message}", file=sys.stderr)
+
+    if options.out is not None:
+        with writing("predict", options.out):
+            options.out.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        answers = predict(
+            model, sources, batch=options.batch, on_error="skip", stream=True, progress=sys.stderr.isatty()
+        )
+        for answer in answers:
+            done += 1
+            line = answer.json()
+            if options.out is not None:
+                line["files"] = [str(path) for path in answer.write(options.out / stem_of(answer.source))]
+                log = options.out / "answers.jsonl"
+                with writing("predict", log), open(log, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            print(json.dumps(line, ensure_ascii=False) if options.json else answer, flush=True)
+    return 0 if not skipped else 1 if done else 2
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from .generation import generate
+    from .hub import load
+
+    settings = {name: value for name, value in vars(options).items() if name not in ("run", "model", "prompt")}
+    pieces = generate(load(options.model), options.prompt, stream=True, **settings)
+    print(options.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ from .errors import AssemblyError, InputError
 from .inputs import TextTokens
 from .model import PerceiverIO
 from .queries import LatentQuery
-from .tokens import Encoded
+from .tokens import Encoded, Layout, Tokens
 
 Policy = Literal["recompute", "refill", "roll"]
 Prompt = str | Sequence[int] | Tensor
@@ -162,7 +162,7 @@ def next_logits(
         full = (latents_held >= encoder.num_latents) | (rows_held >= encoder.context)
         if policy == "roll" or not bool(full.any()):
             cache = cache.last(encoder.context - 1, encoder.num_latents - 1)
-            return _read(model, name, ids[:, -1:], None, cache=cache)
+            return _read(model, name, ids, mask, new=1, cache=cache)
         if policy == "refill":
             left = encoder.num_latents - _free(encoder, free)
             count = torch.where(full, left, latents_held + 1)
@@ -175,8 +175,17 @@ def next_logits(
     return _read(model, name, ids, mask, latents=count)
 
 
-def _read(model: Any, name: str, ids: Tensor, mask: Tensor | None, **options: Any) -> tuple[Tensor, Cache | None]:
-    tokens, _ = model.inputs({name: ids}, None if mask is None else {name: mask})
+def _read(
+    model: Any, name: str, ids: Tensor, mask: Tensor, *, new: int | None = None, **options: Any
+) -> tuple[Tensor, Cache | None]:
+    """The logits after the last token. With ``new``, only so many are read; hashes see those before them."""
+    if new is not None:
+        known = new + getattr(model.inputs.blocks[name], "history", 0)
+        ids, mask = ids[:, -known:], mask[:, -known:]
+    ids = ids.where(mask, 0)
+    tokens, _ = model.inputs({name: ids}, {name: mask})
+    if new is not None:
+        tokens = Tokens(tokens.rows[:, -new:], Layout(((name, (new,)),)))
     if model.encoder.cacheable:
         latents, cache = model.encoder.extend(tokens, **options)
     else:
@@ -250,7 +259,7 @@ def _causal_parts(model: Any) -> tuple[list[str], CausalEncoder]:
     problem = None
     if not isinstance(model, PerceiverIO) or not isinstance(model.encoder, CausalEncoder):
         problem = f"its encoder must be a CausalEncoder, got {describe_value(getattr(model, 'encoder', model))}"
-    elif any(type(block) is not TextTokens for block in _blocks(model.inputs)) or len(model.inputs.blocks) != 1:
+    elif any(not isinstance(block, TextTokens) for block in _blocks(model.inputs)) or len(model.inputs.blocks) != 1:
         problem = f"it must have one input, TextTokens, got {', '.join(model.inputs.blocks)}"
     elif any(block.positions is not None for block in _blocks(model.inputs)):
         problem = "the positions must be those of its CausalEncoder, but the input has its own"

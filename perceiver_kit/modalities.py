@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .block import Block
+from .block import Block, with_arguments
 from .errors import AssemblyError, UnknownName, nearest
 
 
@@ -28,6 +28,27 @@ class ByModality(nn.Module):
         if name not in self.names:
             raise UnknownName(f"no modality {name!r}; {nearest(name, self.names)}")
         return getattr(self, _key(name))
+
+    def __setitem__(self, name: str, block: nn.Module) -> None:
+        """Replace a block by one of the same kind and width; a width that it leaves out is that of the old one.
+
+        The new block gets the device, type and mode of the old one.
+        """
+        old = self[name]
+        if isinstance(old, Block):
+            kind = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
+            if not isinstance(block, kind):
+                raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got a {type(block).__name__}")
+            if block.missing:
+                block = with_arguments(block, **{argument: getattr(old, argument, None) for argument in block.missing})
+            width, found = (getattr(each, str(old.joint), None) for each in (old, block))
+            if width != found:
+                expected = f"{old.joint} {width}, as the block that it replaces"
+                raise AssemblyError(f"{type(block).__name__} for {name!r}: expected {expected}, got {found}")
+            for parameter in [*old.parameters()][:1]:
+                block.to(parameter.device, parameter.dtype)
+            block.train(old.training)
+        self.add_module(_key(name), block)
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -73,3 +94,10 @@ def check_names(argument: str, got: Iterable[str], known: Iterable[str]) -> None
     for name in got:
         if name not in known:
             raise UnknownName(f"{argument} names {name!r}; {nearest(name, known)}")
+
+
+def named(container: Any) -> dict[str, Any]:
+    """The blocks of Inputs, Queries or Outputs by name, also where some of them wait for widths."""
+    if container.missing:
+        return {**(container.recorded["blocks"] or {}), **container.recorded["named"]}
+    return {name: container.blocks[name] for name in container.blocks}

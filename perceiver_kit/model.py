@@ -10,12 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .attention_backends import keep_in_graph
-from .block import Block
+from .block import Block, completed
 from .checks import check_class_names, short
 from .decoding import At, QueryMask, Sizes, check_query_mask, check_request, decode_output
 from .errors import AssemblyError
 from .inputs import Inputs
-from .modalities import check_names
+from .modalities import check_names, named
 from .observing import joined
 from .outputs import Output, Outputs
 from .queries import NoQuery, Queries
@@ -31,8 +31,9 @@ class PerceiverIO(Block):
     """A mapping of raw inputs → a dict of outputs, through a fixed array of latents.
 
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'). Without ``queries``, each output has one query of no channels, for decoders that pool the
-    latents (``MeanPool``). Without decoder and outputs the model only encodes.
+    (b, o, d'). Without ``queries``, each output has one query of no channels, for decoders that pool the latents
+    (``MeanPool``). Without decoder and outputs the model only encodes. Blocks may leave widths out: each is filled in
+    from the stages before it.
 
     ``labels`` names the classes of outputs: ``model.labels`` is ``{"label": ("cat", "dog")}``, or ``{}``. Names are
     metadata that specs and checkpoints keep. Assign to ``model.labels`` to change them; an output block that is
@@ -42,14 +43,16 @@ class PerceiverIO(Block):
 
     >>> model = PerceiverIO(
     ...     Inputs(points=Features(3)),
-    ...     Encoder(3, num_latents=4, latent_dim=16, layers=1),
-    ...     Queries(label=LearnedQuery(1, 8)),
-    ...     Decoder(8, 16),
-    ...     Outputs(label=Classify(8, 10)),
+    ...     Encoder(num_latents=4, latent_dim=16, layers=1),
+    ...     Queries(label=LearnedQuery(1)),
+    ...     Decoder(),
+    ...     Outputs(label=Classify(10)),
     ... )
     >>> model({"points": torch.randn(2, 100, 3)})["label"].shape
     torch.Size([2, 10])
     """
+
+    completes = True
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class PerceiverIO(Block):
         if (decoder is None) != (outputs is None) or (decoder is None and queries is not None):
             raise AssemblyError("PerceiverIO: a decoder needs outputs and outputs need a decoder; queries need both")
         if queries is None and outputs is not None:
-            queries = Queries({name: NoQuery() for name in outputs.blocks})
+            queries = Queries({name: NoQuery() for name in named(outputs)})
         for name, block, kind in (
             ("inputs", inputs, Inputs),
             ("encoder", encoder, Block),
@@ -75,17 +78,19 @@ class PerceiverIO(Block):
         ):
             if not isinstance(block, kind) and (block is not None or name in ("inputs", "encoder")):
                 raise AssemblyError(f"PerceiverIO: {name} must be {kind.__name__}, got a {type(block).__name__}")
+        # Each stage reads the widths that it leaves out off the stages before it.
+        self.inputs = inputs
+        self.encoder: Any = completed(encoder, self)  # a block of any class
+        self.queries: Queries | None = completed(queries, self)
+        self.decoder: Any = completed(decoder, self)
+        self.outputs: Outputs | None = completed(outputs, self)
         for name, block, widths in (
-            ("encoder", encoder, ("channels", "latent_dim")),
-            ("decoder", decoder, ("query_channels", "latent_dim", "out_channels")),
+            ("encoder", self.encoder, ("channels", "latent_dim")),
+            ("decoder", self.decoder, ("query_channels", "latent_dim", "out_channels")),
         ):
             lacking = [w for w in widths if block is not None and not isinstance(getattr(block, w, None), int)]
             if lacking:
                 raise AssemblyError(f"PerceiverIO: {name} {type(block).__name__} must have {', '.join(lacking)}: int")
-        self.inputs = inputs
-        self.encoder: Any = encoder  # a block of any class
-        self.queries = queries
-        self.decoder, self.outputs = decoder, outputs
         self._check_widths()
         self.labels = labels or {}
 
@@ -131,8 +136,11 @@ class PerceiverIO(Block):
             joints.append(("queries.channels", queries.channels, "decoder.query_channels", decoder.query_channels))
             joints.append(("encoder.latent_dim", self.encoder.latent_dim, "decoder.latent_dim", decoder.latent_dim))
             for name in self.outputs.blocks:
-                width = self.outputs.blocks[name].in_channels
+                width, size = self.outputs.blocks[name].in_channels, self.outputs.blocks[name].size
                 joints.append(("decoder.out_channels", decoder.out_channels, f"outputs {name!r} in_channels", width))
+                own = queries.blocks[name].size
+                if size is not None and own is not None and own != size:
+                    raise AssemblyError(f"PerceiverIO: output {name!r} is of size {size}, but its query of {own}")
             for name in queries.blocks:
                 query = queries.blocks[name]
                 if query.follows is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from einops import rearrange, reduce, unpack
 from jaxtyping import Float
 from torch import Tensor
 
-from .block import Block, undefined
+from .block import LEFT_OUT, Block, undefined
 from .checks import check_choice, check_positive, check_sizes
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines, spread
@@ -55,6 +55,14 @@ def unravel(index: Tensor, grid: Grid) -> list[Tensor]:
     return indices[::-1]
 
 
+class Place(NamedTuple):
+    """What positions are for: a grid if it is declared, its number of axes, and the width of content to add to."""
+
+    grid: Grid | None
+    axes: int
+    channels: int | None = None
+
+
 class Positions(Block):
     """Base of position features: rows of ``channels`` for a whole grid, or for some of its flat indices."""
 
@@ -79,17 +87,22 @@ class Fourier(Positions):
     works: its coordinates span [-1, 1]. Features are computed in float32 (bfloat16 coordinates would destroy the high
     bands) from one small table per axis, so a chunk of rows costs a look-up and nothing is cached.
 
+    ``max_resolution`` may be left out in an input or query block: it is then the declared grid, or 2 · ``bands`` for
+    each axis, which gives the frequencies 1, 2, …, ``bands``.
+
     Source: Perceiver (Jaegle et al. 2021), section 3.2.
 
     >>> Fourier(bands=64, max_resolution=(224, 224))((8, 8)).shape
     torch.Size([64, 258])
     """
 
+    fills: ClassVar = {"max_resolution": lambda place, arguments: place.grid or (2 * arguments["bands"],) * place.axes}
+
     def __init__(
         self,
         *,
         bands: int,
-        max_resolution: tuple[int, ...],
+        max_resolution: tuple[int, ...] = LEFT_OUT,
         ends: Ends = "both",
         coordinates: bool = True,
         sine_only: bool = False,
@@ -152,10 +165,12 @@ class Learned(Positions):
 
     _MODES = ("linear", "bicubic", "trilinear")
 
+    fills: ClassVar = {"grid": lambda place, arguments: place.grid, "channels": lambda place, arguments: place.channels}
+
     def __init__(
         self,
-        grid: tuple[int, ...],
-        channels: int,
+        grid: tuple[int, ...] = LEFT_OUT,
+        channels: int = LEFT_OUT,
         *,
         interpolate: bool = False,
         start: Start = "normal",
@@ -233,8 +248,10 @@ class Projected(Positions):
     torch.Size([16, 32])
     """
 
+    fills: ClassVar = {"channels": lambda place, arguments: place.channels}
+
     def __init__(
-        self, positions: Positions, channels: int, *, bias: bool = True, like: Projected | None = None
+        self, positions: Positions, channels: int = LEFT_OUT, *, bias: bool = True, like: Projected | None = None
     ) -> None:
         super().__init__()
         check_positions("Projected", positions)

@@ -78,6 +78,24 @@ def predict(
     return answers if stream else [*answers]
 
 
+def named_sources(model: nn.Module, names: list[str]) -> list[Any]:
+    """The sources that words of a command line mean: files, the files of folders, or texts.
+
+    Raises InputError for a model without a processor or with several readers, and for a number of files that a reader
+    does not take.
+    """
+    reader = _processor(model).reader
+    given: list[Any] = []
+    found: list[Any] = []
+    for name in names:
+        path = reader.path(name)
+        if path is not None and path.is_dir():
+            found += reader.find(path)
+        else:
+            given.append(name if path is None else path)
+    return reader.group(given) + found
+
+
 def _processor(model: nn.Module) -> Processor:
     found = processor_of(getattr(model, "module", model))  # type: ignore[arg-type]
     if found is None:

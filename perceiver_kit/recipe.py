@@ -99,6 +99,13 @@ class Recipe:
         """Options of data loaders that these parameters imply, such as ``image_size``."""
         return parameters | self.reads(parameters)
 
+    def make_processor(self, sizes: Parameters) -> Any:
+        """The processor for inputs of these sizes; None if the recipe declares none."""
+        if self.processor is None:
+            return None
+        make = resolve(self.processor)
+        return make(**{name: sizes[name] for name in inspect.signature(make).parameters if name in sizes})
+
     def example(self, batch: int = 1, preset: str = "base", **overrides: Any) -> dict[str, Tensor]:
         """Random raw inputs of the sizes that the model of this preset reads."""
         if self.random_inputs is None:
@@ -213,10 +220,7 @@ def processor_of(model: nn.Module) -> Any:
     if own is not None or not note:
         return own
     entry: Recipe = find("recipes", note["name"])
-    if entry.processor is None:
-        return None
-    make, sizes = resolve(entry.processor), entry.data_sizes(note["parameters"])
-    return make(**{name: sizes[name] for name in inspect.signature(make).parameters if name in sizes})
+    return entry.make_processor(entry.data_sizes(note["parameters"]))
 
 
 def resolve(reference: Lazy) -> Callable[..., Any]:

@@ -55,9 +55,9 @@ class Tiled(PerceiverIO):
         self.tile, self.min_overlap = check_sizes("Tiled", "tile", tile), min_overlap
         if len(self.tile) != 2 or min_overlap >= min(self.tile):
             raise AssemblyError(f"Tiled: tile is (height, width), both above min_overlap, got {tile} and {min_overlap}")
-        if len(inputs.blocks) != 1 or len(outputs.blocks) != 1:
+        if len(inputs.blocks) != 1 or len(self.outputs.blocks) != 1:
             raise AssemblyError(
-                f"Tiled: expected one input and one output, got {len(inputs.blocks)} and {len(outputs.blocks)}"
+                f"Tiled: expected one input and one output, got {len(inputs.blocks)} and {len(self.outputs.blocks)}"
             )
 
     def forward(

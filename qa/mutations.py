@@ -93,7 +93,18 @@ def places(file: str) -> Iterator[list[Mutant]]:
 def passes(copy: Path, tests: list[str], job: int, seconds: int) -> tuple[bool, str]:
     """Whether the tests pass in a copy within so many CPU seconds, and what pytest printed."""
     environment = dict(HYPOTHESIS_PROFILE="first", MODELS="3", PYTHONDONTWRITEBYTECODE="1")
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-k", f"not {SLOW}"]
+    arguments = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore:Module already imported",
+        "-o",
+        "addopts=",
+        "-k",
+        f"not {SLOW}",
+    ]
     arguments += ["--doctest-modules", "--import-mode=importlib", *tests]
     code = f"""
         import os, resource, signal, sys

@@ -89,8 +89,11 @@ def assemblies(
     drawn = draw(_several(least, lambda others: input_blocks(others, places)))
     given = {name: grid for name, (_, grid) in drawn.items()}
     hidden = {name: draw(st.sampled_from(HIDE)) for name in drawn if hide and draw(st.booleans())}
+    least_padding = int(max(block.channels for block, _ in drawn.values()) == 1)  # one channel carries nothing
     inputs_block = inputs.Inputs(
-        {name: block for name, (block, _) in drawn.items()}, hide=hidden, min_padding=draw(st.integers(0, 2))
+        {name: block for name, (block, _) in drawn.items()},
+        hide=hidden,
+        min_padding=draw(st.integers(least_padding, 2)),
     )
     batch = draw(st.integers(1, 3))
     tensors = {name: raw(inputs_block.blocks[name], batch, grid) for name, grid in given.items()}
@@ -148,7 +151,7 @@ def _queries_and_decoder(
         queries_block = queries.Queries({name: queries.NoQuery() for name in names})
     else:
         drawn = draw(_several(1, lambda others: query_blocks(inputs_block, given, pool + others)))
-        padding = draw(st.integers(0 if any(block.channels for block, _ in drawn.values()) else 1, 2))
+        padding = draw(st.integers(max(0, 2 - max(block.channels for block, _ in drawn.values())), 2))
         queries_block = queries.Queries({name: block for name, (block, _) in drawn.items()}, min_padding=padding)
         chosen["query_channels"] = queries_block.channels
     return queries_block, made("decoders", name, draw(arguments("decoders", name, chosen)))

@@ -29,8 +29,8 @@ def cases(draw: st.DrawFn) -> dict:
     width = st.integers(1, 4).map(lambda w: w * heads)
     return dict(
         heads=heads,
-        cq=draw(st.integers(1, 6)),
-        ck=draw(st.integers(1, 6).map(lambda w: w * heads)),
+        cq=draw(st.integers(2, 6)),
+        ck=draw(st.integers(2, 6).map(lambda w: w * heads)),
         qk_channels=draw(st.none() | width),
         v_channels=draw(st.none() | width),
         b=draw(st.integers(1, 3)),

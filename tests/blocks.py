@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import inputs, positions, registry
+from perceiver_kit import inputs, positions, registry, variants
 from perceiver_kit.block import Block
 from perceiver_kit.registry import find
 
@@ -26,13 +26,15 @@ from .strategies import Grid, axes, composite, grids
 
 # Blocks with the blocks of all modalities.
 CONTAINERS = {"Inputs", "Queries", "Outputs"}
+# These two go together, and their rows are as many as the encoder's latents: tests/test_causal.py.
+OF_LATENTS = {"LatentQuery", "PassThrough"}
 # Blocks that others may share: a tied embedding, positions.
 Pool = list[tuple[Grid, nn.Module]]
 
 
 def drawable(kind: str) -> list[str]:
     """The names registered now, without containers."""
-    return [name for name in kit.list(kind) if name not in CONTAINERS]
+    return [name for name in kit.list(kind) if name not in CONTAINERS | OF_LATENTS]
 
 
 @contextlib.contextmanager
@@ -73,10 +75,30 @@ def _encoder(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "cross_heads": heads,
         "blocks": blocks,
-        "inverted": draw(st.sampled_from([False, False, True])),
+        "compete": draw(st.sampled_from([False, False, True])),
         "cross_attends": draw(st.integers(1, blocks)),
         "layers": draw(st.integers(0, 2)),
     } | {name: draw(st.sampled_from(choices)) for name, choices in widths.items()}
+
+
+@composite
+def _causal(draw: st.DrawFn) -> dict[str, Any]:
+    """As many latents as positions and more; as much context as any model needs."""
+    per_position, layers = draw(st.sampled_from([1, 1, 2])), draw(st.integers(0, 2))
+    return {
+        "num_latents": per_position * draw(st.integers(1, 3)),
+        "latents_per_position": per_position,
+        "layers": layers,
+        "cross_after": draw(st.sampled_from([(), (0,)])) if layers else (),
+        "cross_heads": 1,
+        "context": 2**16,
+        "first_position": draw(st.integers(0, 2)),
+        "query_offset": draw(st.integers(0, 1)),
+        "positions": None,
+        "rotary": draw(st.sampled_from([None, variants.Rotary(100.0)])),
+        "row_dropout": draw(st.sampled_from([0.0, 0.3])),
+        "latent_dropout": draw(st.sampled_from([0.0, 0.3])),
+    }
 
 
 @composite
@@ -108,6 +130,7 @@ def _resampler(draw: st.DrawFn) -> dict[str, Any]:
 LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
     "encoders": {
         "Encoder": _encoder(),
+        "CausalEncoder": _causal(),
         "HierarchicalEncoder": _hierarchical_encoder(),
         "Resampler": _resampler(),
     },
@@ -120,6 +143,7 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
             ),
         ),
         "ConvStem": st.fixed_dictionaries({"axes": st.sampled_from([2, 3]), "layers": st.just(1)}),
+        "PastTokens": st.fixed_dictionaries({"ngrams": st.sampled_from([(2,), (1, 3)])}),
         "Neighbourhoods": st.fixed_dictionaries({"size": st.sampled_from([1, 3])}),
     },
 }
@@ -274,7 +298,7 @@ def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -
     names = drawable("outputs")
     while True:
         name = draw(st.sampled_from(names))
-        given: dict[str, Any] = {"in_channels": channels}
+        given: dict[str, Any] = {"in_channels": channels, "size": draw(st.sampled_from([None, grid]))}
         tied = _tied(find("outputs", name), channels, pool)
         given |= {argument: draw(st.sampled_from(others)) for argument, others in tied.items() if others}
         if all(tied.values()):

@@ -53,8 +53,10 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "ConvStem": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _stem_input(block, grid))),
     "Embedded": lambda block, b, grid: raw(block.content, b, grid),
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
+    "Matches": lambda block, b, grid: torch.randn(b, 2, block.raw_channels, *(n * block.stride for n in grid)),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
+    "PastTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
     "Patches": lambda block, b, grid: torch.randn(b, *_frames(block.raw_channels, _times(grid, block.size))),
     "Pixels": lambda block, b, grid: torch.randn(b, *_frames(block.content_channels, _times(grid, block.stride))),
     "TextTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, grid[0] * block.stride)),
@@ -70,7 +72,7 @@ def axes(block: nn.Module) -> int:
     for name in ("size", "stride"):
         if isinstance(getattr(block, name, None), tuple):
             return len(getattr(block, name))
-    return getattr(block, "axes", 2 if type(block).__name__ == "Neighbourhoods" else 1)
+    return getattr(block, "axes", 2 if type(block).__name__ in ("Matches", "Neighbourhoods") else 1)
 
 
 def _letters(block: nn.Module) -> list[str]:
@@ -210,6 +212,6 @@ def points_model(**options) -> kit.PerceiverIO:
         "encoder": kit.Encoder(3, num_latents=4, latent_dim=16, layers=1),
         "queries": kit.Queries(label=kit.queries.LearnedQuery(1, 8)),
         "decoder": kit.Decoder(8, 16),
-        "outputs": kit.Outputs(label=kit.outputs.Classify(8, 10)),
+        "outputs": kit.Outputs(label=kit.outputs.Classify(10, in_channels=8)),
     }
     return kit.PerceiverIO(**blocks | options)

@@ -66,8 +66,7 @@ def model() -> tuple[kit.PerceiverIO, dict[str, Tensor]]:
     )
     encoder = kit.Encoder(inputs.channels, num_latents=32, latent_dim=48, layers=1, cross_heads=2, self_heads=2)
     decoder = kit.Decoder(queries.channels, 48, heads=2, qk_channels=48)
-    width = decoder.out_channels
-    outputs = kit.Outputs(picture=ToPatches(width, (2, 2), values=1), later=Project(width, 2), label=Classify(width, 3))
+    outputs = kit.Outputs(picture=ToPatches((2, 2), values=1), later=Project(2), label=Classify(3))
     raw = dict(picture=torch.zeros(1, 1, 12, 16), line=torch.zeros(1, 24, 2), points=torch.randn(1, 12, 5))
     return kit.PerceiverIO(inputs, encoder, queries, decoder, outputs), raw
 
@@ -150,7 +149,7 @@ def test_text_and_pooling_decoders() -> None:
     text = TextTokens(20, 16, positions=Learned((30,), 16, start="sines"))
     encoder = kit.Encoder(16, num_latents=6, latent_dim=16, layers=1, self_heads=1)
     ours = kit.PerceiverIO(
-        kit.Inputs(text=text), encoder, None, kit.MeanPool(16, out_channels=4), kit.Outputs(label=Classify(4, 2))
+        kit.Inputs(text=text), encoder, None, kit.MeanPool(16, out_channels=4), kit.Outputs(label=Classify(2))
     )
     raw = {"text": torch.zeros(1, 30, dtype=torch.int64)}
     with kit.capture_attention(kit.anchor(ours, raw)) as found:

@@ -81,7 +81,7 @@ def test_chunks_and_modalities_are_one_map_and_one_state(chunk: int | None) -> N
 
 
 @torch.no_grad()
-def test_maps_are_distributions_over_what_may_be_read() -> None:
+def test_maps_are_distributions_over_readable_rows() -> None:
     ours = tiny("masked_lm")
     keep = torch.rand(2, 10) < 0.6
     keep[1] = False

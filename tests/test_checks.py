@@ -1,4 +1,4 @@
-"""Numbers that nobody means are refused before anything is allocated, in an error that is short enough to read."""
+"""Absurd numbers are refused before anything is allocated, in a short error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BITS = 2**21
     ("make", "owner"),
     [
         (lambda: kit.Encoder(3, num_latents=BITS, latent_dim=BITS, layers=0), "learned parameter"),
-        (lambda: kit.outputs.Project(BITS, BITS), "linear layer"),
+        (lambda: kit.outputs.Project(BITS, in_channels=BITS), "linear layer"),
         (lambda: kit.inputs.TextTokens(BITS, BITS), "learned parameter"),
         (lambda: kit.inputs.Conv1x1(BITS, channels=BITS), "Conv1x1"),
         (lambda: kit.inputs.ConvStem(BITS, channels=BITS), "ConvStem"),
@@ -90,13 +90,13 @@ def nested(depth: int) -> list:
     ],
     ids=["number", "longest", "longer", "list", "digits", "depth"],
 )
-def test_what_came_is_shown_in_a_line_whatever_it_is(value: object, shown: str) -> None:
+def test_any_value_is_shown_in_one_line(value: object, shown: str) -> None:
     assert short(value) == shown
     assert len(shown) <= 120
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_an_error_is_short_whatever_came() -> None:
+def test_errors_are_short_for_any_value() -> None:
     for value in (10**5000, "x" * 10**6, -(10**5000), [7] * 10**4):
         with pytest.raises(kit.AssemblyError) as caught:
             kit.inputs.Features(value)

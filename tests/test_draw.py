@@ -101,7 +101,11 @@ def test_models_without_queries_or_decoder_are_drawn() -> None:
     encoder = kit.Encoder(3, num_latents=4, latent_dim=16, layers=1)
     assert [box.kind for box in check(kit.PerceiverIO(inputs, encoder)).boxes][-1] == "latents"
     pooled = kit.PerceiverIO(
-        inputs, encoder, None, kit.MeanPool(16, out_channels=8), kit.Outputs(label=kit.outputs.Classify(8, 3))
+        inputs,
+        encoder,
+        None,
+        kit.MeanPool(16, out_channels=8),
+        kit.Outputs(label=kit.outputs.Classify(3, in_channels=8)),
     )
     assert "query" not in [box.kind for box in check(pooled).boxes]
 
@@ -174,7 +178,7 @@ def test_sound_of_any_length_is_drawn_in_patches() -> None:
             sound=kit.queries.PositionQuery(kit.positions.Fourier(bands=2, max_resolution=(8,)), follows="sound")
         ),
         kit.Decoder(5, 16),
-        kit.Outputs(sound=kit.outputs.ToWaveform(5, 16)),
+        kit.Outputs(sound=kit.outputs.ToWaveform(16, in_channels=5)),
     )
     drawing = check(model)
     assert lines(drawing, "input", "sound")[0] == "(b, samples)"

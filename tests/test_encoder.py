@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit import Encoder, Layout, Tokens
+from perceiver_kit import Attention, Encoder, Layout, Tokens
 
 from . import restated
-from .strategies import assert_close, noisy
+from .strategies import assert_close, distance, noisy
 
 # Which weights each cross-attend uses, in order, for up to four of them.
 SHARING = {"all": [0, 0, 0, 0], "after_first": [0, 1, 1, 1], "none": [0, 1, 2, 3]}
@@ -92,11 +92,51 @@ def test_widths_apply_to_all_attention_unless_cross_attention_overrides_them() -
         blocks = encoder.cross[0].attention, encoder.transformer[0].attention
         return [[layer.out_features for layer in (a.query, a.key, a.value, a.output)] for a in blocks]
 
-    assert widths() == [[6, 6, 6, 8], [8, 8, 8, 8]]
+    assert widths() == [[8, 8, 8, 8], [8, 8, 8, 8]]
     assert widths(qk_channels=14, v_channels=16) == [[14, 14, 16, 8], [14, 14, 16, 8]]
     own = dict(cross_qk_channels=10, cross_v_channels=12)
     assert widths(qk_channels=14, v_channels=16, **own) == [[10, 10, 12, 8], [14, 14, 16, 8]]
     assert widths(**own) == [[10, 10, 12, 8], [8, 8, 8, 8]]
+
+
+# Channels of queries and of keys, heads, and the width of the keys.
+WIDTHS = [(64, 261, 1, 261), (64, 32, 8, 32), (64, 16, 1, 16), (64, 15, 1, 16), (64, 3, 4, 16), (64, 3, 6, 18)]
+WIDTHS += [(8, 3, 1, 8), (8, 8, 2, 8), (2, 64, 1, 64), (16, 12, 32, 32)]
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "width"), WIDTHS)
+def test_narrow_keys_get_a_sane_width(queries: int, keys: int, heads: int, width: int) -> None:
+    """The keys' own width, as published; at least 16 or the queries', divisible by the heads."""
+    attention = Attention(queries, keys, heads=heads)
+    assert (attention.key.out_features, attention.value.out_features) == (width, width)
+
+
+def test_recipes_keep_the_published_width() -> None:
+    for recipe in kit.list():
+        with torch.device("meta"):
+            encoder = kit.build(recipe).encoder
+        if type(encoder) is Encoder:
+            own = encoder.recorded["cross_qk_channels"] or encoder.recorded["qk_channels"] or encoder.channels
+            assert encoder.cross[0].attention.key.out_features == own
+
+
+def test_one_channel_is_refused_with_the_remedy() -> None:
+    """Different inputs would give the same output."""
+    for make, name in (
+        (lambda: Encoder(1, num_latents=2, latent_dim=8, layers=1), "CrossAttentionLayer: key_channels"),
+        (lambda: Encoder(8, num_latents=2, latent_dim=1, layers=1), "CrossAttentionLayer: query_channels"),
+        (lambda: kit.Decoder(1, 8), "CrossAttentionLayer: query_channels"),
+        (lambda: kit.SelfAttentionLayer(1, heads=1), "SelfAttentionLayer: channels"),
+    ):
+        with pytest.raises(kit.AssemblyError, match=rf"^{name} must be at least 2, got 1: .*add positions, or padding"):
+            make()
+    kit.SelfAttentionLayer(1, heads=1, norm=kit.variants.RMSNorm())  # which keeps the sign
+    inputs = kit.Inputs(dna=kit.inputs.Features(1), min_padding=8)
+    encoder = Encoder(inputs.channels, num_latents=8, latent_dim=32, layers=2, self_heads=4)
+    outputs = kit.Outputs(label=kit.outputs.Classify(32, 4))
+    model = kit.PerceiverIO(inputs, encoder, None, kit.MeanPool(32, out_channels=32), outputs)
+    one, other = (model({"dna": torch.randint(0, 4, (1, 99, 1)).float()})["label"] for _ in range(2))
+    assert distance(one, other) > 1e-4
 
 
 def test_defaults_are_the_papers() -> None:

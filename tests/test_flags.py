@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import perceiver_kit as kit
+from perceiver_kit.attention import MLP
 from perceiver_kit.registry import KINDS, find
 
 from .blocks import registered
@@ -41,8 +42,11 @@ def required(signature: inspect.Signature) -> dict[str, Any]:
     return {p.name: None for p in named if p.default is p.empty}
 
 
+LAYERS = [(kit.CrossAttentionLayer, flag) for flag in ("query_residual", "read_queries", "gated", "compete")]
+
+
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("block", "flag"), BLOCKS)
+@pytest.mark.parametrize(("block", "flag"), [*BLOCKS, *LAYERS, (MLP, "gated"), (MLP, "bias")])
 def test_a_flag_of_a_block_is_a_bool(block: type, flag: str) -> None:
     for wrong in WRONG:
         with pytest.raises(kit.AssemblyError, match=rf"^{block.__name__}: {flag} must be True or False, got "):

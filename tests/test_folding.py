@@ -25,10 +25,10 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 4e-2}
 MANY = 10**9  # rows: whatever can be folded saves work
 
 OUTPUTS: dict[str, Callable[[int], Output]] = {
-    "project": lambda c: outputs.Project(c, 3),
-    "pixels": lambda c: outputs.ToPixels(c, 2),
+    "project": lambda c: outputs.Project(3, in_channels=c),
+    "pixels": lambda c: outputs.ToPixels(2, in_channels=c),
     "flow": lambda c: outputs.Flow(c, scale=0.3),
-    "classify": lambda c: outputs.Classify(c, 5),
+    "classify": lambda c: outputs.Classify(5, in_channels=c),
     "tied": lambda c: outputs.TiedText(TextTokens(7, c)),
 }
 

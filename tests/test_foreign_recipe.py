@@ -45,7 +45,7 @@ PACKAGE = """
         queries = kit.Queries(label=kit.queries.LearnedQuery(1, encoder.latent_dim))
         options = dict(query_residual=True, dropout=dropout, activation=activation)
         decoder = kit.Decoder(queries.channels, encoder.latent_dim, **options)
-        outputs = kit.Outputs(label=kit.outputs.Classify(queries.channels, num_labels))
+        outputs = kit.Outputs(label=kit.outputs.Classify(num_labels, in_channels=queries.channels))
         return kit.PerceiverIO(inputs, encoder, queries, decoder, outputs)
 """
 

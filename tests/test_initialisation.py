@@ -24,7 +24,7 @@ def holds_a_cut_normal(values: Tensor, deviation: float) -> None:
 
 
 @pytest.mark.parametrize(("into", "out"), [(64, 2048), (2048, 64), (300, 300)])
-def test_a_linear_layer_keeps_the_variance_of_what_it_reads(into: int, out: int) -> None:
+def test_linear_layers_keep_the_variance_of_their_input(into: int, out: int) -> None:
     layer = linear(into, out)
     assert not layer.bias.any()
     assert layer(torch.randn(2000, into)).var().item() == pytest.approx(1, rel=0.05)
@@ -33,14 +33,14 @@ def test_a_linear_layer_keeps_the_variance_of_what_it_reads(into: int, out: int)
 
 
 @pytest.mark.parametrize("kernel", [1, 7])
-def test_a_convolution_keeps_the_variance_of_what_it_reads(kernel: int) -> None:
+def test_convolutions_keep_the_variance_of_their_input(kernel: int) -> None:
     conv = nn.Conv2d(16, 64, kernel, bias=False)
     scale_by_fan_in(conv.weight)
     assert conv(torch.randn(8, 16, 30, 30)).var().item() == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize("deviation", [0.02, 1.0])
-def test_what_is_looked_up_has_the_deviation_that_is_asked_for(deviation: float) -> None:
+def test_tables_have_the_given_deviation(deviation: float) -> None:
     holds_a_cut_normal(learned(1000, 500, deviation=deviation).detach(), deviation)
     assert math.isclose(learned(1000, 500).std().item(), 0.02 * 0.87962566, rel_tol=0.01)
 

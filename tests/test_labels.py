@@ -87,7 +87,7 @@ def test_a_config_with_damaged_names_is_refused(id2label: dict, tmp_path: Path) 
 
 def assembly(labels: Any = None) -> kit.PerceiverIO:
     encoder = kit.Encoder(3, num_latents=2, latent_dim=8, layers=1)
-    outputs = kit.Outputs(kind=Classify(8, 2), place=kit.outputs.Project(8, 3))
+    outputs = kit.Outputs(kind=Classify(2, in_channels=8), place=kit.outputs.Project(3, in_channels=8))
     return kit.PerceiverIO(
         kit.Inputs(points=Features(3)), encoder, None, kit.MeanPool(8, out_channels=8), outputs, labels=labels
     )

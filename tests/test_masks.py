@@ -180,3 +180,24 @@ def test_causal_layers_export_with_any_length() -> None:
     for n in (5, 9):
         rows, mask = torch.randn(2, n, 8), torch.rand(2, n) < 0.7
         assert_close(exported(rows, mask, causal=True), layer(rows, mask, causal=True), 1e-5)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_query_masks_of_a_model_are_checked_before_its_encoder_runs() -> None:
+    model = kit.build("multimodal_autoencoding", preset="tiny", num_frames=1, image_size=16, audio_samples=160)
+    model.encoder.register_forward_pre_hook(lambda *_: pytest.fail("the encoder runs"))
+    clip = {"image": torch.rand(1, 1, 3, 16, 16), "audio": torch.rand(1, 160)}
+    for wrong, at, message in (
+        ({"imag": ones(1, 256)}, None, "query_mask names 'imag'; did you mean 'image'"),
+        (ones(1, 256), None, r"query_mask must map outputs \(audio, image, label\), got bool \(1, 256\)"),
+        ({"image": ones(1, 9)}, None, r"query_mask of 'image' must be bool \(1, 256\) or \(1, 1, 16, 16\), .*got bool"),
+        ({"image": torch.ones(1, 256)}, None, r"query_mask of 'image' must be bool .*; got float32 \(1, 256\)"),
+        ({"image": ones(1, 256)}, {"audio": None}, "query_mask names 'image', which at leaves out"),
+    ):
+        with pytest.raises(kit.PerceiverKitError, match=message):
+            model(clip, at=at, query_mask=wrong)
+    outputs = kit.Outputs(label=kit.outputs.Classify(4, 2))
+    inputs, encoder = kit.Inputs(x=kit.inputs.Features(3)), Encoder(3, num_latents=M, latent_dim=8, layers=1)
+    pooling = kit.PerceiverIO(inputs, encoder, None, kit.MeanPool(8, out_channels=4), outputs)
+    with pytest.raises(kit.InputError, match="query_mask: the decoder MeanPool takes none; leave it out"):
+        pooling(torch.randn(B, N, 3), query_mask={"label": ones(B, 1)})

@@ -136,7 +136,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "Warps": (lambda: warps.Warps([], size=(4, 4)), ["Warps needs at least one photo"]),
     "Steps": (lambda: sampling.Steps(3, 3, steps=1, world=2), ["batch", "3", "divisible by world 2"]),
     "queries": (lambda: kit.Queries(label=inputs.Features(3)), ["'label'", "(Query)", "got Features"]),
-    "outputs": (lambda: outputs.Classify(4, 0), ["Classify", "at least 1", "got 0"]),
+    "outputs": (lambda: outputs.Classify(0, in_channels=4), ["Classify", "at least 1", "got 0"]),
     "queries, rows": (lambda: queries.LearnedQuery(0, 3), ["LearnedQuery", "at least 1", "got 0"]),
     "draw": (lambda: kit.draw(torch.nn.Linear(2, 2)), ["a PerceiverIO", "got a Linear", "model inside"]),
     "losses": (lambda: kit.plots.losses({}), ["series", "at least one"]),

@@ -128,7 +128,7 @@ def test_09_perceiver_multimodal_preprocessor() -> None:
 
 
 def test_10_perceiver_projection_decoder() -> None:
-    model = _points(None, kit.MeanPool(16, out_channels=7), outputs.Classify(7, 3))
+    model = _points(None, kit.MeanPool(16, out_channels=7), outputs.Classify(3, in_channels=7))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
 
 
@@ -148,7 +148,9 @@ def test_11_perceiver_basic_decoder() -> None:
 
 
 def test_12_perceiver_classification_decoder() -> None:
-    model = _points(queries.LearnedQuery(1, 6), kit.Decoder(6, 16, query_residual=True), outputs.Classify(6, 3))
+    model = _points(
+        queries.LearnedQuery(1, 6), kit.Decoder(6, 16, query_residual=True), outputs.Classify(3, in_channels=6)
+    )
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 3)
 
 
@@ -162,7 +164,7 @@ def test_13_perceiver_optical_flow_decoder() -> None:
 
 def test_14_perceiver_basic_video_autoencoding_decoder() -> None:
     query = queries.PositionQuery(positions.Fourier(bands=2, max_resolution=(4, 8, 8)), size=(2, 3, 4))
-    model = _points(query, kit.Decoder(query.channels, 16, out_channels=8), outputs.ToPixels(8, 3))
+    model = _points(query, kit.Decoder(query.channels, 16, out_channels=8), outputs.ToPixels(3, in_channels=8))
     assert model(torch.randn(2, 9, 4))["out"].shape == (2, 2, 3, 3, 4)
 
 
@@ -179,10 +181,10 @@ def test_15_perceiver_multimodal_decoder() -> None:
 
 
 def test_16_to_18_perceiver_postprocessors() -> None:
-    assert outputs.Project(8, 3)(torch.randn(2, 5, 8)).shape == (2, 5, 3)
-    block, rows = outputs.ToWaveform(8, 16), torch.randn(2, 30, 8)
+    assert outputs.Project(3, in_channels=8)(torch.randn(2, 5, 8)).shape == (2, 5, 3)
+    block, rows = outputs.ToWaveform(16, in_channels=8), torch.randn(2, 30, 8)
     assert torch.equal(block.whole(block(rows), (30,)).view(2, 30, 16), block(rows))
-    block, rows = outputs.Classify(8, 3), torch.randn(2, 1, 8)
+    block, rows = outputs.Classify(3, in_channels=8), torch.randn(2, 1, 8)
     assert torch.equal(block.whole(block(rows), (1,)), block(rows)[:, 0])
 
 

@@ -152,7 +152,7 @@ def test_size_overrides_the_grid_of_an_output() -> None:
         return points_model(
             queries=queries.Queries(image=query),
             decoder=decoders.Decoder(query.channels, 16),
-            outputs=outputs.Outputs(image=outputs.ToPixels(query.channels, 3)),
+            outputs=outputs.Outputs(image=outputs.ToPixels(3, in_channels=query.channels)),
         ).eval()
 
     points, small, large = torch.randn(2, 7, 3), made((2, 3)), made((4, 5))
@@ -192,7 +192,7 @@ class Centred(outputs.Rows):
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_an_output_that_mixes_rows_sees_all_rows_whatever_the_chunk(gradients: bool) -> None:
+def test_outputs_that_mix_rows_ignore_chunk(gradients: bool) -> None:
     places = positions.Fourier(bands=2, max_resolution=(9,))
     every, ask = (
         inputs.Inputs(points=inputs.Features(3)),

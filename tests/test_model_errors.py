@@ -34,7 +34,7 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
         (dict(decoder=decoders.Decoder(7, 16)), "queries.channels is 8, but decoder.query_channels is 7"),
         (dict(decoder=decoders.Decoder(8, 15)), "encoder.latent_dim is 16, but decoder.latent_dim is 15"),
         (
-            dict(outputs=outputs.Outputs(label=outputs.Classify(9, 2))),
+            dict(outputs=outputs.Outputs(label=outputs.Classify(2, in_channels=9))),
             "decoder.out_channels is 8, but outputs 'label' in_channels is 9",
         ),
         (
@@ -56,7 +56,7 @@ def test_blocks_that_do_not_fit_are_refused(options: dict, message: str) -> None
     ("options", "message"),
     [
         (
-            dict(outputs=outputs.Outputs(labels=outputs.Classify(8, 2))),
+            dict(outputs=outputs.Outputs(labels=outputs.Classify(2, in_channels=8))),
             "outputs names 'labels'; did you mean 'label'",
         ),
         (
@@ -88,7 +88,10 @@ def grid_model() -> kit.PerceiverIO:
         track=queries.InputQuery("track", channels=3),
     )
     answers = outputs.Outputs(
-        image=outputs.ToPixels(10, 3), label=outputs.Classify(10, 2), rows=outputs.Rows(10), track=outputs.Rows(10)
+        image=outputs.ToPixels(3, in_channels=10),
+        label=outputs.Classify(2, in_channels=10),
+        rows=outputs.Rows(10),
+        track=outputs.Rows(10),
     )
     encoder = kit.Encoder(3, num_latents=4, latent_dim=16, layers=1)
     return kit.PerceiverIO(every, encoder, asked, decoders.Decoder(10, 16), answers).eval()

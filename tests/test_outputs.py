@@ -15,14 +15,14 @@ from perceiver_kit import inputs, outputs
 from .strategies import ROWS, assert_close, grids, noisy, rows_of
 
 MAKE = {
-    "Classify": lambda: outputs.Classify(6, 4),
+    "Classify": lambda: outputs.Classify(4, in_channels=6),
     "Flow": lambda: outputs.Flow(6),
-    "ToPatches": lambda: outputs.ToPatches(6, (2, 1, 3), values=2),
-    "ToPixels": lambda: outputs.ToPixels(6, 3),
-    "Project": lambda: outputs.Project(6, 4),
+    "ToPatches": lambda: outputs.ToPatches((2, 1, 3), values=2, in_channels=6),
+    "ToPixels": lambda: outputs.ToPixels(3, in_channels=6),
+    "Project": lambda: outputs.Project(4, in_channels=6),
     "Rows": lambda: outputs.Rows(6),
     "TiedText": lambda: outputs.TiedText(inputs.TextTokens(11, 6)),
-    "ToWaveform": lambda: outputs.ToWaveform(6, 5),
+    "ToWaveform": lambda: outputs.ToWaveform(5, in_channels=6),
 }
 every_output = pytest.mark.parametrize("name", [name for name in kit.list("outputs") if name != "Outputs"])
 
@@ -70,7 +70,7 @@ def test_affine_is_the_linear_layer_of_an_output(name: str) -> None:
 @given(grid=grids(3), b=st.integers(1, 2))
 def test_pixels_are_channels_first_at_their_position(grid: tuple, b: int) -> None:
     rows = torch.randn(b, int(np.prod(grid)), 3)
-    video = outputs.ToPixels(6, 3).whole(rows, grid)
+    video = outputs.ToPixels(3, in_channels=6).whole(rows, grid)
     assert video.shape == (b, grid[0], 3, *grid[1:])
     for flat, (t, y, x) in enumerate(np.ndindex(*grid)):
         assert torch.equal(video[:, t, :, y, x], rows[:, flat])
@@ -95,9 +95,13 @@ def test_tied_text_multiplies_by_the_input_embedding() -> None:
 @pytest.mark.parametrize(
     ("block", "grid", "message"),
     [
-        (outputs.ToPixels(6, 3), (4,), r"output 'out': the grid of pixels must be \(h, w\) or \(t, h, w\), got \(4,\)"),
-        (outputs.ToPixels(6, 3), (1, 1, 1, 1), r"must be \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
-        (outputs.Classify(6, 3), (2,), r"output 'out' has classes from one row, grid \(1,\), got \(2,\)"),
+        (
+            outputs.ToPixels(3, in_channels=6),
+            (4,),
+            r"output 'out': the grid of pixels must be \(h, w\) or \(t, h, w\), got \(4,\)",
+        ),
+        (outputs.ToPixels(3, in_channels=6), (1, 1, 1, 1), r"must be \(h, w\) or \(t, h, w\), got \(1, 1, 1, 1\)"),
+        (outputs.Classify(3, in_channels=6), (2,), r"output 'out' has classes from one row, grid \(1,\), got \(2,\)"),
     ],
 )
 def test_unsuitable_grids_are_refused(block: nn.Module, grid: tuple, message: str) -> None:
@@ -110,9 +114,9 @@ def test_unsuitable_grids_are_refused(block: nn.Module, grid: tuple, message: st
     ("make", "message"),
     [
         (lambda: outputs.Rows(0), "Rows: in_channels must be an int of at least 1, got 0"),
-        (lambda: outputs.Project(3, 0), "Project: channels must be an int of at least 1, got 0"),
-        (lambda: outputs.ToPixels(3, -1), "ToPixels: channels must be an int of at least 1, got -1"),
-        (lambda: outputs.Classify(3, 0), "Classify: channels must be an int of at least 1, got 0"),
+        (lambda: outputs.Project(0, in_channels=3), "Project: channels must be an int of at least 1, got 0"),
+        (lambda: outputs.ToPixels(-1, in_channels=3), "ToPixels: channels must be an int of at least 1, got -1"),
+        (lambda: outputs.Classify(0, in_channels=3), "Classify: channels must be an int of at least 1, got 0"),
         (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a finite number, got '1'"),
         (lambda: outputs.Flow(3, scale=float("nan")), "Flow: scale must be a finite number, got nan"),
         (lambda: outputs.TiedText(inputs.OneHot(3)), "TiedText: text must be .* TextTokens block, got a OneHot"),

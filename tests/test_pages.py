@@ -73,6 +73,16 @@ def test_the_table_has_every_class_and_field_of_hugging_face() -> None:
     assert fields >= {"d_latents", "use_query_residual"}
 
 
+def test_the_page_of_tasks_names_every_recipe_model_preprocessor_and_decoder() -> None:
+    text = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    kinds = re.compile("Perceiver(For|.*(Preprocessor|Postprocessor|Decoder|Tokenizer|Processor|Config|Model)$)")
+    classes = {name for name in vars(modeling_perceiver) if kinds.match(name)}
+    inner = {"AbstractDecoder", "AbstractPreprocessor", "PreTrainedModel"}
+    missing = {name for name in classes if name not in text} - {f"Perceiver{name}" for name in inner}
+    assert not missing | {name for name in kit.list() if name not in text}
+    assert "PerceiverForMaskedLM" in classes
+
+
 def test_the_config_table_agrees_with_the_conversions() -> None:
     text = (DOCS / "from_huggingface.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 3]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 
+import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel, replicate
 
 import perceiver_kit as kit
@@ -15,6 +18,8 @@ from .hub.reference import randomised, relative
 from .strategies import raws
 
 
+# FSDP2 warns that outputs are views; they are not changed in place.
+@pytest.mark.filterwarnings("ignore:.*returned a view tensor")
 def test_data_parallel_ddp_and_fsdp2_on_cpu() -> None:
     """On CPU, DataParallel would call the module itself. So its own `replicate` builds the replicas, with only the
     device-to-device copy replaced. DDP and FSDP2 run in one process on gloo.
@@ -24,6 +29,8 @@ def test_data_parallel_ddp_and_fsdp2_on_cpu() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         _distributed()
+        for recipe in ("masked_lm", "image_classification_learned"):
+            _layers_sharded(recipe)
     finally:
         dist.destroy_process_group()
 
@@ -58,6 +65,28 @@ def _data_parallel(recipe: str) -> None:
     assert all(p.grad is not None for p in model.parameters()), "some gradients do not reach the original model"
 
 
+def _layers_sharded(recipe: str) -> None:
+    """FSDP2 of each linear layer and convolution: a weight that is read, not called, is still sharded."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, mesh = randomised(kit.build(recipe, preset="tiny")).double().eval(), init_device_mesh("cpu", (1,))
+    raw = {name: value.double() if value.is_floating_point() else value for name, value in raws(model, 1).items()}
+    twin = copy.deepcopy(model)
+    for layer in [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    with torch.no_grad():
+        assert relative(model(raw), twin(raw)) < 1e-5, recipe
+    for one in (model, twin):
+        sum(value.square().mean() for value in one.train()(raw).values()).backward()
+    gradients = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    found = {name: parameter.grad.full_tensor() for name, parameter in model.named_parameters()}
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-10, msg=name)
+
+
 def _distributed() -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -75,9 +104,7 @@ def _distributed() -> None:
         else:
             wrapped = DistributedDataParallel(model)
         with warnings.catch_warnings():
-            # FSDP2 warns that outputs are views; they are not changed in place. DDP warns of the gradient of a
-            # one-row table, a slice of a wider one, whose stride along that row differs.
-            warnings.filterwarnings("ignore", message=".*returned a view tensor")
+            # Of the gradient of a one-row table, a slice of a wider one, whose stride along that row differs.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
             for _ in range(2):  # DDP reports parameters without gradients in the second step
                 found = wrapped(raw, at=at)

@@ -54,7 +54,7 @@ def test_importing_the_kit_imports_no_plugin(site: Path) -> None:
     assert errors == ""
 
 
-def test_plugins_add_blocks_and_a_broken_one_leaves_nothing_behind(site: Path) -> None:
+def test_broken_plugins_register_nothing(site: Path) -> None:
     out, _ = run(
         site,
         "names = kit.list('inputs')",
@@ -66,7 +66,7 @@ def test_plugins_add_blocks_and_a_broken_one_leaves_nothing_behind(site: Path) -
     assert out.splitlines() == ["['Spectrum', 'Late']", "perceiver_kit.inputs.image", "b_good inputs.Spectrum"]
 
 
-def test_each_broken_plugin_is_named_once_with_what_is_wrong(site: Path) -> None:
+def test_each_broken_plugin_is_reported_once_with_its_error(site: Path) -> None:
     _, errors = run(site, "kit.list('inputs'); kit.list('recipes'); kit.build('masked_lm', preset='tiny')")
     said = [line for line in errors.splitlines() if "left out" in line]
     assert len(said) == 4
@@ -78,7 +78,7 @@ def test_each_broken_plugin_is_named_once_with_what_is_wrong(site: Path) -> None
     assert "ModuleNotFoundError: No module named 'a_package_that_is_not_installed'" in said[3]
 
 
-def test_a_name_that_is_missing_recalls_the_plugins_that_failed(site: Path) -> None:
+def test_unknown_names_list_failed_plugins(site: Path) -> None:
     out, _ = run(
         site,
         "try: kit.registry.find('inputs', 'Half')",

@@ -144,7 +144,7 @@ def test_a_source_that_the_model_refuses_is_named() -> None:
 def test_a_processor_is_given_or_kept_with_the_model(tmp_path: Path) -> None:
     points = kit.Processor({"points": processors.Array(ragged_rows=True)}, processors.Classes())
     encoder = kit.Encoder(2, num_latents=2, latent_dim=8, layers=1)
-    outputs = kit.Outputs(label=kit.outputs.Classify(8, 2))
+    outputs = kit.Outputs(label=kit.outputs.Classify(2, in_channels=8))
     pool = kit.MeanPool(8, out_channels=8)
     model = kit.PerceiverIO(kit.Inputs(points=kit.inputs.Features(2)), encoder, None, pool, outputs)
     sources = [[[0.0, 1.0]], np.ones((5, 2))]
@@ -168,7 +168,7 @@ def test_an_assembly_reads_a_mapping_of_several_modalities(tmp_path: Path) -> No
     )
     encoder = kit.Encoder(inputs.channels, num_latents=4, latent_dim=8, layers=1)
     queries = kit.Queries(room=kit.queries.LearnedQuery(1, 8))
-    outputs = kit.Outputs(room=kit.outputs.Classify(8, 3))
+    outputs = kit.Outputs(room=kit.outputs.Classify(3, in_channels=8))
     model = kit.PerceiverIO(inputs, encoder, queries, kit.Decoder(8, 8), outputs)
     readers = {"depth": processors.Picture((16, 16)), "text": processors.Text(20)}
     model.processor = kit.Processor(readers, processors.Classes("room"))

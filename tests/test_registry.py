@@ -51,7 +51,7 @@ def own_recipe(block: type):
             kit.Encoder(every.channels, num_latents=4, latent_dim=latent_dim, layers=1),
             queries.Queries(label=queries.LearnedQuery(1, 8)),
             decoders.Decoder(8, latent_dim),
-            outputs.Outputs(label=outputs.Classify(8, labels)),
+            outputs.Outputs(label=outputs.Classify(labels, in_channels=8)),
         )
 
     return spectra

@@ -64,7 +64,7 @@ def small(**options: Any) -> kit.PerceiverIO:
         encoder=kit.Encoder(inputs_block.channels, num_latents=4, latent_dim=8, layers=1),
         queries=queries.Queries(label=queries.LearnedQuery(1, 8)),
         decoder=decoders.Decoder(8, 8),
-        outputs=outputs.Outputs(label=outputs.Classify(8, 10)),
+        outputs=outputs.Outputs(label=outputs.Classify(10, in_channels=8)),
     )
     return kit.PerceiverIO(**blocks | options)
 
@@ -157,7 +157,7 @@ def test_other_arguments_are_refused(value: Any) -> None:
 def test_replaced_children_are_in_the_spec() -> None:
     model = small()
     model.decoder = decoders.Decoder(8, 8, heads=2)
-    model.outputs = outputs.Outputs(label=outputs.Classify(8, 3))
+    model.outputs = outputs.Outputs(label=outputs.Classify(3, in_channels=8))
     model.inputs.blocks._modules["points"].positions = None
     rebuilt = kit.build(through_json(kit.spec(model)))
     assert rebuilt.decoder.cross.attention.heads == 2
@@ -168,7 +168,7 @@ def test_copies_have_the_same_spec() -> None:
     model = small()
     twin = copy.deepcopy(model)
     assert kit.spec(twin) == kit.spec(model)
-    twin.outputs = outputs.Outputs(label=outputs.Classify(8, 3))
+    twin.outputs = outputs.Outputs(label=outputs.Classify(3, in_channels=8))
     assert kit.spec(model) != kit.spec(twin)
 
 

@@ -168,7 +168,7 @@ def test_constant_flow_blends_to_constant_flow(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(3, 5), (6, 8), (9, 13)], ids=str)
 @torch.no_grad()
-def test_what_padding_and_masked_pixels_hold_never_matters(
+def test_padding_and_masked_pixels_have_no_effect(
     model: Tiled, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raw pixels reach their neighbours' rows through the 3 × 3 neighbourhoods, so rows are changed, not pixels."""

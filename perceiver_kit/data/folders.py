@@ -13,6 +13,7 @@ from ..checks import check_image_size, check_probability
 from ..errors import InputError
 from . import clips, images, warps
 from .files import PICTURES, TEXTS, Pictures, read_picture, read_text, split_by_class, split_files
+from .next_bytes import NextBytes
 from .task import Task
 from .texts import MaskedBytes, Texts
 from .video import load_clip
@@ -72,6 +73,24 @@ def masked_texts(
     ``texts.MaskedBytes`` explains ``rate`` and ``visible_target_prob``.
     """
     check_probability("masked_texts", rate=rate, visible_target_prob=visible_target_prob)
+    parts = _long_texts(path, max_length)
+    sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
+    train, held_out = (MaskedBytes(part, **sizes) for part in parts)
+    return Task(path.name, train, held_out, dict(max_length=max_length), str(path))
+
+
+def next_bytes(path: Path, *, max_length: int = 2048, predicted: int = 1024, seed: int = 0, short: float = 0.0) -> Task:
+    """Concatenated texts at any depth, or one memory-mapped file with its last tenth held out.
+
+    ``next_bytes.NextBytes`` explains ``predicted`` and ``short``.
+    """
+    sizes: dict[str, Any] = dict(length=max_length, predicted=predicted, seed=seed, short=short)
+    train, held_out = (NextBytes(part, **sizes) for part in _long_texts(path, max_length, following=1))
+    return Task(path.name, train, held_out, dict(context=max_length, num_latents=predicted), str(path))
+
+
+def _long_texts(path: Path, max_length: int, following: int = 0) -> list[np.ndarray]:
+    """Training and held-out bytes of a file or a folder, each at least a window and so many bytes after it."""
     if path.is_file():
         if path.suffix.lower() not in TEXTS or not path.stat().st_size:
             raise InputError(f"{path} must be a non-empty text file ending in {', '.join(TEXTS)}")
@@ -82,11 +101,9 @@ def masked_texts(
         texts = ("\n".join(read_text(file) for file in part).encode() for part in (files.train, files.held_out))
         parts = [np.frombuffer(text, np.uint8) for text in texts]
     for use, part in zip(("training", "held-out"), parts, strict=True):
-        if len(part) < max_length:
+        if len(part) < max_length + following:
             raise InputError(f"{path} has {len(part)} {use} bytes; lower max_length, which is {max_length}")
-    sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
-    train, held_out = (MaskedBytes(part, **sizes) for part in parts)
-    return Task(path.name, train, held_out, dict(max_length=max_length), str(path))
+    return parts
 
 
 def videos(

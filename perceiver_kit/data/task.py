@@ -22,6 +22,7 @@ class Task:
         overrides: parameters for the recipe: ``kit.build(recipe, preset=preset, **task.overrides)``.
         source: origin and licence of the data.
         classes: a name for each label; () for data without labels.
+        processor: reads new files as this data set reads its own, for ``kit.predict``; None: the recipe's.
     """
 
     name: str
@@ -30,3 +31,4 @@ class Task:
     overrides: Mapping[str, Any]
     source: str
     classes: tuple[str, ...] = ()
+    processor: Any = None

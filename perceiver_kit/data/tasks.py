@@ -13,6 +13,7 @@ from ..recipe import Recipe, resolve
 from ..registry import find, names
 from . import corpora, images, warps
 from .folders import Size, videos
+from .next_bytes import NextBytes
 from .task import Task
 from .texts import MaskedBytes, Texts
 
@@ -42,6 +43,18 @@ def bible(*, max_length: int = 2048, seed: int = 0, rate: float = 0.15, visible_
     sizes: dict[str, Any] = dict(length=max_length, seed=seed, rate=rate, visible_target_prob=visible_target_prob)
     train, held_out = (MaskedBytes(text, **sizes) for text in corpora.bible_text())
     return Task("bible", train, held_out, dict(max_length=max_length), corpora.BIBLE_SOURCE)
+
+
+def bible_next(*, max_length: int = 2048, predicted: int = 1024, seed: int = 0, short: float = 0.0) -> Task:
+    """The King James Bible in windows of ``max_length`` bytes, of which the ``predicted`` last ones are targets.
+
+    ``next_bytes.NextBytes`` explains ``short``.
+    """
+    train, held_out = (
+        NextBytes(text, length=max_length, predicted=predicted, seed=seed, short=short) for text in corpora.bible_text()
+    )
+    overrides = dict(context=max_length, num_latents=predicted)
+    return Task("bible_next", train, held_out, overrides, corpora.BIBLE_SOURCE)
 
 
 def flow(*, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15) -> Task:
@@ -114,7 +127,9 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
     given = {name: sizes[name] for name in known if name in sizes}
     task: Task = loader(*positional, **(given | options | {"seed": seed}))
     overrides = dict(task.overrides) | ({"labels": task.classes} if task.classes else {})
-    return replace(task, overrides={name: value for name, value in overrides.items() if name in parameters})
+    overrides = {name: value for name, value in overrides.items() if name in parameters}
+    read = task.processor or entry.make_processor(sizes | options | dict(task.overrides))
+    return replace(task, overrides=overrides, processor=read)
 
 
 def _exists(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange, repeat
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..activations import Activation
 from ..attention import Biases, CrossAttentionLayer, Make
-from ..block import Block
+from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_positive
 from ..errors import InputError
 from ..grouping import Group, Order, groups_of
@@ -41,10 +41,15 @@ class Decoder(Block):
     torch.Size([2, 7, 3])
     """
 
+    fills: ClassVar = {
+        "query_channels": lambda model, arguments: model.queries.channels,
+        "latent_dim": lambda model, arguments: model.encoder.latent_dim,
+    }
+
     def __init__(
         self,
-        query_channels: int,
-        latent_dim: int,
+        query_channels: int = LEFT_OUT,
+        latent_dim: int = LEFT_OUT,
         *,
         out_channels: int | None = None,
         heads: int = 1,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..attention import Make
-from ..block import Block
+from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
 from ..registry import register
@@ -24,7 +26,11 @@ class MeanPool(Block):
 
     query_channels = 0
 
-    def __init__(self, latent_dim: int, *, out_channels: int | None = None, norm: Make | None = None) -> None:
+    fills: ClassVar = {"latent_dim": lambda model, arguments: model.encoder.latent_dim}
+
+    def __init__(
+        self, latent_dim: int = LEFT_OUT, *, out_channels: int | None = None, norm: Make | None = None
+    ) -> None:
         super().__init__()
         self.out_channels = latent_dim if out_channels is None else out_channels
         check_positive("MeanPool", latent_dim=latent_dim, out_channels=self.out_channels)

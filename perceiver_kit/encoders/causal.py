@@ -168,7 +168,7 @@ class CausalEncoder(Block):
                 latent_dim,
                 channels,
                 heads=cross_heads,
-                qk_channels=cross_qk_channels,
+                qk_channels=channels if cross_qk_channels is None else cross_qk_channels,
                 widening=cross_widening,
                 query_residual=query_residual,
                 **shared,
@@ -265,7 +265,9 @@ class CausalEncoder(Block):
         if apart or own:
             itself = torch.eye(place.shape[1], dtype=torch.bool, device=rows.device)
             self_mask = _up_to(place, place, self_mask) | itself
-        turns = {} if self.rotary is None else dict(query_positions=turn, key_positions=index)
+        turns = {} if self.rotary is None else dict(query_positions=turn)
+        if turns and not keep:
+            turns["key_positions"] = index
         kept: dict[str, list[KeyValues]] = {"cross": [], "layers": []}
 
         def keys_of(kind: str, new: KeyValues) -> KeyValues:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..activations import Activation
 from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
 from ..block import Block
-from ..checks import check_choice, check_positive, check_sizes, check_tensor
+from ..checks import check_choice, check_positive, check_sizes, check_tensor, short
 from ..errors import AssemblyError, InputError
 from ..grouping import Order, groups_of, split_layout
 from ..initialisation import deviation_by_rows, learned, linear
@@ -187,7 +187,7 @@ class Level(nn.Module):
         super().__init__()
         self.latents = learned(groups * latents, width, deviation=deviation_by_rows(groups * latents))
         self.skip: nn.Module = nn.Identity() if skip in (None, width) else linear(skip, width)  # type: ignore[arg-type]
-        self.cross = CrossAttentionLayer(width, channels, **cross)
+        self.cross = CrossAttentionLayer(width, channels, **{"qk_channels": channels, **cross})  # as published
         self.transformer = nn.ModuleList(SelfAttentionLayer(width, **options) for options in own)
 
     def forward(
@@ -209,6 +209,8 @@ class Level(nn.Module):
 
 def _per_level(count: int, name: str, value: PerLevel, least: int = 1) -> tuple[int, ...]:
     """One number for each level."""
+    if not isinstance(value, int | list | tuple):
+        raise AssemblyError(f"HierarchicalEncoder: {name} must be an int, or one for each level, got {short(value)}")
     numbers = (value,) * count if isinstance(value, int) else tuple(value)
     for number in numbers:
         check_positive("HierarchicalEncoder", least=least, **{name: number})

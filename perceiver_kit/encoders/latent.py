@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from einops import rearrange
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..activations import Activation
 from ..attention import Biases, CrossAttentionLayer, Make, SelfAttentionLayer
-from ..block import Block
+from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
@@ -30,8 +30,9 @@ class Encoder(Block):
     With several ``cross_attends`` (at most one per block) the latents read the inputs again before each of the first
     blocks. ``share_cross_attends`` says which of these layers share weights: ``"all"``, all but the first
     (``"after_first"``, as in the first Perceiver) or ``"none"``. All blocks have the same weights unless
-    ``share_blocks`` is False, or ``"after_first"``. ``inverted`` says of all cross-attends, or of each of those with
+    ``share_blocks`` is False, or ``"after_first"``. ``compete`` says of all cross-attends, or of each of those with
     weights of their own, whether the latents compete for the rows (``Attention``). ``bias`` is that of ``Attention``.
+    With ``quiet_start`` the layers after cross-attention start as the identity. Both help small models.
 
     ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
@@ -50,9 +51,11 @@ class Encoder(Block):
     torch.Size([2, 8, 64])
     """
 
+    fills: ClassVar = {"channels": lambda model, arguments: model.inputs.channels}
+
     def __init__(
         self,
-        channels: int,
+        channels: int = LEFT_OUT,
         *,
         num_latents: int,
         latent_dim: int,
@@ -76,7 +79,8 @@ class Encoder(Block):
         norm: Make | None = None,
         mlp: Make | None = None,
         bias: Biases = "all",
-        inverted: bool | tuple[bool, ...] = False,
+        compete: bool | tuple[bool, ...] = False,
+        quiet_start: bool = False,
     ) -> None:
         super().__init__()
         check_positive("Encoder", channels=channels, num_latents=num_latents, latent_dim=latent_dim)
@@ -94,12 +98,12 @@ class Encoder(Block):
         self.blocks, self.layers, self.cross_attends = blocks, layers, cross_attends
         self.latents = learned(num_latents, latent_dim)
         distinct = {"all": 1, "after_first": min(2, cross_attends), "none": cross_attends}[share_cross_attends]
-        competing = tuple(inverted) if isinstance(inverted, tuple | list) else (inverted,) * distinct
+        competing = tuple(compete) if isinstance(compete, tuple | list) else (compete,) * distinct
         if len(competing) != distinct:
             expected = f"a flag for each of the {distinct} cross-attentions with weights of their own"
-            raise AssemblyError(f"Encoder: inverted must be {expected}, got {len(competing)}")
+            raise AssemblyError(f"Encoder: compete must be {expected}, got {len(competing)}")
         for flag in competing:
-            check_flag("Encoder", inverted=flag)
+            check_flag("Encoder", compete=flag)
         self.cross = nn.ModuleList(
             CrossAttentionLayer(
                 latent_dim,
@@ -108,7 +112,6 @@ class Encoder(Block):
                 qk_channels=qk_channels if cross_qk_channels is None else cross_qk_channels,
                 v_channels=v_channels if cross_v_channels is None else cross_v_channels,
                 bias=bias,
-                inverted=flag,
                 widening=cross_widening,
                 query_residual=query_residual,
                 dropout=dropout,
@@ -116,6 +119,7 @@ class Encoder(Block):
                 activation=activation,
                 norm=norm,
                 mlp=mlp,
+                compete=flag,
             )
             for flag in competing
         )
@@ -136,6 +140,12 @@ class Encoder(Block):
             )
             for _ in range(layers * own_blocks)
         )
+        if quiet_start:
+            layer: Any
+            for layer in self.transformer:
+                last = [part for part in layer.mlp.modules() if isinstance(part, nn.Linear)][-1]
+                for projection in (layer.attention.output, last):
+                    nn.init.zeros_(projection.weight)
 
     def forward(
         self, inputs: Tokens | Float[Tensor, "b n c"], mask: Mask | None = None, *, causal: bool = False

@@ -226,8 +226,8 @@ def from_hub(repository: str) -> Path:
             get_hf_file_metadata(hf_hub_url(repository, file), timeout=5)
             return Path(hf_hub_download(repository, file))
 
-    cached = isinstance(try_to_load_from_cache(repository, CONFIG), str)
     try:
+        cached = isinstance(try_to_load_from_cache(repository, CONFIG), str)
         config = fetch(CONFIG)
         for file in () if cached else BESIDE:
             with suppress(EntryNotFoundError):

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..checks import describe_value, short
 from ..errors import CheckpointError
-from .checkpoint import CONFIG, WEIGHTS, load_kit, open_weights
+from ..spec import build
+from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_weights, shared_tensors
 from .files import read_json
 from .huggingface import from_hub, load_huggingface
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn.Module:
+def load(source: str | os.PathLike, *, device: str | torch.device = "cpu", **parameters: Any) -> nn.Module:
     """A model in evaluation mode, with the dtypes that were saved, from one of three places.
 
     A directory that ``kit.save`` wrote; a directory in Hugging Face's Perceiver format (its config.json says
@@ -28,6 +31,9 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
     Strict: raises CheckpointError, naming the file or tensor, for a file that is missing or damaged and for a tensor
     that is missing, unexpected or of another shape. All is checked before any tensor is read, and nothing is ever
     unpickled: a ``.bin`` is refused.
+
+    ``parameters`` are those of the model's recipe that do not change its weights, such as ``dropout=0.1`` or
+    ``conv_padding="same"``.
 
     >>> import tempfile
     >>> directory = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
@@ -45,12 +51,28 @@ def load(source: str | os.PathLike, *, device: str | torch.device = "cpu") -> nn
         directory = from_hub(source)
     elif not there:
         raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")
-    if is_ours(directory):
-        return load_kit(directory).to(device)
-    config = read_json(directory / CONFIG)
-    if "perceiver_kit" in config:
-        return load_kit(directory).to(device)
-    return load_huggingface(directory, config).to(device)
+    config = {} if is_ours(directory) else read_json(directory / CONFIG)
+    ours = not config or "perceiver_kit" in config
+    model = load_kit(directory) if ours else load_huggingface(directory, config)
+    return (_rebuilt(model, parameters) if parameters else model).to(device)
+
+
+def _rebuilt(model: nn.Module, parameters: Mapping[str, Any]) -> nn.Module:
+    """What the model's recipe makes with other parameters, with the model's weights."""
+    note: Any = getattr(model, "recipe", None)
+    if not note:
+        raise CheckpointError(f"load: {', '.join(parameters)} are parameters of a recipe, but none made this model")
+    other = build(note["name"], preset=note["preset"], **{**note["parameters"], **parameters})
+    tensors = dict(shared_tensors(model))
+    wanted, found = (
+        {names[0]: tuple(tensor.shape) for names, tensor in groups}
+        for groups in (shared_tensors(other), tensors.items())
+    )
+    check_tensors(wanted, found, f"load: with {', '.join(parameters)} changed, the checkpoint")
+    assign(other, tensors)
+    if "processor" in vars(model):
+        other.processor = model.processor
+    return other.eval()
 
 
 def is_ours(directory: Path) -> bool:

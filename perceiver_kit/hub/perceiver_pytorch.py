@@ -136,7 +136,7 @@ def _encoder(core: Any, channels: int) -> Encoder:
         dropout=_probability(attend, "dropout"),
         residual_dropout=_probability(cross.cross_ff.fn.net, "3"),
         bias="output",
-        inverted=inverted,
+        compete=inverted,
         mlp=MLP,
     )
 
@@ -162,7 +162,7 @@ def _classifier(module: Any) -> PerceiverIO:
     encoder = _encoder(module, inputs.channels)
     if not isinstance(module.to_logits, nn.Sequential):
         return PerceiverIO(inputs, encoder)
-    outputs = Outputs(logits=Classify(encoder.latent_dim, module.to_logits[2].out_features))
+    outputs = Outputs(logits=Classify(module.to_logits[2].out_features, in_channels=encoder.latent_dim))
     return PerceiverIO(inputs, encoder, None, MeanPool(encoder.latent_dim, norm=LayerNorm()), outputs)
 
 
@@ -176,7 +176,7 @@ def _general(module: Any, queries: Tensor | None) -> PerceiverIO:
     inputs = Inputs(data=Features(module.cross_attend_block.cross_attn.norm_context.normalized_shape[0]))
     width = decoder.out_channels
     linear = isinstance(module.to_logits, nn.Linear)
-    output = Project(width, module.to_logits.out_features) if linear else Rows(width)
+    output = Project(module.to_logits.out_features, in_channels=width) if linear else Rows(width)
     asked = Queries(logits=LearnedQuery(queries.shape[0], width))
     return PerceiverIO(inputs, _encoder(module, inputs.channels), asked, decoder, Outputs(logits=output))
 
@@ -187,7 +187,7 @@ def _language_model(module: Any) -> PerceiverIO:
     inputs = Inputs(text=TextTokens(vocabulary, width, positions=positions))
     core = module.perceiver_io
     queries = Queries(text=InputQuery("text", channels=width))
-    outputs = Outputs(text=Project(width, core.to_logits.out_features))
+    outputs = Outputs(text=Project(core.to_logits.out_features, in_channels=width))
     return PerceiverIO(inputs, _encoder(core, width), queries, _decoder(core), outputs)
 
 

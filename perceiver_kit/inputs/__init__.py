@@ -5,7 +5,9 @@ from .base import Input
 from .convolutions import Conv1x1, ConvStem
 from .embedded import Embedded
 from .image import Patches, Pixels
+from .matches import Matches
 from .neighbourhoods import Neighbourhoods
+from .past import PastTokens
 from .rows import Features, OneHot
 from .several import Inputs
 from .text import TextTokens
@@ -18,8 +20,10 @@ __all__ = [
     "Features",
     "Input",
     "Inputs",
+    "Matches",
     "Neighbourhoods",
     "OneHot",
+    "PastTokens",
     "Patches",
     "Pixels",
     "TextTokens",

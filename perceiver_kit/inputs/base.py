@@ -9,10 +9,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ..block import Block, undefined
+from ..block import Block, completed, undefined
 from ..checks import check_choice, check_sizes
 from ..errors import AssemblyError
-from ..positions import Positions, check_positions
+from ..positions import Place, Positions, check_positions
 from ..tokens import Grid, Layout, Tokens
 
 Combine = Literal["concat", "add"]
@@ -22,13 +22,16 @@ class Input(Block):
     """Base of input blocks. A subclass checks the raw tensor and embeds it: ``embed(raw, name) -> (b, *grid, c)``.
 
     ``grid`` is the declared grid, which mask tokens fill when the modality is left out; None if only the raw tensor
-    gives it. Positions are concatenated to the content or added to it.
+    gives it; ``axes`` is its number of axes. Positions are concatenated to the content or added to it.
     """
+
+    joint, completes = "channels", True
 
     def __init__(
         self,
         content_channels: int,
         *,
+        axes: int = 1,
         grid: Grid | None = None,
         positions: Positions | None = None,
         combine: Combine = "concat",
@@ -36,15 +39,16 @@ class Input(Block):
         super().__init__()
         owner = type(self).__name__
         check_choice(owner, "combine", combine, ("concat", "add"))
+        self.axes, self.grid = axes, None if grid is None else check_sizes(owner, "grid", grid)
         if positions is not None:
             check_positions(owner, positions)
+            positions = completed(positions, Place(self.grid, axes, content_channels if combine == "add" else None))
         if positions is not None and combine == "add" and positions.channels != content_channels:
             raise AssemblyError(
                 f"{owner}: positions of {positions.channels} channels cannot be added to content of "
                 f"{content_channels}; use Projected(positions, {content_channels}), or combine='concat'"
             )
         self.content_channels, self.combine, self.positions = content_channels, combine, positions
-        self.grid = None if grid is None else check_sizes(owner, "grid", grid)
         added = positions is None or combine == "add"
         self.channels = content_channels if added else content_channels + positions.channels  # type: ignore[union-attr]
 

@@ -42,7 +42,7 @@ class Conv1x1(Input):
     ) -> None:
         stride = image_or_video("Conv1x1", "stride", stride)
         check_positive("Conv1x1", out_channels=out_channels, channels=channels)
-        super().__init__(out_channels, grid=grid, positions=positions, combine=combine)
+        super().__init__(out_channels, axes=len(stride), grid=grid, positions=positions, combine=combine)
         self.stride, self.raw_channels = stride, channels
         check_elements("Conv1x1", channels, out_channels)
         self.conv = nn.Conv2d(channels, out_channels, kernel_size=1)
@@ -101,8 +101,8 @@ class ConvStem(Input):
         check_choice("ConvStem", "padding", padding, ("same", "huggingface"))
         if axes not in (2, 3):
             raise AssemblyError(f"ConvStem: axes must be 2 (images) or 3 (video), got {axes!r}")
-        super().__init__(out_channels, grid=grid, positions=positions, combine=combine)
-        self.axes, self.raw_channels, self.padding = axes, channels, padding
+        super().__init__(out_channels, axes=axes, grid=grid, positions=positions, combine=combine)
+        self.raw_channels, self.padding = channels, padding
         check_elements("ConvStem", 49, out_channels, max(channels, out_channels))
         widths = [channels] + [out_channels] * (layers - 1)
         self.convs = nn.ModuleList(nn.Conv2d(width, out_channels, 7, stride=2, bias=False) for width in widths)

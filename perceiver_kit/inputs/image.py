@@ -43,7 +43,9 @@ class Patches(Input):
         patch_channels = math.prod(size) * channels
         if out_channels is not None:
             check_positive("Patches", out_channels=out_channels)
-        super().__init__(out_channels or patch_channels, grid=grid, positions=positions, combine=combine)
+        super().__init__(
+            out_channels or patch_channels, axes=len(size), grid=grid, positions=positions, combine=combine
+        )
         self.size, self.raw_channels = size, channels
         self.project = None if out_channels is None else linear(patch_channels, out_channels)
 
@@ -78,7 +80,7 @@ class Pixels(Input):
     ) -> None:
         stride = image_or_video("Pixels", "stride", stride)
         check_positive("Pixels", channels=channels)
-        super().__init__(channels, grid=grid, positions=positions, combine=combine)
+        super().__init__(channels, axes=len(stride), grid=grid, positions=positions, combine=combine)
         self.stride = stride
 
     @property

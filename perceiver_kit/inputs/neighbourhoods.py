@@ -43,7 +43,7 @@ class Neighbourhoods(Input):
         check_positive("Neighbourhoods", out_channels=out_channels, size=size, frames=frames, channels=channels)
         if size % 2 == 0:
             raise AssemblyError(f"Neighbourhoods: size must be odd, so that a pixel is in the centre, got {size}")
-        super().__init__(out_channels, grid=grid, positions=positions, combine=combine)
+        super().__init__(out_channels, axes=2, grid=grid, positions=positions, combine=combine)
         self.size, self.frames, self.raw_channels = size, frames, channels
         self.project = linear(frames * size * size * channels, out_channels)
 

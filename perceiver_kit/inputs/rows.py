@@ -55,10 +55,9 @@ class Features(Input):
         combine: Combine = "concat",
     ) -> None:
         check_positive("Features", channels=channels, axes=axes)
-        super().__init__(channels, grid=grid, positions=positions, combine=combine)
+        super().__init__(channels, axes=axes, grid=grid, positions=positions, combine=combine)
         if self.grid is not None and len(self.grid) != axes:
             raise AssemblyError(f"Features: grid must have {axes} axes, got {self.grid}")
-        self.axes = axes
 
     @property
     def raw_axes(self) -> str:

@@ -56,6 +56,8 @@ class TextTokens(Input):
     ) -> None:
         check_positive("TextTokens", vocabulary=vocabulary, channels=channels, buckets=buckets, stride=stride)
         check_positive("TextTokens", convolutions=convolutions, least=0)
+        if not isinstance(ngrams, tuple | list):
+            raise AssemblyError(f"TextTokens: ngrams must be a tuple of sizes such as (3, 5), got {ngrams!r}")
         check_positive("TextTokens: ngrams", **{f"of {n}": n for n in ngrams})
         if kernel % 2 == 0:
             raise AssemblyError(f"TextTokens: kernel must be odd, so that a row is in the centre, got {kernel}")

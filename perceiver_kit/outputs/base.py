@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..block import Block, undefined
+from ..checks import check_sizes
 from ..tokens import Grid
 
 
@@ -24,7 +25,11 @@ class Output(Block):
     A block whose rows depend on each other sets ``mixes_rows``; ``at`` is then an error.
     """
 
+    joint = "in_channels"
+    fills: ClassVar = {"in_channels": lambda model, arguments: model.decoder.out_channels}
     in_channels: int
+    size: Grid | None = None  # the grid of its rows, for the choice of a query
+    objective: str | None = None  # the name of the objective that it is usually trained for
     mixes_rows = False
     labels: tuple[str, ...] = ()  # names of the classes, which PerceiverIO(labels=…) sets: metadata only
 
@@ -48,3 +53,8 @@ class Output(Block):
     def rows_of(self, whole: Tensor) -> Tensor:
         """The inverse of ``whole``, for targets: rows (b, o, …); for text, ids (b, o)."""
         return whole
+
+
+def checked_size(owner: str, size: Grid | None) -> Grid | None:
+    """A declared grid, checked."""
+    return None if size is None else check_sizes(owner, "size", size)

@@ -9,6 +9,7 @@ from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..block import LEFT_OUT
 from ..checks import check_choice, check_positive
 from ..errors import InputError
 from ..initialisation import linear
@@ -16,9 +17,14 @@ from ..inputs.image import from_patches, image_or_video, to_patches
 from ..plain import is_plain
 from ..registry import register
 from ..tokens import Grid
-from .base import Affine, Output
+from .base import Affine, Output, checked_size
 
 Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+OBJECTIVES: dict[str, str] = {
+    "single_label_classification": "Classification",
+    "multi_label_classification": "MultiLabel",
+    "regression": "Regression",
+}
 
 
 @register("outputs")
@@ -29,10 +35,12 @@ class Rows(Output):
     torch.Size([2, 5, 8])
     """
 
-    def __init__(self, in_channels: int) -> None:
+    objective = "Reconstruction"
+
+    def __init__(self, in_channels: int = LEFT_OUT, *, size: Grid | None = None) -> None:
         super().__init__()
         check_positive("Rows", in_channels=in_channels)
-        self.in_channels = in_channels
+        self.in_channels, self.size = in_channels, checked_size("Rows", size)
 
     def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k c"]:
         return rows
@@ -42,14 +50,20 @@ class Rows(Output):
 class Project(Output):
     """Rows (b, o, in_channels) → rows (b, o, channels). ``zero`` initialises the weight to zero.
 
-    >>> Project(512, 7)(torch.zeros(2, 5, 512)).shape
+    ``size`` is the grid of the rows, from which ``kit.assemble`` chooses a query.
+
+    >>> Project(7, in_channels=512)(torch.zeros(2, 5, 512)).shape
     torch.Size([2, 5, 7])
     """
 
-    def __init__(self, in_channels: int, channels: int, *, zero: bool = False) -> None:
+    objective = "Reconstruction"
+
+    def __init__(
+        self, channels: int, *, in_channels: int = LEFT_OUT, size: Grid | None = None, zero: bool = False
+    ) -> None:
         super().__init__()
         check_positive(type(self).__name__, in_channels=in_channels, channels=channels)
-        self.in_channels, self.channels = in_channels, channels
+        self.in_channels, self.channels, self.size = in_channels, channels, checked_size(type(self).__name__, size)
         self.project = linear(in_channels, channels)
         if zero:
             nn.init.zeros_(self.project.weight)
@@ -67,7 +81,7 @@ class Project(Output):
 class ToPixels(Project):
     """``channels`` values per pixel, channels first: images (b, c, h, w), or video (b, t, c, h, w).
 
-    >>> ToPixels(512, 3).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
+    >>> ToPixels(3, in_channels=512).whole(torch.zeros(2, 32, 3), (2, 4, 4)).shape
     torch.Size([2, 2, 3, 4, 4])
     """
 
@@ -87,41 +101,43 @@ class ToPixels(Project):
 class ToPatches(Project):
     """An image (b, c, h, w) or a video (b, t, c, h, w) of one patch per row: the inverse of ``inputs.Patches``.
 
-    ``size`` is (height, width) for images and (frames, height, width) for video. The values of a row are ordered
-    (frame, y, x, channel); with ``at``, a row is a patch.
+    ``patch`` is (height, width) for images and (frames, height, width) for video, ``size`` the grid of patches. The
+    values of a row are ordered (frame, y, x, channel); with ``at``, a row is a patch.
 
-    >>> ToPatches(512, (1, 4, 4)).whole(torch.zeros(2, 24, 48), (3, 2, 4)).shape
+    >>> ToPatches((1, 4, 4), in_channels=512).whole(torch.zeros(2, 24, 48), (3, 2, 4)).shape
     torch.Size([2, 3, 3, 8, 16])
     """
 
-    def __init__(self, in_channels: int, size: tuple[int, ...], *, values: int = 3) -> None:
-        size = image_or_video(type(self).__name__, "size", size)
+    def __init__(
+        self, patch: tuple[int, ...], *, values: int = 3, in_channels: int = LEFT_OUT, size: Grid | None = None
+    ) -> None:
+        patch = image_or_video(type(self).__name__, "patch", patch)
         check_positive(type(self).__name__, values=values)
-        super().__init__(in_channels, math.prod(size) * values)
-        self.size = size
+        super().__init__(math.prod(patch) * values, in_channels=in_channels, size=size)
+        self.patch = patch
 
     def check_grid(self, name: str, grid: Grid) -> None:
-        if len(grid) != len(self.size):
-            raise InputError(f"output {name!r}: the grid of patches {self.size} must have as many axes, got {grid}")
+        if len(grid) != len(self.patch):
+            raise InputError(f"output {name!r}: the grid of patches {self.patch} must have as many axes, got {grid}")
 
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Tensor:
         [patches] = unpack(rows, [grid], "b * c")
-        return from_patches(patches, self.size)
+        return from_patches(patches, self.patch)
 
     def rows_of(self, whole: Tensor) -> Float[Tensor, "b o c"]:
-        return rearrange(to_patches(whole, self.size, "target"), "b ... c -> b (...) c")
+        return rearrange(to_patches(whole, self.patch, "target"), "b ... c -> b (...) c")
 
 
 @register("outputs")
 class ToWaveform(Project):
     """``samples_per_patch`` samples per row, end to end: (b, samples).
 
-    >>> ToWaveform(512, 16).whole(torch.zeros(2, 30, 16), (30,)).shape
+    >>> ToWaveform(16, in_channels=512).whole(torch.zeros(2, 30, 16), (30,)).shape
     torch.Size([2, 480])
     """
 
-    def __init__(self, in_channels: int, samples_per_patch: int) -> None:
-        super().__init__(in_channels, samples_per_patch)
+    def __init__(self, samples_per_patch: int, *, in_channels: int = LEFT_OUT, size: Grid | None = None) -> None:
+        super().__init__(samples_per_patch, in_channels=in_channels, size=size)
 
     def whole(self, rows: Float[Tensor, "b o c"], grid: Grid) -> Float[Tensor, "b samples"]:
         return rearrange(rows, "b o c -> b (o c)")
@@ -138,15 +154,18 @@ class Classify(Project):
     (``"multi_label_classification"``), or values (``"regression"``). It is metadata in Hugging Face's words, for the
     choice of an objective and for reading answers.
 
-    >>> Classify(512, 10).whole(torch.zeros(2, 1, 10), (1,)).shape
+    >>> Classify(10, in_channels=512).whole(torch.zeros(2, 1, 10), (1,)).shape
     torch.Size([2, 10])
     """
 
-    def __init__(self, in_channels: int, classes: int, *, problem_type: Problem | None = None) -> None:
-        super().__init__(in_channels, classes)
+    size = (1,)
+
+    def __init__(self, classes: int, *, in_channels: int = LEFT_OUT, problem_type: Problem | None = None) -> None:
+        super().__init__(classes, in_channels=in_channels, size=(1,))
         if problem_type is not None:
             check_choice("Classify", "problem_type", problem_type, get_args(Problem))
         self.problem_type = problem_type
+        self.objective = OBJECTIVES[problem_type or "single_label_classification"]
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if grid != (1,):

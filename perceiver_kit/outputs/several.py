@@ -15,7 +15,7 @@ from .base import Output
 class Outputs(Block):
     """Named output blocks that read rows of one width, ``in_channels``.
 
-    >>> [*Outputs(label=Classify(512, 10), audio=ToWaveform(512, 16)).blocks]
+    >>> [*Outputs(label=Classify(10, in_channels=512), audio=ToWaveform(16, in_channels=512)).blocks]
     ['audio', 'label']
     """
 

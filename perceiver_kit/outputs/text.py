@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -24,6 +26,9 @@ class TiedText(Output):
     >>> TiedText(text)(torch.zeros(2, 7, 32)).shape
     torch.Size([2, 7, 262])
     """
+
+    fills: ClassVar = {}
+    objective = "MaskedTokens"
 
     def __init__(self, text: TextTokens) -> None:
         super().__init__()

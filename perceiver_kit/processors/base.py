@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +130,8 @@ class Answer:
 
     def json(self) -> dict[str, Any]:
         """The answer as plain JSON: source, best and scores."""
-        return {"source": name_of_source(self.source), "best": self.best, "scores": self.scores}
+        source = self.source if isinstance(self.source, str) else name_of_source(self.source)
+        return {"source": source, "best": self.best, "scores": self.scores}
 
     def figure(self) -> Figure | None:
         """A picture of the answer, or None."""
@@ -273,6 +275,19 @@ def name_of_source(source: Any) -> str:
         line = " ".join(source.split())
         return line if len(line) <= 80 else f"{line[:79]}…"
     return str(source) if isinstance(source, Path) else describe_value(source)
+
+
+def stem_of(source: Any) -> str:
+    """A file name without suffix for what is written about a source.
+
+    >>> stem_of(Path("in/a.b.png")), stem_of("Is it a text?")
+    ('a.b', 'Is_it_a_text')
+    """
+    if isinstance(source, Path):
+        return source.stem
+    if isinstance(source, tuple):
+        return stem_of(source[0])
+    return "_".join(re.findall(r"\w+", name_of_source(source)))[:40] or "answer"
 
 
 def png(picture: Figure) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ..block import Block, undefined
 from ..errors import InputError
+from ..positions import Place
 from ..tokens import Encoded, Grid
 
 
@@ -19,10 +21,21 @@ class Query(Block):
     input: the encoder's whole rows, only the content before positions, or (None) nothing. Or it is the latents.
     """
 
+    joint = "channels"
     channels: int
     size: Grid | None = None
     follows: str | None = None
     reads: Literal["rows", "content", "latents"] | None = None
+
+    @classmethod
+    def around(cls, neighbours: Any, arguments: Mapping[str, Any]) -> Any:
+        """Its positions are for its ``size``, or for the grid of the input it ``follows``."""
+        if arguments.get("size") is not None:
+            return Place(tuple(arguments["size"]), len(arguments["size"]))
+        if arguments.get("follows") is not None:
+            block = neighbours.inputs.blocks[arguments["follows"]]
+            return Place(block.grid, block.axes)
+        return neighbours
 
     def grid(self, encoded: Encoded) -> Grid:
         """The declared grid, or that of the input it follows; InputError if that input was left out."""

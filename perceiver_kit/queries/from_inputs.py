@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..block import LEFT_OUT
 from ..checks import check_positive
 from ..errors import InputError
 from ..positions import Positions, check_positions
@@ -28,7 +30,9 @@ class InputQuery(Query):
 
     reads = "rows"
 
-    def __init__(self, follows: str, *, channels: int) -> None:
+    fills: ClassVar = {"channels": lambda model, arguments: model.inputs.channels}
+
+    def __init__(self, follows: str, *, channels: int = LEFT_OUT) -> None:
         super().__init__()
         check_positive("InputQuery", channels=channels)
         self.follows, self.channels = follows, channels
@@ -49,7 +53,11 @@ class ContentQuery(Query):
 
     reads = "content"
 
-    def __init__(self, follows: str, *, content_channels: int, positions: Positions | None = None) -> None:
+    fills: ClassVar = {
+        "content_channels": lambda model, arguments: model.inputs.blocks[arguments["follows"]].content_channels
+    }
+
+    def __init__(self, follows: str, *, content_channels: int = LEFT_OUT, positions: Positions | None = None) -> None:
         super().__init__()
         check_positive("ContentQuery", content_channels=content_channels)
         if positions is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from ..block import LEFT_OUT
 from ..checks import check_positive, check_sizes
 from ..errors import AssemblyError
 from ..positions import Learned, Positions, check_positions
@@ -47,7 +50,9 @@ class LearnedQuery(PositionQuery):
     (1,)
     """
 
-    def __init__(self, rows: int, channels: int) -> None:
+    fills: ClassVar = {"channels": lambda model, arguments: model.encoder.latent_dim}
+
+    def __init__(self, rows: int, channels: int = LEFT_OUT) -> None:
         check_positive("LearnedQuery", rows=rows)
         super().__init__(Learned((rows,), channels), size=(rows,))
 

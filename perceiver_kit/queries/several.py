@@ -28,6 +28,8 @@ class Queries(Block):
     1026
     """
 
+    channels: Any = None  # until all widths are known
+
     def __init__(self, blocks: Mapping[str, Query] | None = None, /, *, min_padding: int = 0, **named: Query) -> None:
         super().__init__()
         merged = check_modalities("Queries", Query, blocks, named)

@@ -53,7 +53,7 @@ def classifier(
     decoder = Decoder(
         queries.channels, encoder.latent_dim, query_residual=decoder_residual, dropout=dropout, activation=activation
     )
-    outputs = Outputs(label=Classify(queries.channels, num_labels, problem_type=problem_type))
+    outputs = Outputs(label=Classify(num_labels, in_channels=queries.channels, problem_type=problem_type))
     return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
 
 

@@ -145,7 +145,7 @@ def hierarchical_autoencoding(
     data_sets = _data_sets(modalities)
     sizes = {name: size for data_set in data_sets for name, size in data_set.items()}
     if not isinstance(labels, list | tuple):
-        raise AssemblyError(f"{OWNER}: labels must be names of modalities, got {short(labels)}")
+        raise AssemblyError(f"{OWNER}: labels must be a tuple of names, got {short(labels)}")
     check_names(f"{OWNER}: labels", labels, sizes)
     trunk = HierarchicalEncoder(width, order=order, activation=activation, **encoder)
     own = [{name: data_set[name] for name in data_set if name not in labels} for data_set in data_sets]
@@ -210,5 +210,5 @@ def _parts(
             content = Features(channels, grid=own) if rows else Pixels((1,) * len(grid), channels=channels, grid=own)
             inputs[name] = Embedded(content, width, positions=positions, combine="add")
             queries[name] = PositionQuery(positions, follows=name)
-            outputs[name] = (Project if rows else ToPixels)(width, channels, zero=True)
+            outputs[name] = (Project if rows else ToPixels)(channels, in_channels=width, zero=True)
     return Inputs(inputs, optional=[*inputs] if len(data_sets) > 1 else []), Queries(queries), Outputs(outputs)

@@ -274,11 +274,11 @@ def multimodal_autoencoding(
         activation=activation,
     )
     outputs = Outputs(
-        audio=ToWaveform(out_channels, samples_per_patch),
-        image=ToPixels(out_channels, 3)
+        audio=ToWaveform(samples_per_patch, in_channels=out_channels),
+        image=ToPixels(3, in_channels=out_channels)
         if output_patch_size is None
-        else ToPatches(out_channels, (1, out_patch, out_patch)),
-        label=Classify(out_channels, num_labels),
+        else ToPatches((1, out_patch, out_patch), in_channels=out_channels),
+        label=Classify(num_labels, in_channels=out_channels),
     )
     model = PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
     if anchored:

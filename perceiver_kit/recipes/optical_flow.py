@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_image_size
+from ..checks import check_image_size, check_positive
 from ..decoders import Decoder
 from ..encoders import Encoder
-from ..inputs import Inputs, Neighbourhoods
+from ..errors import AssemblyError
+from ..inputs import Inputs, Matches, Neighbourhoods
 from ..objectives import EndPointError
 from ..outputs import Flow, Outputs
 from ..positions import Fourier
@@ -49,6 +50,20 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             self_heads=4,
             tile_overlap=8,
         ),
+        quick=dict(
+            image_size=(32, 48),
+            bands=8,
+            channels=48,
+            matches=8,
+            patch_size=2,
+            decoder_residual=True,
+            flow_scale=1.0,
+            num_latents=64,
+            latent_dim=64,
+            layers=3,
+            self_heads=4,
+            tile_overlap=8,
+        ),
     ),
     sources=encoder_sources(
         COLAB,
@@ -59,11 +74,16 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         latent_dim=f"{PAPER}, appendix H",
         layers=f"{PAPER}, appendix H: 24",
         flow_scale=f"{COLAB}: 1/100 in training, times 20 in evaluation",
+        matches=f"{PAPER}, appendix H: none, only neighbourhoods",
+        patch_size=f"{PAPER}, appendix H: a row for each pixel",
+        decoder_residual=f"{COLAB}: none",
         tile_overlap=f"{COLAB}: at least 20 pixels",
     ),
     group=Encoder,
     objective=EndPointError,
-    training=dict(steps=2000, batch=16, rate=1e-3),
+    training=dict(
+        steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1500, rate=2e-3, weight_decay=0.05)
+    ),
     data=dict(flow="perceiver_kit.data.tasks:flow", path="perceiver_kit.data.folders:photo_folder"),
     random_inputs=_random_frames,
     processor="perceiver_kit.processors.recipes:find_flow",
@@ -76,7 +96,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             "outputs.blocks.flow.project": "perceiver.decoder.decoder.final_layer",
         },
         ENCODER_SIZES,
-        fixed=dict(bands=64, channels=64, flow_scale=0.2),
+        fixed=dict(bands=64, channels=64, flow_scale=0.2, matches=None, patch_size=1, decoder_residual=False),
         read=_read_size,
         write=_write_size,
         unwritten=("tile_overlap",),
@@ -88,6 +108,9 @@ def optical_flow(
     bands: int = 64,
     channels: int = 64,
     flow_scale: float = 0.2,
+    matches: int | None = None,
+    patch_size: int = 1,
+    decoder_residual: bool = False,
     tile_overlap: int = 20,
     dropout: float = 0.0,
     activation: Activation = "gelu",
@@ -98,14 +121,33 @@ def optical_flow(
     Takes frames (b, 2, 3, h, w) in [-1, 1] and returns flow (b, 2, h, w) in pixels, x then y: where each pixel of
     the first frame is found in the second. Sizes other than ``image_size`` go through overlapping tiles of it.
 
+    With ``matches``, a radius in pixels, rows are ``inputs.Matches`` of patches of ``patch_size`` pixels, and flow
+    leaves as such patches: a prior that the published model does not have.
+
     >>> model = build("optical_flow", preset="tiny")  # made for 32 × 48
     >>> model({"frames": torch.rand(1, 2, 3, 40, 60) * 2 - 1})["flow"].shape
     torch.Size([1, 2, 40, 60])
     """
     size = check_image_size("optical_flow", image_size)
-    inputs = Inputs(frames=Neighbourhoods(channels, positions=Fourier(bands=bands, max_resolution=size)))
+    check_positive("optical_flow", patch_size=patch_size)
+    if size[0] % patch_size or size[1] % patch_size or (matches is None and patch_size > 1):
+        raise AssemblyError(
+            f"optical_flow: patch_size must divide image_size {size}, and be 1 without matches; got {patch_size}"
+        )
+    positions = Fourier(bands=bands, max_resolution=(size[0] // patch_size, size[1] // patch_size))
+    if matches is None:
+        frames = Neighbourhoods(channels, positions=positions)
+    else:
+        frames = Matches(channels, radius=matches, stride=patch_size, positions=positions)
+    inputs = Inputs(frames=frames)
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(flow=InputQuery("frames", channels=inputs.channels))
-    decoder = Decoder(queries.channels, encoder.latent_dim, dropout=dropout, activation=activation)
-    outputs = Outputs(flow=Flow(queries.channels, scale=flow_scale))
+    decoder = Decoder(
+        queries.channels,
+        encoder.latent_dim,
+        query_residual=decoder_residual,
+        dropout=dropout,
+        activation=activation,
+    )
+    outputs = Outputs(flow=Flow(queries.channels, patch=(patch_size, patch_size), scale=flow_scale))
     return Tiled(inputs, encoder, queries, decoder, outputs, tile=size, min_overlap=tile_overlap)

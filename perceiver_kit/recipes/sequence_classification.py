@@ -78,5 +78,5 @@ def sequence_classification(
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))
     decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, dropout=dropout, activation=activation)
-    outputs = Outputs(label=Classify(queries.channels, num_labels, problem_type=problem_type))
+    outputs = Outputs(label=Classify(num_labels, in_channels=queries.channels, problem_type=problem_type))
     return PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})

@@ -122,6 +122,16 @@ class Training(lightning.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the rate, and the gradient norm before clipping."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = getattr(norm, "full_tensor", lambda: norm)()  # of sharded gradients
+        rates = {"train/rate": optimizer.param_groups[-1]["lr"]}
+        if self.optimizer == "muon":
+            rates["train/muon_rate"] = optimizer.param_groups[0]["lr"]
+        self.log_dict(rates | {"train/gradient_norm": norm})
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         outputs, targets = self(batch), batch["targets"]
         for name, term in self.objective.terms(outputs, targets).items():

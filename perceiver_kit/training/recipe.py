@@ -64,6 +64,7 @@ def train_recipe(
         )
     torch.manual_seed(seed)
     model = build(recipe, preset=preset, **(dict(data.overrides) | parameters))
+    model.processor = data.processor
     queries = large_outputs(model) if queries is None else queries  # type: ignore[arg-type]
     training = Training(model, objective_for(recipe), queries=queries, seed=seed, **of(Training))  # type: ignore[arg-type]
     return fit(training, Data(data.train, data.held_out, seed=seed, **of(Data)), directory, **of(fit))

@@ -81,7 +81,7 @@ def build(config: dict[str, Any], **options: Any) -> PerceiverIO:
     )
     encoder = CausalEncoder(channels, **(sizes | options))
     queries = Queries(text=LatentQuery(encoder.places, latent_dim=dim))
-    outputs = Outputs(text=Project(dim, vocabulary))
+    outputs = Outputs(text=Project(vocabulary, in_channels=dim))
     return PerceiverIO(
         Inputs(text=TextTokens(vocabulary, channels)), encoder, queries, PassThrough(dim), outputs
     ).eval()

@@ -148,7 +148,7 @@ def trunk(config: dict[str, Any], width: int) -> tuple[Any, kit.Decoder, dict[st
 def modality(name: str, channels: int, width: int, positions: Positions) -> tuple[Embedded, PositionQuery, Project]:
     """Input, query and output of a modality of rows."""
     embedded = Embedded(Features(channels), width, positions=positions, combine="add")
-    return embedded, PositionQuery(positions, follows=name), Project(width, channels)
+    return embedded, PositionQuery(positions, follows=name), Project(channels, in_channels=width)
 
 
 def assembled(parts: dict[str, tuple]) -> tuple[kit.Inputs, kit.Queries, kit.Outputs]:

@@ -171,7 +171,7 @@ def test_video_decoder_matches(points: list[int] | None) -> None:
             video=queries.PositionQuery(Fourier(bands=3, max_resolution=(5, 6, 7), ends="half_open"), size=grid)
         ),
         kit.Decoder(21, WIDTH, out_channels=6),
-        kit.Outputs(video=outputs.ToPixels(6, 3)),
+        kit.Outputs(video=outputs.ToPixels(3, in_channels=6)),
     ).eval()
     randomised(model)
     model.decoder.load_state_dict(numbers(reference.decoder))
@@ -232,9 +232,9 @@ def test_classification_decoder_matches_one_learned_query() -> None:
 @pytest.mark.parametrize(
     ("ours", "reference", "rows", "grid"),
     [
-        (outputs.Project(8, 3), theirs.PerceiverProjectionPostprocessor(8, 3), 6, (6,)),
-        (outputs.ToWaveform(8, 4), theirs.PerceiverAudioPostprocessor(CONFIG, 8), 6, (6,)),
-        (outputs.Classify(8, 7), theirs.PerceiverClassificationPostprocessor(CONFIG, 8), 1, (1,)),
+        (outputs.Project(3, in_channels=8), theirs.PerceiverProjectionPostprocessor(8, 3), 6, (6,)),
+        (outputs.ToWaveform(4, in_channels=8), theirs.PerceiverAudioPostprocessor(CONFIG, 8), 6, (6,)),
+        (outputs.Classify(7, in_channels=8), theirs.PerceiverClassificationPostprocessor(CONFIG, 8), 1, (1,)),
     ],
     ids=["rows", "waveform", "classes"],
 )

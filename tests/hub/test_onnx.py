@@ -20,7 +20,7 @@ def model() -> nn.Module:
     inputs = kit.Inputs({"b": kit.inputs.Features(3), "a.b": kit.inputs.Features(2), "名前": kit.inputs.Features(1)})
     encoder = kit.Encoder(inputs.channels, num_latents=3, latent_dim=8, layers=1)
     queries = kit.Queries(b=kit.queries.LearnedQuery(2, 4), a=kit.queries.LearnedQuery(1, 4))
-    outputs = kit.Outputs(b=kit.outputs.Project(4, 3), a=kit.outputs.Classify(4, 2))
+    outputs = kit.Outputs(b=kit.outputs.Project(3, in_channels=4), a=kit.outputs.Classify(2, in_channels=4))
     return kit.PerceiverIO(inputs, encoder, queries, kit.Decoder(4, 8), outputs).eval()
 
 
@@ -40,7 +40,7 @@ def test_inputs_masks_and_outputs_are_named_after_modalities(tmp_path: Path) -> 
         assert_close(torch.from_numpy(found), wanted, 1e-4)
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(kit.AssemblyError, match=r"must be in evaluation mode, got training mode; call model\.eval\(\)"):
         kit.to_onnx(model().train(), tmp_path / "m.onnx", raw())
     with pytest.raises(kit.InputError, match=r"m\.onnx cannot be written"):

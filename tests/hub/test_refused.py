@@ -118,7 +118,7 @@ def test_a_pickle_is_never_opened_and_the_refusal_converts_it(saved: Path, monke
 
 
 @each_recipe
-def test_nothing_is_written_that_hugging_face_has_no_place_for(recipe: str, tmp_path: Path) -> None:
+def test_sizes_that_hugging_face_fixes_cannot_be_exported(recipe: str, tmp_path: Path) -> None:
     fixed = {"masked_lm": dict(decoder_heads=4), "sequence_classification": None}.get(recipe, {})
     if fixed is None:
         return  # any of its sizes has a place
@@ -143,7 +143,9 @@ def test_nothing_is_written_that_hugging_face_has_no_place_for(recipe: str, tmp_
         ("image_classification_fourier", dict(bands=64, max_resolution=(224, 224), cross_heads=3), "cross_heads"),
     ],
 )
-def test_nor_what_it_would_compute_differently(recipe: str, overrides: dict, words: str, tmp_path: Path) -> None:
+def test_models_computed_differently_cannot_be_exported(
+    recipe: str, overrides: dict, words: str, tmp_path: Path
+) -> None:
     model = kit.build(recipe, preset="tiny", **overrides)
     with pytest.raises(CheckpointError, match=words):
         kit.to_huggingface(model, tmp_path)
@@ -161,7 +163,7 @@ def test_only_models_of_recipes_are_written(tmp_path: Path) -> None:
         kit.to_huggingface(model, tmp_path)
 
 
-def test_where_nothing_can_be_written_the_error_says_so(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"cannot save to .*file: File exists"):
         kit.to_huggingface(kit.build("sequence_classification", preset="tiny"), tmp_path / "file")

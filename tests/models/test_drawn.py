@@ -81,6 +81,14 @@ COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
 }
 
 
+def _matches(matches: Callable[[Assembly], Any], case: Assembly) -> bool:
+    """Some combinations are of the encoder of Perceiver IO, and others lack its attributes."""
+    try:
+        return bool(matches(case))
+    except (AttributeError, KeyError):
+        return False
+
+
 def test_every_registered_block_and_combination_is_drawn() -> None:
     seen: Counter[str] = Counter()
 
@@ -88,7 +96,7 @@ def test_every_registered_block_and_combination_is_drawn() -> None:
     @given(case=assemblies())
     def draw(case: Assembly) -> None:
         seen.update({name_of(type(block)) for block in case.blocks})
-        seen.update(name for name, matches in COMBINATIONS.items() if matches(case))
+        seen.update(name for name, matches in COMBINATIONS.items() if _matches(matches, case))
 
     draw()
     expected = {f"{kind}.{name}" for kind in KINDS for name in drawable(kind)} | set(COMBINATIONS)

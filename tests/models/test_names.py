@@ -86,7 +86,7 @@ def model_of(*names: Any) -> kit.PerceiverIO:
         kit.Encoder(inputs.channels, num_latents=2, latent_dim=4, layers=0),
         queries,
         kit.Decoder(queries.channels, 4),
-        kit.Outputs({name: kit.outputs.Project(queries.channels, 2) for name in names}),
+        kit.Outputs({name: kit.outputs.Project(2, in_channels=queries.channels) for name in names}),
     ).eval()
 
 
@@ -152,7 +152,11 @@ def test_a_recipe_may_use_any_name(
 @pytest.mark.parametrize("name", ["", None, 3, b"x", ("a",), 1.5, True, "\ud800", "a\udfffb"])
 @pytest.mark.parametrize("container", ["Inputs", "Queries", "Outputs"])
 def test_names_must_be_text(name: Any, container: str) -> None:
-    block = {"Inputs": kit.inputs.OneHot(2), "Queries": kit.queries.LearnedQuery(1, 2), "Outputs": kit.outputs.Rows(2)}
+    block = {
+        "Inputs": kit.inputs.OneHot(2),
+        "Queries": kit.queries.LearnedQuery(1, 2),
+        "Outputs": kit.outputs.Rows(2),
+    }
     with pytest.raises(kit.AssemblyError, match=f"{container}: a modality's name must be ") as caught:
         getattr(kit, container)({name: block[container]})
     assert repr(name) in str(caught.value)

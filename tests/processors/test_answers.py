@@ -18,11 +18,12 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import processors
+from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.video import load_clip
 from perceiver_kit.data.writing import sound_bytes, video_bytes
 from perceiver_kit.registry import find
 
-from ..data.making import grey, picture, video
+from ..data.making import grey, picture, texts, video
 
 
 def built(name: str, **options) -> nn.Module:
@@ -136,3 +137,18 @@ def test_the_page_has_a_row_for_each_recipe_with_a_processor() -> None:
             continue
         outputs = kit.build(name, preset="tiny").outputs.blocks
         assert all(f"{output} (" in rows[name].split("|")[-1] for output in outputs), name
+
+
+def test_new_texts_and_videos_are_read_as_in_training(tmp_path: Path) -> None:
+    folder = texts(tmp_path / "texts", "a", "b")
+    task = open_task(folder, recipe="sequence_classification", preset="tiny", max_length=50)
+    sample = task.train[0]
+    ids = sample["inputs"]["text"][sample["mask"]["text"]]
+    assert any(torch.equal(task.processor.item(path).inputs["text"], ids) for path in folder.rglob("*.txt"))
+
+    sound = np.sin(np.arange(8000) / 5)[:, None]
+    path = video(tmp_path / "a.mkv", grey(24, step=9), sound=sound)
+    task = open_task(path, recipe="multimodal_autoencoding", preset="tiny")
+    sample, read = task.train[0]["inputs"], task.processor.item(path).inputs
+    torch.testing.assert_close(read["image"], sample["image"])
+    torch.testing.assert_close(read["audio"], sample["audio"])

@@ -48,12 +48,6 @@ def pipeline(task: str, directory: Path, **parts: Any) -> Any:
     return transformers.pipeline(task, model=str(directory), device="cpu", **parts)
 
 
-def labelled(model: nn.Module) -> nn.Module:
-    if not getattr(model, "labels", {}):
-        model.labels = {"label": tuple(NAMES.values())}
-    return model
-
-
 def agree(found: dict[str, float], wanted: list[dict[str, Any]]) -> None:
     """The same labels in the same order, with scores that differ by at most 1e-5."""
     assert [*found][: len(wanted)] == [row["label"] for row in wanted]
@@ -68,7 +62,7 @@ def test_images_are_classified_as_by_the_pipeline(settings: dict[str, Any], tmp_
     theirs = pipeline(
         "image-classification", directory, image_processor=transformers.PerceiverImageProcessorPil(**settings)
     )
-    model = labelled(kit.load(directory))
+    model = kit.load(directory)
     paths = [picture(tmp_path / f"{i}.png", i, size=(90 + 31 * i, 70)) for i in range(2)]
     answers = kit.predict(model, paths, progress=False)
     for path, answer in zip(paths, answers, strict=True):
@@ -79,7 +73,7 @@ def test_images_are_classified_as_by_the_pipeline(settings: dict[str, Any], tmp_
 def test_texts_are_classified_as_by_the_pipeline(tmp_path: Path) -> None:
     directory = checkpoint("PerceiverForSequenceClassification", tmp_path / "model")
     theirs = pipeline("text-classification", directory, tokenizer=transformers.PerceiverTokenizer())
-    model = labelled(kit.load(directory))
+    model = kit.load(directory)
     texts = ["A fine film.", "Schade, drei Stunden!", "a [MASK] b"]
     for text, answer in zip(texts, kit.predict(model, texts, progress=False), strict=True):
         agree(answer.scores, theirs(text, top_k=None))

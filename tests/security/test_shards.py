@@ -28,7 +28,7 @@ def model_of(seed: int = 0) -> kit.PerceiverIO:
         kit.Encoder(3, num_latents=2, latent_dim=8, layers=1),
         kit.Queries(label=kit.queries.LearnedQuery(1, 4)),
         kit.Decoder(4, 8),
-        kit.Outputs(label=kit.outputs.Classify(4, 2)),
+        kit.Outputs(label=kit.outputs.Classify(2, in_channels=4)),
     )
 
 

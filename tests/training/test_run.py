@@ -99,7 +99,7 @@ def test_modalities_of_any_name_have_metrics(tmp_path: Path) -> None:
         kit.Encoder(3, num_latents=2, latent_dim=8, layers=1),
         kit.Queries({"a.b": kit.queries.PositionQuery(Fourier(bands=1, max_resolution=(4,)), size=(4,))}),
         kit.Decoder(3, 8),
-        kit.Outputs({"a.b": kit.outputs.Project(3, 3)}),
+        kit.Outputs({"a.b": kit.outputs.Project(3, in_channels=3)}),
     )
 
     class Rows(Toys):

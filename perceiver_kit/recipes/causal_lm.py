@@ -1,0 +1,126 @@
+"""Causal language modelling: Perceiver AR on bytes or ids."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..decoders import PassThrough
+from ..encoders import CausalEncoder
+from ..inputs import Inputs, PastTokens, TextTokens
+from ..model import PerceiverIO
+from ..objectives import NextTokens
+from ..outputs import Outputs, Project
+from ..positions import Fourier, Learned, Positions, Sinusoidal
+from ..queries import LatentQuery, Queries
+from ..recipe import recipe
+from ..variants import Rotary
+
+PAPER = "Perceiver AR (Hawthorne et al. 2022)"
+CODE = "google-research/perceiver-ar"
+FLAXFORMER = "google/flaxformer, perceiver_ar, base"
+
+
+def _objective() -> NextTokens:
+    return NextTokens(z_loss=1e-4)
+
+
+def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
+    return {"text": torch.randint(parameters["vocabulary"], (batch, parameters["context"]))}
+
+
+@recipe(
+    presets=dict(
+        base=dict(num_latents=1024, latent_dim=768, layers=12, cross_heads=12, self_heads=12, residual_dropout=0.1),
+        small=dict(channels=512, latent_dim=512, layers=6, cross_heads=8, self_heads=8),
+        tiny=dict(
+            context=256,
+            channels=64,
+            num_latents=64,
+            latent_dim=64,
+            layers=2,
+            cross_heads=4,
+            self_heads=4,
+            residual_dropout=0.0,
+        ),
+        quick=dict(
+            context=192,
+            channels=128,
+            num_latents=128,
+            latent_dim=128,
+            layers=2,
+            cross_heads=4,
+            self_heads=4,
+            residual_dropout=0.0,
+            ngrams=(2, 3, 4, 5, 6),
+            buckets=2**17,
+        ),
+    ),
+    sources=dict(
+        vocabulary="256 bytes and 6 special ids; the published models have ids of SentencePiece, pixels or notes",
+        context=f"{FLAXFORMER}: 8,192 on C4",
+        channels=f"{FLAXFORMER}: 768",
+        num_latents=f"{FLAXFORMER}: 1,024",
+        latent_dim=f"{FLAXFORMER}: 768; small 512",
+        layers=f"{FLAXFORMER}: 12; small 6",
+        cross_heads=f"{FLAXFORMER}: 12 of 64; small 8",
+        self_heads=f"{FLAXFORMER}: 12 of 64; small 8",
+        cross_widening=CODE,
+        self_widening=CODE,
+        residual_dropout=f"{CODE}: 0.1 on residual branches",
+        row_dropout=f"{CODE}: none by default",
+        activation=f"{CODE}: squared ReLU",
+        positions=f"{CODE}: rotary by default, on half of each head's channels",
+        rotary=f"{CODE}: wavelengths up to the context, the end included",
+        count=f"{CODE} counts back from the last token, which with rotary positions changes no distance",
+        query=f"{CODE}: a linear map of the row",
+        ngrams="none published; quick: Byte Latent Transformer (Pagnoni et al. 2024)",
+    ),
+    group=CausalEncoder,
+    objective=_objective,
+    training=dict(steps=3000, batch=16, rate=1e-3),
+    data=dict(bible_next="perceiver_kit.data.tasks:bible_next", path="perceiver_kit.data.folders:next_bytes"),
+    reads=lambda parameters: {"max_length": parameters["context"], "predicted": parameters["num_latents"]},
+    random_inputs=_random_ids,
+)
+def causal_lm(
+    *,
+    vocabulary: int = 262,
+    context: int = 8192,
+    channels: int = 768,
+    positions: Literal["rotary", "learned", "sinusoidal", "fourier", "none"] = "rotary",
+    rotary: Rotary | None = None,
+    ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
+    **encoder,
+) -> PerceiverIO:
+    """Causal language modelling (Perceiver AR): each of the last ``num_latents`` tokens predicts the next one.
+
+    Takes text (b, n) int64 with n ≤ ``context`` and returns text (b, m, vocabulary) logits: of the token after each of
+    the last m = min(n, ``num_latents``) ones. ``kit.generate`` continues prompts. ``rotary`` replaces the published
+    rotary positions. With ``ngrams`` each row knows the tokens before its own by hashes (``inputs.PastTokens``).
+
+    >>> model = build("causal_lm", preset="tiny")
+    >>> model({"text": torch.randint(262, (2, 200))})["text"].shape
+    torch.Size([2, 64, 262])
+    """
+    added: Positions | None = {
+        "learned": lambda: Learned((context,), channels),
+        "sinusoidal": lambda: Sinusoidal(channels),
+        "fourier": lambda: Fourier(bands=channels // 2, max_resolution=(context,), coordinates=False),
+    }.get(positions, lambda: None)()
+    if rotary is None and positions == "rotary":
+        rotary = Rotary(float(context))
+    text = (
+        PastTokens(vocabulary, channels, ngrams=ngrams, buckets=buckets) if ngrams else TextTokens(vocabulary, channels)
+    )
+    latents = CausalEncoder(channels, context=context, positions=added, rotary=rotary, **encoder)
+    return PerceiverIO(
+        Inputs(text=text),
+        latents,
+        Queries(text=LatentQuery(latents.places, latent_dim=latents.latent_dim)),
+        PassThrough(latents.latent_dim),
+        Outputs(text=Project(vocabulary, in_channels=latents.latent_dim, zero=True)),
+    )

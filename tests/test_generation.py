@@ -1,0 +1,243 @@
+"""Generation: caches, policies, sampling, batches, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import perceiver_kit as kit
+from perceiver_kit.data.sampling import generator
+from perceiver_kit.encoders import Cache
+from perceiver_kit.generation import _sampled, next_logits
+from perceiver_kit.variants import Rotary
+
+from .strategies import assert_close, noisy
+
+V = 262
+SIZES: dict[str, Any] = dict(channels=8, latent_dim=8, cross_heads=1, self_heads=2, context=14, num_latents=6)
+KINDS: dict[str, dict[str, Any]] = {
+    "rotary": dict(positions="rotary"),
+    "rotary as others have it": dict(rotary=Rotary(100.0, 1.0, spacing="open"), positions="none"),
+    "counted back": dict(positions="rotary", count="back", query_offset=1),
+    "learned": dict(positions="learned"),
+    "sinusoidal": dict(positions="sinusoidal", query="mlp"),
+    "fourier": dict(positions="fourier", query="shared", query_residual=False),
+    "n-grams": dict(ngrams=(2, 3), buckets=50),
+    "cross again": dict(cross_after=(0,)),
+}
+
+
+def causal(layers: int = 2, dtype: torch.dtype = torch.float64, **options: Any) -> kit.PerceiverIO:
+    model: Any = kit.build("causal_lm", preset="tiny", layers=layers, **(SIZES | options))
+    return noisy(model, 0.3).to(dtype).eval()  # type: ignore[return-value]
+
+
+def ids(*shape: int) -> Tensor:
+    return torch.randint(6, V, shape)
+
+
+def padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, sequences))
+    rows = [torch.cat([ids(longest - len(each)), each]) for each in sequences]  # padding is anything
+    return torch.stack(rows), torch.stack([torch.arange(longest) >= longest - len(each) for each in sequences])
+
+
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    layers=st.integers(1, 8),
+    prompts=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_cached_equals_uncached_and_a_batch_each_row(
+    kind: str, layers: int, prompts: list[int], dtype: torch.dtype
+) -> None:
+    """Until all latents are in use, from any prompts; and the first step past it, which reads all anew."""
+    model = causal(layers, dtype, **KINDS[kind])
+    wholes, cache = [ids(length + 6) for length in prompts], None
+    for step in range(6 - max(prompts) + 2):
+        rows = [whole[: length + step] for whole, length in zip(wholes, prompts, strict=True)]
+        found, cache = next_logits(model, *padded(rows), cache, policy="recompute")
+        for one, row in zip(found, rows, strict=True):
+            assert_close(one[None], model({"text": row[None]})["text"][:, -1], 1e-5 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("policy", ["recompute", "refill", "roll"])
+@pytest.mark.parametrize("kind", ["rotary", "learned", "n-grams"])
+def test_a_batch_of_unequal_prompts_is_each_prompt_alone_under_every_policy(kind: str, policy: Any) -> None:
+    """Far past the latents and, for policies that read anew, past the context."""
+    model = causal(**KINDS[kind])
+    prompts = [ids(n) for n in (1, 9, 4)]
+    options: dict[str, Any] = dict(length=5 if (kind, policy) == ("learned", "roll") else 16, policy=policy, seed=3)
+    together = kit.generate(model, prompts, **options)
+    for row, prompt in enumerate(prompts):
+        alone = kit.generate(model, [ids(1)] * row + [prompt], **options)[row]
+        assert torch.equal(together[row], alone)
+
+
+def test_recompute_is_a_full_pass_at_every_step() -> None:
+    model, prompt = causal(), ids(3)
+    found = kit.generate(model, prompt, length=20, temperature=0.0, policy="recompute")
+    whole = torch.cat([prompt, found])
+    for i in range(3, len(whole)):
+        logits = model({"text": whole[None, max(0, i - 14) : i]})["text"]
+        assert logits[0, -1].argmax() == whole[i]
+
+
+def test_policies_hold_as_many_latents_as_they_say() -> None:
+    model, sequence = causal(), ids(1, 30)
+    held: dict[str, list[tuple[int, int]]] = {"refill": [], "roll": []}
+    for policy in held:
+        cache = None
+        for n in range(4, 24):
+            _, cache = next_logits(model, sequence[:, :n], cache=cache, policy=policy, free=2)  # type: ignore[arg-type]
+            assert cache is not None
+            held[policy].append((int(cache.rows.sum()), int(cache.latents.sum())))
+    assert held["refill"][:8] == [(4, 4), (5, 5), (6, 6), (7, 4), (8, 5), (9, 6), (10, 4), (11, 5)]
+    assert max(held["refill"]) == (14, 6) and held["refill"][-1][0] <= 14 and (12, 4) in held["refill"]
+    assert held["roll"][2:] == [(min(n, 14), 6) for n in range(6, 24)]
+
+
+@given(kind=st.sampled_from(sorted(KINDS)), n=st.integers(1, 12), place=st.integers(0, 11))
+def test_no_latent_sees_the_future(kind: str, n: int, place: int) -> None:
+    model, text = causal(**KINDS[kind]), ids(1, n)
+    other = text.clone()
+    place %= n
+    other[0, place:] = (other[0, place:] - 5) % 200 + 6
+    if KINDS[kind].get("count") == "back":
+        text, other = text[:, -6:], other[:, -6:]
+    found, changed = (model({"text": each})["text"] for each in (text, other))
+    before = (text == other).all(0)[-found.shape[1] :]
+    assert_close(found[:, before], changed[:, before], 1e-9) if before.any() else None
+    assert not torch.allclose(found[:, ~before], changed[:, ~before])
+
+
+# ---- sampling
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -3.0]])
+
+
+def shares(**options: Any) -> Tensor:
+    settings: dict[str, Any] = dict(temperature=1.0, top_k=None, top_p=None) | options
+    draws = _sampled(LOGITS.expand(4000, -1), [generator(0, i) for i in range(4000)], **settings)
+    return torch.bincount(draws, minlength=5) / 4000
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, LOGITS.softmax(-1)[0]),
+        (dict(temperature=0.5), (LOGITS * 2).softmax(-1)[0]),
+        (dict(temperature=0.0), torch.tensor([1.0, 0, 0, 0, 0])),
+        (dict(top_k=2), torch.cat([LOGITS[0, :2].softmax(-1), torch.zeros(3)])),
+        (dict(top_k=9), LOGITS.softmax(-1)[0]),
+        (dict(top_p=0.7), torch.cat([LOGITS[0, :2].softmax(-1), torch.zeros(3)])),
+        (dict(top_p=0.01), torch.tensor([1.0, 0, 0, 0, 0])),
+    ],
+)
+def test_tokens_are_sampled_as_asked(options: dict, wanted: Tensor) -> None:
+    assert (shares(**options) - wanted).abs().max() < 0.03
+    assert (shares(**options)[wanted == 0] == 0).all()
+
+
+def test_repeated_tokens_are_penalised() -> None:
+    model, prompt = causal(), ids(4)
+    free = kit.generate(model, prompt, length=12, temperature=0.0)
+    assert len({*kit.generate(model, prompt, length=12, temperature=0.0, repetition_penalty=1e6).tolist()}) == 12
+    assert torch.equal(kit.generate(model, prompt, length=12, temperature=0.0, repetition_penalty=1.0), free)
+
+
+def test_a_seed_repeats_and_rows_of_equal_prompts_differ() -> None:
+    model = causal()
+    first, second = (kit.generate(model, ["And", "And"], length=8, seed=1) for _ in range(2))
+    assert first == second and first[0] != first[1]
+    assert kit.generate(model, "And", length=8, seed=1) == first[0]
+
+
+def test_generation_ends_at_stop_ids() -> None:
+    model, prompt = causal(), ids(4)
+    whole = kit.generate(model, prompt, length=12, seed=0)
+    end = int(whole[5])
+    cut = whole[: whole.tolist().index(end)]
+    assert torch.equal(kit.generate(model, prompt, length=12, seed=0, stop=[end]), cut)
+    rows = kit.generate(model, [prompt, ids(2)], length=12, seed=0, stop=[end])
+    assert torch.equal(rows[0], cut)
+
+
+def test_a_stream_adds_up_to_the_whole() -> None:
+    model = causal()
+    text = "".join(kit.generate(model, "In thé", length=30, seed=2, stream=True))
+    assert text == kit.generate(model, "In thé", length=30, seed=2)
+    pieces = [*kit.generate(model, [[70, 71], [80]], length=5, seed=2, stream=True)]
+    assert len(pieces) == 5 and all(len(piece) == 2 for piece in pieces)
+
+
+# ---- bad input
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("prompt", "options", "message"),
+    [
+        ("", {}, "prompt 0 is empty; give at least one token"),
+        (["a", ""], {}, "prompt 1 is empty"),
+        ([], {}, "prompt must be at least one prompt, got none"),
+        ("a" * 15, {}, "prompt 0 has 15 tokens, more than the model's context of 14"),
+        ([3, 262], {}, "prompt 0 must be ids from 0 to 261, got 3 to 262"),
+        (torch.zeros(2, 3), {}, r"prompt 0 must be text or ids \(n,\) int64, got"),
+        (None, {}, r"prompt 0 must be text or ids \(n,\) int64, got"),
+        ("a", dict(length=0), "length must be an int of at least 1, got 0"),
+        ("a", dict(temperature=-1), "temperature must be a finite number of at least 0, got -1"),
+        ("a", dict(top_k=0), "top_k must be an int of at least 1, got 0"),
+        ("a", dict(top_p=1.5), r"top_p must be in \(0, 1\], got 1.5"),
+        ("a", dict(repetition_penalty=0.0), "repetition_penalty must be a finite number above 0, got 0.0"),
+        ("a", dict(seed=0.5), "seed must be an int"),
+        ("a", dict(policy="rol"), "policy is 'rol'; did you mean 'roll'"),
+        ("a", dict(free=6), "free must be below the 6 latents, got 6"),
+    ],
+)
+def test_bad_prompts_and_numbers_are_refused(prompt: Any, options: dict, message: str) -> None:
+    with pytest.raises(kit.PerceiverKitError, match=message):
+        kit.generate(causal(), prompt, **options)
+
+
+def test_models_that_cannot_generate_are_refused() -> None:
+    for model, message in (
+        (kit.build("masked_lm", preset="tiny").eval(), "its encoder must be a CausalEncoder, got"),
+        (causal().train(), r"it is in training mode: call model.eval\(\)"),
+    ):
+        with pytest.raises(kit.InputError, match=message):
+            kit.generate(model, "a")
+    with pytest.raises(kit.InputError, match="are more than the context of 14, past which positions"):
+        kit.generate(causal(positions="learned"), "a", length=15, policy="roll")
+    with pytest.raises(
+        kit.InputError, match="prompt 0 is text, but the model's vocabulary of 300 is not that of bytes"
+    ):
+        kit.generate(causal(vocabulary=300), "a")
+
+
+def test_caches_of_others_are_refused() -> None:
+    model, text = causal(), ids(2, 4)
+    _, cache = next_logits(model, text[:, :3])
+    with pytest.raises(kit.InputError, match="cache is of another model"):
+        next_logits(causal(), text, cache=cache)
+    with pytest.raises(kit.InputError, match="cache is of a batch of 2"):
+        next_logits(model, ids(3, 4), cache=cache)
+    back = causal(positions="learned", count="back")
+    assert next_logits(back, text)[1] is None
+    with pytest.raises(kit.InputError, match="CausalEncoder: no cache"):
+        back.encoder.extend(torch.zeros(1, 2, 8, dtype=torch.float64))
+
+
+def test_the_model_holds_no_state() -> None:
+    model = causal()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attributes = {name: set(vars(part)) for name, part in model.named_modules()}
+    kit.generate(model, "And", length=20)
+    assert {name: set(vars(part)) for name, part in model.named_modules()} == attributes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(isinstance(value, Cache) for part in model.modules() for value in vars(part).values())
