@@ -82,7 +82,7 @@ def model(order: str = "rows") -> kit.PerceiverIO:
     trunk = encoder(order=order)
     queries = {name: PositionQuery(table, follows=name) for name, table in tables.items()}
     decoder = kit.Decoder(8, trunk.latent_dim, groups=4, order=order)
-    outputs = kit.Outputs(a=Project(8, 3), b=Project(8, 2), c=Project(8, 1))
+    outputs = kit.Outputs(a=Project(3, in_channels=8), b=Project(2, in_channels=8), c=Project(1, in_channels=8))
     asked = kit.Queries(queries | {"c": LearnedQuery(1, 8)})
     return noisy(kit.PerceiverIO(kit.Inputs(inputs, optional=["a", "b"]), trunk, asked, decoder, outputs)).double()
 
