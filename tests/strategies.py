@@ -68,6 +68,8 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
 
 def axes(block: nn.Module) -> int:
     """The number of grid axes of an input block."""
+    if type(block).__name__ == "Embedded":
+        return axes(block.content)
     if type(block).__name__ not in RAW:
         return max(1, len(_letters(block)))
     for name in ("size", "stride"):

@@ -206,7 +206,8 @@ def _parts(
                 positions = Projected(positions, width, bias=False, like=maps[i] if i < len(maps) else None)
                 maps += [positions] if i == len(maps) else []
             rows = len(grid) == 1
-            content = Features(channels) if rows else Pixels((1,) * len(grid), channels=channels)
+            own = (*grid,)
+            content = Features(channels, grid=own) if rows else Pixels((1,) * len(grid), channels=channels, grid=own)
             inputs[name] = Embedded(content, width, positions=positions, combine="add")
             queries[name] = PositionQuery(positions, follows=name)
             outputs[name] = (Project if rows else ToPixels)(channels, in_channels=width, zero=True)

@@ -42,6 +42,15 @@ def shared(case: Assembly) -> set[str]:
     return {" and ".join(sorted(where)) for where in places.values() if len(where) == 2}
 
 
+def recorded(case: Assembly, name: str, default: Any = 0) -> Any:
+    """An argument of the encoder; ``default`` for one without it."""
+    return case.model.encoder.recorded.get(name, default)
+
+
+def separate_cross_attends(case: Assembly) -> bool:
+    return len(case.model.encoder.cross) == case.model.encoder.cross_attends
+
+
 # Combinations that must be drawn: each was missing, or broke, before.
 COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
     "one input": lambda case: len(case.raw) == 1,
@@ -57,17 +66,14 @@ COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
     "one block for two queries": lambda case: "queries and queries" in shared(case),
     "one block for two outputs": lambda case: "outputs and outputs" in shared(case),
     "positions of an input and of a query": lambda case: "inputs and queries" in shared(case),
-    "several cross-attends": lambda case: case.model.encoder.cross_attends > 1,
-    "separate cross-attends": lambda case: (
-        case.model.encoder.cross_attends > 2 and len(case.model.encoder.cross) == case.model.encoder.cross_attends
-    ),
-    "separate blocks": lambda case: (
-        not case.model.encoder.recorded["share_blocks"] and len(case.model.encoder.transformer) > 1
-    ),
-    "no layers": lambda case: case.model.encoder.layers == 0,
-    "dropout": lambda case: case.model.encoder.recorded["dropout"],
-    "widening": lambda case: case.model.encoder.recorded["self_widening"] > 1,
-    "heads": lambda case: case.model.encoder.recorded["cross_heads"] > 1,
+    "several cross-attends": lambda case: recorded(case, "cross_attends") > 1,
+    "separate cross-attends": lambda case: recorded(case, "cross_attends") > 2 and separate_cross_attends(case),
+    "separate blocks": lambda case: recorded(case, "share_blocks", True) is False and recorded(case, "blocks") > 1,
+    "no layers": lambda case: recorded(case, "layers", 1) == 0,
+    "dropout": lambda case: recorded(case, "dropout"),
+    "widening": lambda case: recorded(case, "self_widening", 1) not in (1, None),
+    "heads": lambda case: recorded(case, "cross_heads") > 1,
+    "groups": lambda case: getattr(case.model.decoder, "groups", 1) > 1,
     "video": lambda case: any(len(grid) == 3 for grid in case.grids.values()),
     "projected positions": lambda case: any(isinstance(block, positions.Projected) for block in case.blocks),
     "a name with a dot": lambda case: any("." in name for name in case.raw),
