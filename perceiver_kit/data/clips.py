@@ -92,7 +92,7 @@ class Windows(Samples):
             image = recoloured(image, random)
         sound = audio[first : first + length].clone()
         if training and self.augment:
-            sound *= _uniform(random, -2, 2).exp2() * _sign(random)
+            sound *= _uniform(random, -2.0, 2.0).exp2() * _sign(random)
         target = torch.tensor(label)
         return {
             "inputs": {"image": image, "audio": sound, "label": F.one_hot(target, self.classes).float()},
