@@ -69,9 +69,9 @@ def perceiver_image_classification(
 ) -> PerceiverIO:
     """Image classification with the first Perceiver: cross-attention before each of 8 latent transformers.
 
-    Takes image (b, image_channels, h, w) of any height and width and returns label (b, num_labels) logits, from the mean of the
-    latents. The first cross-attention has its own weights, the others share theirs, and so do the transformers:
-    44,912,254 parameters.
+    Takes image (b, image_channels, h, w) of any height and width and returns label (b, num_labels) logits, from the
+    mean of the latents. The first cross-attention has its own weights, the others share theirs, and so do the
+    transformers: 44,912,254 parameters.
 
     >>> build("perceiver_image_classification", preset="tiny")({"image": torch.rand(2, 3, 28, 28)})["label"].shape
     torch.Size([2, 10])
