@@ -88,7 +88,7 @@ class Block(nn.Module, metaclass=_Recorded):
     """Whether ``__init__`` completes the blocks it is given; other blocks wait until their neighbours are known."""
     joint: ClassVar[str | None] = None
     """The width that a block must share with the one it replaces."""
-    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     """Arguments that this block still waits for: it has no parameters yet, and cannot be called."""
     recipe: dict[str, Any] | None = None  # name and parameters of its recipe: metadata only
     processor: Any = None  # a registered processor of ``kit.predict``; None: its recipe's
@@ -119,7 +119,7 @@ class Block(nn.Module, metaclass=_Recorded):
 def _is_incomplete(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_is_incomplete, value.values()))
-    return isinstance(value, Block) and bool(value.missing)
+    return isinstance(value, Block) and bool(value.left_out)
 
 
 def _incomplete(cls: Any, recorded: Mapping[str, Any], missing: list[str]) -> Any:
@@ -128,13 +128,13 @@ def _incomplete(cls: Any, recorded: Mapping[str, Any], missing: list[str]) -> An
     nn.Module.__init__(block)
     for name, value in recorded.items():
         setattr(block, name, value)
-    block.missing = tuple(missing)
+    block.left_out = tuple(missing)
     block.forward = partial(_refuse, f"{cls.__name__}: {_waits(block)}; give it, or join the block with others first")
     return block
 
 
 def _waits(block: Block) -> str:
-    return f"{', '.join(block.missing)} is left out"
+    return f"{', '.join(block.left_out)} is left out"
 
 
 def _refuse(message: str, *args: Any, **kwargs: Any) -> Any:
@@ -148,21 +148,21 @@ def completed(value: Any, neighbours: Any, made: dict[int, Any] | None = None) -
 
     >>> from types import SimpleNamespace
     >>> encoder = Encoder(num_latents=4, latent_dim=16, layers=1)
-    >>> encoder.missing, completed(encoder, SimpleNamespace(inputs=Inputs(points=Features(3)))).channels
+    >>> encoder.left_out, completed(encoder, SimpleNamespace(inputs=Inputs(points=Features(3)))).channels
     (('channels',), 3)
     """
     made = {} if made is None else made
     if isinstance(value, Mapping):
         return {name: completed(item, neighbours, made) for name, item in value.items()}
-    if not isinstance(value, Block) or not value.missing:
+    if not isinstance(value, Block) or not value.left_out:
         return value
     if id(value) not in made:
         cls = type(value)
         around = cls.around(neighbours, value.recorded)
         arguments = {name: completed(item, around, made) for name, item in value.recorded.items()}
-        filled = {name: fill(neighbours, arguments) for name, fill in cls.fills.items() if name in value.missing}
+        filled = {name: fill(neighbours, arguments) for name, fill in cls.fills.items() if name in value.left_out}
         made[id(value)] = with_arguments(value, **arguments | filled)
-        if made[id(value)].missing:
+        if made[id(value)].left_out:
             raise AssemblyError(f"{cls.__name__}: {_waits(made[id(value)])}, and its neighbours do not say it; give it")
     return made[id(value)]
 

@@ -39,8 +39,8 @@ class ByModality(nn.Module):
             kind = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
             if not isinstance(block, kind):
                 raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got a {type(block).__name__}")
-            if block.missing:
-                block = with_arguments(block, **{argument: getattr(old, argument, None) for argument in block.missing})
+            if block.left_out:
+                block = with_arguments(block, **{argument: getattr(old, argument, None) for argument in block.left_out})
             width, found = (getattr(each, str(old.joint), None) for each in (old, block))
             if width != found:
                 expected = f"{old.joint} {width}, as the block that it replaces"
@@ -98,6 +98,6 @@ def check_names(argument: str, got: Iterable[str], known: Iterable[str]) -> None
 
 def named(container: Any) -> dict[str, Any]:
     """The blocks of Inputs, Queries or Outputs by name, also where some of them wait for widths."""
-    if container.missing:
+    if container.left_out:
         return {**(container.recorded["blocks"] or {}), **container.recorded["named"]}
     return {name: container.blocks[name] for name in container.blocks}

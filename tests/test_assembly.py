@@ -171,7 +171,7 @@ def test_an_output_that_no_query_can_serve_is_refused() -> None:
 def test_an_incomplete_block_says_what_it_waits_for_and_survives_copies() -> None:
     block = Classify(10, problem_type="regression")
     for same in (block, copy.deepcopy(block), pickle.loads(pickle.dumps(block)), kit.build(kit.spec(block))):
-        assert same.missing == ("in_channels",) and same.classes == 10  # type: ignore[union-attr]
+        assert same.left_out == ("in_channels",) and same.classes == 10  # type: ignore[union-attr]
         assert not [*same.parameters()]
         with pytest.raises(kit.AssemblyError, match="Classify: in_channels is left out; give it, or join the block"):
             same(torch.zeros(1, 1, 4))
@@ -184,7 +184,7 @@ def test_a_block_used_twice_stays_one() -> None:
     model = kit.assemble(dict(x=Features(3)), dict(a=head, b=head), **SIZES)
     assert model.outputs.blocks["a"] is model.outputs.blocks["b"]  # type: ignore[union-attr]
     pair = completed(dict(a=head, b=head), model)
-    assert pair["a"] is pair["b"] and head.missing
+    assert pair["a"] is pair["b"] and head.left_out
 
 
 def test_coordinates_and_shared_queries_are_assembled() -> None:
