@@ -61,6 +61,7 @@ class Muon(torch.optim.AdamW):
     def _update(self, parameter: Tensor, gradient: Tensor, *, rate: float, decay: float) -> None:
         state = self.state[parameter]
         if not state:
+            state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
             state["momentum"] = torch.zeros_like(gradient)
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         update = orthogonalised(gradient.lerp(state["momentum"], MOMENTUM))

@@ -135,7 +135,9 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
         "Resampler": _resampler(),
     },
     "decoders": {
-        "Decoder": st.just({"groups": 1, "order": "rows"}),
+        "Decoder": st.sampled_from([{"heads": 1}, {"heads": 2, "qk_channels": 4, "v_channels": 2}]).map(
+            lambda heads: {"groups": 1, "order": "rows", **heads}
+        ),
         "SetDecoder": st.sampled_from(
             [
                 {"heads": 1, "qk_channels": None, "v_channels": 3},
