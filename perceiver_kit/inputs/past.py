@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Int64
-from torch import Tensor, nn
-
 from ..checks import check_positive, check_sizes
-from ..initialisation import learned
 from ..positions import Positions
 from ..registry import register
 from ..tokens import Grid
@@ -41,33 +34,16 @@ class PastTokens(TextTokens):
         positions: Positions | None = None,
         combine: Combine = "add",
     ) -> None:
-        super().__init__(vocabulary, channels, grid=grid, positions=positions, combine=combine)
+        ngrams = check_sizes("PastTokens", "ngrams", ngrams)
         check_positive("PastTokens", buckets=buckets)
-        self.ngrams, self.buckets = check_sizes("PastTokens", "ngrams", ngrams), buckets
-        self.table = nn.EmbeddingBag(buckets, channels, mode="sum", _weight=learned(buckets, channels))
+        super().__init__(
+            vocabulary, channels, ngrams=ngrams, buckets=buckets, grid=grid, positions=positions, combine=combine
+        )
 
     @property
     def history(self) -> int:
         """How many tokens before it a row knows."""
         return max(self.ngrams) - 1
 
-    def embed(self, raw: Tensor, name: str) -> Tensor:
-        rows = super().embed(raw, name)
-        hashes = rearrange(hash_past(raw, self.ngrams, self.buckets), "b n grams -> (b n) grams")
-        return rows + rearrange(self.table(hashes), "(b n) c -> b n c", b=raw.shape[0])
-
-
-def hash_past(ids: Int64[Tensor, "b n"], sizes: tuple[int, ...], buckets: int) -> Int64[Tensor, "b n grams"]:
-    """The bucket of the last so many ids at each place.
-
-    >>> hash_past(torch.tensor([[7, 8, 9, 7, 8]]), (2,), 1000)[0, [1, 4]].unique().numel()
-    1
-    """
-    hashes = []
-    for size in sizes:
-        padded, code = F.pad(ids, (size - 1, 0)), torch.full_like(ids, size)
-        for start in range(size):  # products of int64 wrap
-            code = (code ^ padded[:, start : start + ids.shape[1]]) * 0x9E3779B97F4A7C1
-            code = code ^ (code >> 29)
-        hashes.append(code % buckets)
-    return torch.stack(hashes, -1)
+    def before(self, size: int) -> int:
+        return size - 1

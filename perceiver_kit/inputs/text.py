@@ -74,6 +74,10 @@ class TextTokens(Input):
     def raw_axes(self) -> str:
         return "b n"
 
+    def before(self, size: int) -> int:
+        """How many ids of an n-gram of this size precede its place."""
+        return (size - 1) // 2
+
     def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if self.stride == 1 and self.table is None and not self.convolutions:
             return raw, mask
@@ -102,7 +106,7 @@ class TextTokens(Input):
         if self.stride > 1:
             rows = reduce(rows, "b (n s) c -> b n c", "sum", s=self.stride)
         if self.table is not None:
-            hashes = torch.stack([hash_ngrams(raw, n, self.buckets) for n in self.ngrams], dim=-1)
+            hashes = torch.stack([hash_ngrams(raw, n, self.before(n), self.buckets) for n in self.ngrams], dim=-1)
             bags = rearrange(hashes, "b (n s) grams -> (b n) (s grams)", s=self.stride)
             rows = rows + rearrange(self.table(bags), "(b n) c -> b n c", b=raw.shape[0])
         for layer in self.convolutions:
@@ -131,14 +135,13 @@ class RowConvolution(nn.Module):
         return rows[:, self.reach : rows.shape[1] - self.reach] + mixed
 
 
-def hash_ngrams(ids: Int64[Tensor, "b n"], size: int, buckets: int) -> Int64[Tensor, "b n"]:
-    """The bucket of the ``size`` ids around each place; zeros outside.
+def hash_ngrams(ids: Int64[Tensor, "b n"], size: int, before: int, buckets: int) -> Int64[Tensor, "b n"]:
+    """The bucket of the ``size`` ids at each place, of which the first ``before`` precede it; zeros outside.
 
-    >>> hash_ngrams(torch.tensor([[7, 8, 9, 7, 8, 9]]), 3, 1000)[0, [1, 4]].unique().numel()
+    >>> hash_ngrams(torch.tensor([[7, 8, 9, 7, 8, 9]]), 3, 1, 1000)[0, [1, 4]].unique().numel()
     1
     """
-    left = (size - 1) // 2
-    padded = F.pad(ids, (left, size - 1 - left))
+    padded = F.pad(ids, (before, size - 1 - before))
     code = torch.full_like(ids, size)
     for offset in range(size):  # products of int64 wrap
         code = (code ^ padded[:, offset : offset + ids.shape[1]]) * 0x9E3779B97F4A7C1
