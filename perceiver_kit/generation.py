@@ -18,7 +18,7 @@ The model holds no state: a cache is given to each call and returned by it.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
-from .checks import check_choice, check_number, check_positive, check_seed, describe_value
+from .checks import check_choice, check_number, check_positive, check_seed, describe_value, short
 from .data.bytes import BYTE_OFFSET, ByteTokenizer
 from .data.sampling import generator
 from .decoders import PassThrough
@@ -91,15 +91,8 @@ def generate(
     sequences = [_ids(each, i, vocabulary, encoder.context) for i, each in enumerate(prompts)]  # type: ignore[arg-type]
     if not sequences:
         raise InputError("prompt must be at least one prompt, got none")
-    check_positive("generate", length=length)
-    check_number("generate", temperature=temperature)
-    check_number("generate", above=0.0, repetition_penalty=repetition_penalty)
-    if top_k is not None:
-        check_positive("generate", top_k=top_k)
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"generate: top_p must be in (0, 1], got {top_p!r}")
-    if seed is not None:
-        check_seed("generate", seed)
+    _check_sampling(length, temperature, top_k, top_p, repetition_penalty, seed)
+    ends = _stops(stop, vocabulary)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     randoms = [generator(seed, row) for row in range(len(sequences))]
     _check_policy(encoder, policy, free, max(map(len, sequences)) + length - 1)
@@ -112,7 +105,7 @@ def generate(
             if repetition_penalty != 1:
                 logits = _penalised(logits, ids, mask, repetition_penalty)
             new = _sampled(logits, randoms, temperature, top_k, top_p)
-            running = [on and token not in stop for on, token in zip(running, new.tolist(), strict=True)]
+            running = [on and token not in ends for on, token in zip(running, new.tolist(), strict=True)]
             yield [token if on else None for on, token in zip(running, new.tolist(), strict=True)]
             if not any(running):
                 return
@@ -164,9 +157,9 @@ def next_logits(
             cache = cache.last(encoder.context - 1, encoder.num_latents - 1)
             return _read(model, name, ids, mask, new=1, cache=cache)
         if policy == "refill":
-            left = encoder.num_latents - _free(encoder, free)
-            count = torch.where(full, left, latents_held + 1)
-            window = encoder.context - (encoder.num_latents - left)
+            room = _free(encoder, free)
+            count = torch.where(full, _capacity(encoder) - room, latents_held + 1)
+            window = encoder.context - room
             rows = torch.where(rows_held >= encoder.context, window, rows_held + 1)
             count = torch.minimum(count, rows)
     longest = int(rows.max())
@@ -284,7 +277,7 @@ def _ids(prompt: object, number: int, vocabulary: int, context: int) -> Int64[Te
             raise InputError(
                 f"prompt {number} is text, but the model's vocabulary of {vocabulary} is not that of bytes: give ids"
             )
-        prompt = [byte + BYTE_OFFSET for byte in prompt.encode()]
+        prompt = ByteTokenizer(max_length=None, parse_special=False).encode(prompt, special=False)
     try:
         ids = torch.as_tensor(prompt).cpu() if len(prompt) else torch.zeros(0, dtype=torch.int64)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError):
@@ -301,8 +294,38 @@ def _ids(prompt: object, number: int, vocabulary: int, context: int) -> Int64[Te
     return ids.long()
 
 
+def _stops(stop: object, vocabulary: int) -> frozenset[int]:
+    ids = stop.tolist() if isinstance(stop, Tensor) else stop
+    good = isinstance(ids, Collection) and all(isinstance(i, int) and 0 <= i < vocabulary for i in ids)
+    if not good:
+        raise InputError(f"generate: stop must be a list of ids from 0 to {vocabulary - 1}, got {short(stop)}")
+    return frozenset(ids)  # type: ignore[arg-type]
+
+
+def _check_sampling(
+    length: int, temperature: float, top_k: int | None, top_p: float | None, penalty: float, seed: int | None
+) -> None:
+    try:
+        check_positive("generate", length=length)
+        check_number("generate", temperature=temperature)
+        check_number("generate", above=0.0, repetition_penalty=penalty)
+        if top_k is not None:
+            check_positive("generate", top_k=top_k)
+        if seed is not None:
+            check_seed("generate", seed)
+    except AssemblyError as error:
+        raise InputError(str(error)) from None
+    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
+        raise InputError(f"generate: top_p must be in (0, 1], got {top_p!r}")
+
+
 def _free(encoder: CausalEncoder, free: int | None) -> int:
-    return encoder.num_latents // 2 if free is None else free
+    return _capacity(encoder) // 2 if free is None else free
+
+
+def _capacity(encoder: CausalEncoder) -> int:
+    """The latents that can be in use: no more than there are rows."""
+    return min(encoder.num_latents, encoder.context)
 
 
 def _check_policy(encoder: CausalEncoder, policy: str, free: int | None, total: int) -> None:
@@ -311,8 +334,8 @@ def _check_policy(encoder: CausalEncoder, policy: str, free: int | None, total: 
         check_positive("generate", free=_free(encoder, free), least=0)
     except AssemblyError as error:
         raise InputError(str(error)) from None
-    if policy == "refill" and not _free(encoder, free) < encoder.num_latents:
-        raise InputError(f"generate: free must be below the {encoder.num_latents} latents, got {free}")
+    if policy == "refill" and not _free(encoder, free) < _capacity(encoder):
+        raise InputError(f"generate: free must be below the {_capacity(encoder)} latents in use, got {free}")
     if policy == "roll" and encoder.positions is not None and total > encoder.context:
         raise InputError(
             f"generate: {total} tokens are more than the context of {encoder.context}, past which positions that are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,7 @@ def named_sources(model: nn.Module, names: list[str]) -> list[Any]:
     found: list[Any] = []
     for name in names:
         path = reader.path(name)
-        if path is not None and path.is_dir():
+        if path is not None and os.path.isdir(path):
             found += reader.find(path)
         else:
             given.append(name if path is None else path)
@@ -114,7 +115,7 @@ def _many(source: Any, processor: Processor) -> Iterable[Any] | None:
         return source
     if len(processor.readers) == 1:
         path = processor.reader.path(source)
-        if path is not None and path.is_dir():
+        if path is not None and os.path.isdir(path):
             return processor.reader.find(path)
     return None
 

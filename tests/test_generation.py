@@ -176,6 +176,18 @@ def test_a_stream_adds_up_to_the_whole() -> None:
     assert len(pieces) == 5 and all(len(piece) == 2 for piece in pieces)
 
 
+@pytest.mark.parametrize("context", [1, 3, 5])
+def test_refill_with_more_latents_than_rows_reads_at_least_one_row(context: int) -> None:
+    model = causal(context=context)
+    for free in (None, *range(context)):
+        assert len(kit.generate(model, ids(1), length=12, seed=0, free=free)) == 12
+    with pytest.raises(kit.InputError, match=f"free must be below the {context} latents in use"):
+        kit.generate(model, ids(1), free=context)
+    # With none free, every token past the context is a full pass.
+    wanted = kit.generate(model, ids(1) * 0 + 70, length=12, seed=0, policy="recompute")
+    assert torch.equal(kit.generate(model, ids(1) * 0 + 70, length=12, seed=0, free=0), wanted)
+
+
 # ---- bad input
 
 
@@ -194,14 +206,19 @@ def test_a_stream_adds_up_to_the_whole() -> None:
         ("a", dict(temperature=-1), "temperature must be a finite number of at least 0, got -1"),
         ("a", dict(top_k=0), "top_k must be an int of at least 1, got 0"),
         ("a", dict(top_p=1.5), r"top_p must be in \(0, 1\], got 1.5"),
+        ("a", dict(top_p="much"), r"top_p must be in \(0, 1\], got 'much'"),
+        ("a", dict(stop=5), "stop must be a list of ids from 0 to 261, got 5"),
+        ("a", dict(stop="."), "stop must be a list of ids from 0 to 261, got '.'"),
+        ("a", dict(stop=[262]), "stop must be a list of ids from 0 to 261"),
+        ("\ud800", {}, "lone surrogate"),
         ("a", dict(repetition_penalty=0.0), "repetition_penalty must be a finite number above 0, got 0.0"),
         ("a", dict(seed=0.5), "seed must be an int"),
         ("a", dict(policy="rol"), "policy is 'rol'; did you mean 'roll'"),
-        ("a", dict(free=6), "free must be below the 6 latents, got 6"),
+        ("a", dict(free=6), "free must be below the 6 latents in use, got 6"),
     ],
 )
 def test_bad_prompts_and_numbers_are_refused(prompt: Any, options: dict, message: str) -> None:
-    with pytest.raises(kit.PerceiverKitError, match=message):
+    with pytest.raises(kit.InputError, match=message):
         kit.generate(causal(), prompt, **options)
 
 

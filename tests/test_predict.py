@@ -204,6 +204,9 @@ def empty(folder: Path) -> Path:
         (classifier, lambda t: video(t / "a.mp4", grey(3)), r"expected a picture: a path.*got .*a\.mp4"),
         (classifier, lambda t: t / "gone.png", "no such file: .*gone.png"),
         (classifier, lambda t: torch.zeros(2, 2, 2, 2), "channels"),
+        (classifier, lambda t: torch.zeros(2, 3, 8, 8), r"of one; give several as a list, got float32 \(2, 3, 8, 8\)"),
+        (classifier, lambda t: "no path, but a text " * 50, "no such file: no path"),
+        (classifier, lambda t: ["no path, but a text " * 50], "no such file: no path"),
         (lambda: nn.Linear(2, 2), lambda t: "a", r"this model has no processor; pass processor=kit\.Processor"),
         (lambda: kit.build("optical_flow", preset="tiny"), lambda t: picture(t / "a.png"), "a tuple of two pictures"),
         (

@@ -194,7 +194,7 @@ def open_picture(path: Path) -> PILImage:
         from PIL import Image, ImageOps
     except ImportError:
         raise MissingPackage("reading pictures needs Pillow: pip install Pillow") from None
-    if not Path(path).is_file():  # opening a pipe would block
+    if not os.path.isfile(path):  # opening a pipe would block; False for a name longer than any
         raise InputError(f"no such file: {path}")
     try:
         with Image.open(path, formats=FORMATS) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -246,7 +247,7 @@ class Processor:
         for reader, value in pairs:
             parts = value if isinstance(value, tuple) else (value,)
             for path in map(reader.path, parts):
-                if path is not None and not path.exists():
+                if path is not None and not os.path.exists(path):  # False for a name longer than any
                     return path
         return None
 

@@ -67,7 +67,11 @@ class Picture(Reader):
         return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std)
 
     def read(self, source: Any) -> Float[Tensor, "3 h w"]:
-        return self._processor()(_image(source, self, "a picture: a path, PIL image, array or tensor"))[0]
+        expected = "a picture: a path, PIL image, array or tensor"
+        pictures = self._processor()(_image(source, self, expected))
+        if len(pictures) > 1:
+            raise self.refuse(source, f"{expected} of one; give several as a list")
+        return pictures[0]
 
     def picture(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
         mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
