@@ -57,15 +57,15 @@ def assemble(
     if encoder is not None and sizes:
         raise AssemblyError(f"assemble: expected an encoder or its sizes, got both: encoder and {', '.join(sizes)}")
     inputs = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
-    outputs = outputs if isinstance(outputs, Outputs) else Outputs(outputs)
+    heads: Outputs = outputs if isinstance(outputs, Outputs) else Outputs(outputs)
     made = SimpleNamespace(inputs=inputs)
     made.encoder = completed(Encoder(**sizes) if encoder is None else encoder, made)
-    decoder = Decoder(out_channels=_out_channels(outputs)) if decoder is None else decoder
+    decoder = Decoder(out_channels=_out_channels(heads)) if decoder is None else decoder
     if getattr(decoder, "query_channels", None) == 0:  # it pools the latents
-        return PerceiverIO(inputs, made.encoder, None, decoder, outputs, labels=labels)
+        return PerceiverIO(inputs, made.encoder, None, decoder, heads, labels=labels)
     if not isinstance(queries, Queries):
-        blocks = named(outputs)
-        wanted = {outputs.query_of(name): name for name in blocks}
+        blocks = named(heads)
+        wanted = {heads.query_of(name): name for name in blocks}
         check_names("assemble: queries", queries or {}, wanted)
         chosen = {
             query: _query(name, blocks[name], inputs) for query, name in wanted.items() if query not in (queries or {})
@@ -73,7 +73,7 @@ def assemble(
         chosen = completed({**chosen, **(queries or {})}, made)
         padding = max(0, made.encoder.latent_dim - max(query.channels for query in chosen.values()))
         queries = Queries(chosen, min_padding=padding)
-    return PerceiverIO(inputs, made.encoder, queries, decoder, outputs, labels=labels)
+    return PerceiverIO(inputs, made.encoder, queries, decoder, heads, labels=labels)
 
 
 def _query(name: str, output: Output, inputs: Inputs) -> Query:

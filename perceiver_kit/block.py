@@ -68,6 +68,13 @@ def check_flags(owner: str, signature: inspect.Signature, arguments: Mapping[str
             check_flag(owner, **{name: arguments[name]})
 
 
+class Settings:
+    """Base of registered dataclasses: flags are checked as those of blocks are."""
+
+    def __post_init__(self) -> None:
+        check_flags(type(self).__name__, inspect.signature(type(self)), vars(self))
+
+
 class Block(nn.Module, metaclass=_Recorded):
     """A module that records its constructor's arguments, so that a spec can rebuild it.
 
@@ -139,6 +146,7 @@ def completed(value: Any, neighbours: Any, made: dict[int, Any] | None = None) -
 
     Incomplete blocks are made anew from their arguments; others are returned as they are.
 
+    >>> from types import SimpleNamespace
     >>> encoder = Encoder(num_latents=4, latent_dim=16, layers=1)
     >>> encoder.left_out, completed(encoder, SimpleNamespace(inputs=Inputs(points=Features(3)))).channels
     (('channels',), 3)

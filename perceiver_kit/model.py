@@ -140,7 +140,7 @@ class PerceiverIO(Block):
             for name in self.outputs.blocks:
                 width, size = self.outputs.blocks[name].in_channels, self.outputs.blocks[name].size
                 joints.append(("decoder.out_channels", decoder.out_channels, f"outputs {name!r} in_channels", width))
-                own = queries.blocks[name].size
+                own = queries.blocks[self.outputs.query_of(name)].size
                 if size is not None and own is not None and own != size:
                     raise AssemblyError(f"PerceiverIO: output {name!r} is of size {size}, but its query of {own}")
             for name in queries.blocks:

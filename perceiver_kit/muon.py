@@ -38,7 +38,7 @@ class Muon(torch.optim.AdamW):
         parts = [
             group
             | {"params": [p for p in group["params"] if (id(p) in matrices) == muon], "muon": muon}
-            | {"lr": lr * group.get("lr", rate) / rate}
+            | {"lr": lr * (group.get("lr", rate) / rate if rate else 1.0)}
             for muon, lr in ((True, muon_rate), (False, rate))
             for group in groups
         ]

@@ -123,7 +123,7 @@ def names(kind: str = "recipes") -> list[str]:
     >>> "multimodal_autoencoding" in names()
     True
     >>> names("*_autoencoding")
-    ['multimodal_autoencoding']
+    ['hierarchical_autoencoding', 'multimodal_autoencoding']
     >>> names("positions")
     ['Fourier', 'Learned', 'Projected']
     """

@@ -107,10 +107,13 @@ def _register(cls: type, tensors: tuple[str, ...], static: tuple[str, ...]) -> N
     """Make a dataclass a pytree, so that export, vmap and data-parallel wrappers see its tensors."""
 
     def flatten(value: Any) -> tuple[list[Any], Any]:
-        return [getattr(value, name) for name in tensors], tuple(getattr(value, name) for name in static)
+        # What is None is no leaf, so that functions of tensors can be mapped.
+        present = tuple(name for name in tensors if getattr(value, name) is not None)
+        return [getattr(value, name) for name in present], (present, tuple(getattr(value, name) for name in static))
 
     def unflatten(leaves: Any, context: Any) -> Any:
-        return cls(**dict(zip(tensors, leaves, strict=True)), **dict(zip(static, context, strict=True)))
+        present, values = context
+        return cls(**dict(zip(present, leaves, strict=True)), **dict(zip(static, values, strict=True)))
 
     pytree.register_pytree_node(cls, flatten, unflatten, serialized_type_name=f"perceiver_kit.{cls.__name__}")
 

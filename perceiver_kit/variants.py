@@ -10,7 +10,6 @@ torch.Size([2, 5, 32])
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,21 +20,14 @@ from torch import Tensor, nn
 
 from .activations import Activation
 from .attention import MLP
-from .block import check_flags
+from .block import Settings
 from .checks import check_choice, check_number, check_probability
 from .registry import register
 
 
-class Variant:
-    """Base of the variants: flags are checked as those of blocks are."""
-
-    def __post_init__(self) -> None:
-        check_flags(type(self).__name__, inspect.signature(type(self)), vars(self))
-
-
 @register("variants")
 @dataclass(frozen=True)
-class LayerNorm(Variant):
+class LayerNorm(Settings):
     """A layer norm with another ``eps``, or without biases.
 
     >>> variants.LayerNorm(bias=False)(32).bias is None
@@ -51,7 +43,7 @@ class LayerNorm(Variant):
 
 @register("variants")
 @dataclass(frozen=True)
-class RMSNorm(Variant):
+class RMSNorm(Settings):
     """Channels divided by their root mean square, times a learned scale.
 
     >>> variants.RMSNorm()(32)
@@ -66,7 +58,7 @@ class RMSNorm(Variant):
 
 @register("variants")
 @dataclass(frozen=True)
-class NoNorm(Variant):
+class NoNorm(Settings):
     """Rows as they are.
 
     >>> variants.NoNorm()(32)
@@ -79,7 +71,7 @@ class NoNorm(Variant):
 
 @register("variants")
 @dataclass(frozen=True)
-class PlainMLP(Variant):
+class PlainMLP(Settings):
     """The MLP of the layers, with or without biases.
 
     >>> variants.PlainMLP(4, bias=False)(8)[0]
@@ -96,7 +88,7 @@ class PlainMLP(Variant):
 
 @register("variants")
 @dataclass(frozen=True)
-class GatedMLP(Variant):
+class GatedMLP(Settings):
     """An MLP whose hidden channels are multiplied by as many activated ones: GEGLU, or SwiGLU with ``"silu"``.
 
     >>> variants.GatedMLP(4)(8)[0]
@@ -113,7 +105,7 @@ class GatedMLP(Variant):
 
 @register("variants")
 @dataclass(frozen=True)
-class Rotary(Variant):
+class Rotary(Settings):
     """Rotary positions: pairs of neighbouring channels of a head are turned by angles that grow with the position.
 
     A score then depends on the distance of query and key alone. ``fraction`` of each head's channels are turned, in

@@ -37,8 +37,9 @@ class Asking(kit.PerceiverIO):
         outputs: kit.Outputs,
         *,
         asked: dict[str, list[list[float]]],
+        labels: Any = None,
     ) -> None:
-        super().__init__(inputs, encoder, queries, decoder, outputs)
+        super().__init__(inputs, encoder, queries, decoder, outputs, labels=labels)
         self.asked = asked
 
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:

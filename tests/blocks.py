@@ -151,6 +151,15 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
             ),
         ),
         "ConvStem": st.fixed_dictionaries({"axes": st.sampled_from([2, 3]), "layers": st.just(1)}),
+        # Rows that mix with their neighbours are tested in inputs/test_text_context.py.
+        "TextTokens": st.fixed_dictionaries(
+            {
+                "ngrams": st.sampled_from([(), (1,)]),
+                "stride": st.just(1),
+                "convolutions": st.just(0),
+                "kernel": st.sampled_from([1, 3]),
+            }
+        ),
         "PastTokens": st.fixed_dictionaries({"ngrams": st.sampled_from([(2,), (1, 3)])}),
         # Windows that do not overlap, and one column: the order of raw values is then the order of rows.
         "LogMel": st.just({"rate": 16, "bands": 3, "window": 4, "hop": 4, "low": 0.0, "high": None}),

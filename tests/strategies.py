@@ -131,7 +131,7 @@ def rows_of(block: nn.Module, whole: Tensor) -> Tensor:
     if type(block).__name__ == "ToWaveform":
         return rearrange(whole, "b (o s) -> b o s", s=block.channels)
     if type(block).__name__ == "ToPatches":
-        frames, height, width = (1, *block.size)[-3:]
+        frames, height, width = (1, *block.patch)[-3:]
         video = whole if whole.ndim == 5 else whole[:, None]
         rows = [
             video[:, t : t + frames, :, y : y + height, x : x + width].movedim(2, -1).flatten(1)

@@ -16,6 +16,7 @@ from perceiver_kit import inputs, outputs, positions, queries
 from perceiver_kit.block import completed, with_arguments
 from perceiver_kit.inputs import Features, Patches
 from perceiver_kit.outputs import Classify, Project
+from perceiver_kit.positions import Fourier
 
 from .assemblies import Assembly, assemblies
 from .strategies import RECIPES, raws, tiny
@@ -56,7 +57,7 @@ def assembled(model: Any) -> Any:
         asks = {name: shared.setdefault(id(model.queries.blocks[name]), asked(name)) for name in model.queries.blocks}
     return kit.assemble(
         model.inputs,
-        answers,
+        kit.Outputs(answers, of=model.outputs.of),
         queries=kit.Queries(asks, min_padding=model.queries.min_padding) if asks else None,
         encoder=bare(model.encoder),
         decoder=bare(model.decoder, keep=("out_channels",)),
@@ -65,7 +66,7 @@ def assembled(model: Any) -> Any:
 
 
 @settings(max_examples=6)
-@given(assemblies())
+@given(assemblies().filter(lambda case: type(case.model) is kit.PerceiverIO))
 def test_drawn_models_are_assembled_without_their_widths(case: Assembly) -> None:
     found = assembled(copy.deepcopy(case.model))
     check_equal(found, case.model)
@@ -184,6 +185,24 @@ def test_a_block_used_twice_stays_one() -> None:
     assert model.outputs.blocks["a"] is model.outputs.blocks["b"]  # type: ignore[union-attr]
     pair = completed(dict(a=head, b=head), model)
     assert pair["a"] is pair["b"] and head.left_out
+
+
+def test_coordinates_and_shared_queries_are_assembled() -> None:
+    clock = Fourier(bands=4, max_resolution=(24,), ranges=((0.0, 24.0),))
+    model = kit.assemble(
+        dict(history=inputs.Points(1, channels=2, positions=clock), cloud=inputs.Points(3, positions=Fourier(bands=2))),
+        kit.Outputs(kind=Project(5, size=(6,)), box=Project(4, size=(6,)), of=dict(kind="objects", box="objects")),
+        decoder=kit.decoders.SetDecoder(heads=2),
+        **SIZES,
+    )
+    assert [*model.queries.blocks] == ["objects"]  # type: ignore[union-attr]
+    assert model.inputs.blocks["cloud"].positions.max_resolution == (4, 4, 4)
+    given = {"history": torch.rand(2, 9, 3), "cloud": torch.rand(2, 7, 3)}
+    found = model(given)
+    assert (found["kind"].shape, found["box"].shape) == ((2, 6, 5), (2, 6, 4))
+    asked = dict(future=queries.CoordinateQuery(clock))
+    model = kit.assemble(model.inputs, dict(future=Project(2)), queries=asked, **SIZES)
+    assert model(given, queries={"future": torch.rand(8, 1)})["future"].shape == (2, 8, 2)
 
 
 # ---- replaced blocks

@@ -22,7 +22,8 @@ def bools(signature: inspect.Signature) -> list[str]:
     return [
         name
         for name, parameter in signature.parameters.items()
-        if "bool" in str(parameter.annotation) or isinstance(parameter.default, bool)
+        if "|" not in str(parameter.annotation)
+        and ("bool" in str(parameter.annotation) or isinstance(parameter.default, bool))
     ]
 
 

@@ -33,7 +33,8 @@ def test_rows_are_content_with_its_positions(drawn: tuple[nn.Module, tuple], bat
     assert content.shape == (batch, *grid, block.content_channels)
     rows = content.flatten(1, -2)
     if block.positions is not None:
-        places = block.positions(grid)
+        coordinates = block.coordinates(value, "raw")
+        places = block.positions(grid) if coordinates is None else block.positions.of(coordinates)
         rows = rows + places if block.combine == "add" else torch.cat([rows, places.expand(batch, -1, -1)], -1)
     assert torch.equal(tokens.rows, rows)
     assert tokens.rows.shape[-1] == block.channels
@@ -191,6 +192,16 @@ BAD = [
     (inputs.TextTokens(11, 4), torch.tensor([[0, 11]]), "raw must be ids from 0 to 10, got 0 to 11"),
     (inputs.TextTokens(11, 4), torch.tensor([[-1, 3]]), "raw must be ids from 0 to 10, got -1 to 3"),
     (inputs.TextTokens(11, 4), torch.zeros(2, 0).long(), r"raw has no elements along n: int64 \(2, 0\)"),
+    (
+        inputs.PastTokens(11, 4, ngrams=(2,), buckets=8),
+        torch.tensor([[0, 11]]),
+        "raw must be ids from 0 to 10, got 0 to 11",
+    ),
+    (inputs.Embedded(inputs.Features(3), 4), torch.zeros(2, 4), r"must be float \(b, n, 3\), got float32 \(2, 4\)"),
+    (inputs.LogMel(16, bands=3, window=4, hop=4), torch.zeros(2, 3), r"raw is \(2, 3\) but a row needs 4 samples"),
+    (inputs.Matches(4), torch.zeros(2, 3, 3, 8, 8), r"must be float \(b, 2, 3, h, w\), got float32 \(2, 3, 3"),
+    (inputs.Points(2, channels=1), torch.zeros(2, 5, 2), r"must be float \(b, n, 3\), .*; 2 coordinates, then 1 feat"),
+    (inputs.Table(1, categories=(3,), channels=4), torch.tensor([[0.5, 3.0]]), "column 1 must be .* 0 to 2, or NaN"),
 ]
 
 

@@ -30,7 +30,7 @@ NAN = torch.tensor([0.0, float("nan")])
 # A call and parts of its error: argument, expected, got, hint.
 MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "build": (lambda: kit.build("masked_ml"), ["no recipes 'masked_ml'", "did you mean 'masked_lm'", "There are: "]),
-    "build, preset": (lambda: kit.build("masked_lm", preset="tinny"), ["preset 'tinny'", "'tiny'", "base, tiny"]),
+    "build, preset": (lambda: kit.build("masked_lm", preset="tinny"), ["preset 'tinny'", "'tiny'", "base, quick,"]),
     "build, keyword": (
         lambda: kit.build("masked_lm", latents=3),
         ["no parameter 'latents'", "There are: ", "num_latents"],

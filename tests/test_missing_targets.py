@@ -158,7 +158,7 @@ def test_metrics_count_only_what_is_there() -> None:
 
 def test_targets_of_pixels_divide_into_rows() -> None:
     classes = torch.arange(2 * 3 * 4).view(2, 3, 4)
-    assert torch.equal(ToPixels(8, 5).rows_of(classes), classes.flatten(1))
+    assert torch.equal(ToPixels(5, in_channels=8).rows_of(classes), classes.flatten(1))
 
 
 @pytest.mark.usefixtures("unchecked")

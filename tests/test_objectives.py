@@ -12,8 +12,10 @@ import perceiver_kit as kit
 from perceiver_kit.objectives import (
     Classification,
     EndPointError,
+    MaskedReconstruction,
     MaskedTokens,
     MultiLabel,
+    NextTokens,
     Objective,
     Reconstruction,
     Regression,
@@ -29,6 +31,8 @@ EVERY = [
     Regression("a"),
     MultiLabel("a", labels=3),
     MaskedTokens("a"),
+    NextTokens("a", label_smoothing=0.1, z_loss=1e-4),
+    MaskedReconstruction("a"),
     EndPointError("a", valid="seen", scales=2, robust=True),
     Reconstruction("a"),
     Weighted({"x": Regression("a"), "type": Weighted({"y.z": MaskedTokens("b")})}, weights={"x": 0.5}),
@@ -67,7 +71,7 @@ def test_the_objective_of_every_recipe_gives_gradients(recipe: str) -> None:
 
 
 def _target(output: Tensor, name: str, recipe: str) -> Tensor:
-    if recipe == "masked_lm":
+    if recipe in ("masked_lm", "causal_lm"):
         text = torch.randint(output.shape[-1], output.shape[:2])
         return torch.where(torch.rand(text.shape) < 0.3, text, -100)
     return torch.arange(len(output)) if name == "label" else torch.rand_like(output) * 2 - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,12 +30,14 @@ def test_queries_at_indices_equal_those_of_the_whole_grid(data: st.DataObject, p
     value = {"points": torch.randn(batch, 4, 3), "other": torch.randn(batch, 2, 2)}
     tokens, content = every(value, content=[*value])
     rows = {name: tokens[name] for name in value}
-    seen = Encoded(torch.zeros(batch, 3, 8), tokens.layout, tuple(value), rows, content)
+    encoding = Encoded(torch.zeros(batch, 3, 8), tokens.layout, tuple(value), rows, content)
     names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
     drawn = {name: data.draw(query_blocks(every, {"points": (4,), "other": (2,)})) for name in names}
     asked = queries.Queries({name: block for name, (block, _) in drawn.items()}, min_padding=padding)
     assert asked.channels == max(block.channels for block, _ in drawn.values()) + padding
     for name, (block, grid) in drawn.items():
+        places = torch.randn(*grid, block.axes) if block.takes else None
+        seen = replace(encoding, asked=places)
         assert asked.grid(name, seen) == grid
         count = torch.Size(grid).numel()
         whole = asked(name, grid, None, seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -89,6 +89,12 @@ class LogMel(Input):
     @property
     def raw_axes(self) -> str:
         return "b samples"
+
+    def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if mask.dtype != torch.bool or raw.ndim != 2 or tuple(mask.shape) != (len(raw), raw.shape[1] // self.hop):
+            return raw, mask  # refused later
+        kept = repeat(mask, "b n -> b (n hop)", hop=self.hop)
+        return torch.where(F.pad(kept, (0, raw.shape[1] - kept.shape[1]), value=True), raw, 0), mask
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, hint="mono, without a channel axis")

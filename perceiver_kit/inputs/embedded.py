@@ -29,13 +29,19 @@ class Embedded(Input):
             raise AssemblyError(
                 f"Embedded: content must be an input block without positions, got {content}; give them to Embedded"
             )
-        super().__init__(channels, grid=content.grid, positions=positions, combine=combine)
+        super().__init__(channels, axes=content.axes, grid=content.grid, positions=positions, combine=combine)
         self.content = content
         self.embedding = linear(content.content_channels, channels)
 
     @property
     def raw_axes(self) -> str:
         return self.content.raw_axes
+
+    def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.content.masked(raw, mask)
+
+    def check_values(self, raw: Tensor, name: str) -> None:
+        self.content.check_values(raw, name)
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         return self.embedding(match_dtype(self.content.embed(raw, name), self.embedding))

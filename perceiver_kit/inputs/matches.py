@@ -47,7 +47,7 @@ class Matches(Input):
         combine: Combine = "concat",
     ) -> None:
         check_positive("Matches", out_channels=out_channels, radius=radius, stride=stride, channels=channels)
-        super().__init__(out_channels, grid=grid, positions=positions, combine=combine)
+        super().__init__(out_channels, axes=2, grid=grid, positions=positions, combine=combine)
         self.radius, self.stride, self.raw_channels = radius, stride, channels
         self.project = linear((2 * radius + 1) ** 2, out_channels)
 

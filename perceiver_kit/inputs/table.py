@@ -41,7 +41,7 @@ class Table(Input):
         self.classes = nn.ModuleList(
             nn.Embedding(classes, channels, _weight=learned(classes, channels)) for classes in self.categories
         )
-        self.missing = learned(columns, channels)
+        self.absent = learned(columns, channels)
 
     @property
     def raw_axes(self) -> str:
@@ -61,7 +61,7 @@ class Table(Input):
         for column, embedding in enumerate(self.classes, start=self.numeric):
             index = raw[:, column]
             parts.append(rearrange(embedding(index.long()), "b c -> b 1 c"))
-        return torch.where(rearrange(missing, "b n -> b n 1"), self.missing, torch.cat(parts, 1))
+        return torch.where(rearrange(missing, "b n -> b n 1"), self.absent, torch.cat(parts, 1))
 
     def check_values(self, raw: Tensor, name: str) -> None:
         for column, classes in enumerate(self.categories, start=self.numeric):

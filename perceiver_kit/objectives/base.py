@@ -155,8 +155,11 @@ def check_same(name: str, output: Tensor, target: Tensor) -> None:
 
 
 def check_classes(name: str, target: Tensor, classes: int) -> None:
-    """Raise InputError for class indices out of range. On a GPU only under ``kit.checks(True)``."""
-    if target.dtype == torch.int64 and target.numel() and checks_values(target):
+    """Raise InputError for class indices out of range, missing ones aside. On a GPU only under ``kit.checks(True)``."""
+    if target.dtype != torch.int64 or not checks_values(target):
+        return
+    target = target[target != MISSING]
+    if target.numel():
         low, high = (int(bound) for bound in target.aminmax())
         if low < 0 or high >= classes:
             raise InputError(f"target {name!r} must be classes from 0 to {classes - 1}, got {low} to {high}")

@@ -15,12 +15,10 @@ from torch import Tensor
 from ..checks import check_number, check_probability, describe_value
 from ..errors import InputError
 from ..registry import register
-from .base import Objective, Outputs, check_classes, torchmetrics_package
+from .base import MISSING, Objective, Outputs, check_classes, torchmetrics_package
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-IGNORED = -100
 
 
 @register("objectives")
@@ -48,7 +46,7 @@ class NextTokens(Objective):
         if target.dtype != torch.int64 or target.shape != output.shape[:2]:
             expected = tuple(output.shape[:2])
             raise InputError(f"target {self.output!r} must be int64 {expected}, got {describe_value(target)}")
-        kept = target != IGNORED
+        kept = target != MISSING
         check_classes(self.output, target[kept], output.shape[-1])
         loss, z = self.losses(output[kept], target[kept])
         return loss.sum() + z.sum(), kept.sum()
@@ -72,7 +70,7 @@ class NextTokens(Objective):
         return {"bits": mean(), "accuracy": mean()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
-        kept = targets[self.output] != IGNORED
+        kept = targets[self.output] != MISSING
         if kept.any():
             logits, target = outputs[self.output][kept].float(), targets[self.output][kept]
             meters["bits"].update(F.cross_entropy(logits, target, reduction="none") / math.log(2))

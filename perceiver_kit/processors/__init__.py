@@ -9,11 +9,10 @@ from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
 from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
-from .readers import IMAGENET, Array, Frames, Picture, Sound, VideoClip
+from .readers import Array, Frames, Picture, Sound, VideoClip
 from .texts import FilledAnswer, FilledText, Text
 
 __all__ = [
-    "IMAGENET",
     "Answer",
     "Array",
     "ClassAnswer",

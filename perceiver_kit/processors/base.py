@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..block import Settings
 from ..checks import describe_value, short
 from ..data.files import find_files
 from ..errors import AssemblyError, InputError, PerceiverKitError, nearest
@@ -36,7 +37,7 @@ class Item:
     ragged: tuple[str, ...] = ()
 
 
-class Reader:
+class Reader(Settings):
     """Reads one modality, or several at once, from a path or an object.
 
     Derive a frozen dataclass, register it under ``"processors"``, and define ``read``.
@@ -81,7 +82,7 @@ class Reader:
         return InputError(f"source: expected {expected}, got {came}")
 
 
-class Interpreter:
+class Interpreter(Settings):
     """Makes an answer of the outputs for one source.
 
     Derive a frozen dataclass, register it under ``"processors"``, and define ``answer``.

@@ -60,6 +60,7 @@ class Picture(Reader):
     suffixes: ClassVar[tuple[str, ...]] = PICTURES
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._processor()  # raises AssemblyError for bad settings
 
     def _processor(self) -> ImageProcessor:
@@ -191,6 +192,7 @@ class Sound(Reader):
     suffixes: ClassVar[tuple[str, ...]] = SOUNDS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("Sound", samples=self.samples)
         check_positive("Sound", most=MAX_RATE, rate=self.rate)
 

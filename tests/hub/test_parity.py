@@ -257,7 +257,15 @@ def test_latents_match() -> None:
     config = transformers.PerceiverConfig(**_config(6, 24, 2, 2, 3, 4, d_model=15, **NO_RESIDUAL))
     theirs = reference.randomised(transformers.PerceiverModel(config).eval().double())
     ours = kit.Encoder(
-        15, num_latents=6, latent_dim=24, blocks=2, layers=2, cross_heads=3, self_heads=4, query_residual=False
+        15,
+        num_latents=6,
+        latent_dim=24,
+        blocks=2,
+        layers=2,
+        cross_heads=3,
+        self_heads=4,
+        cross_qk_channels=15,
+        query_residual=False,
     ).double()
     table = {"latents": "embeddings.latents"}
     table |= {f"cross.0.{o}": f"encoder.cross_attention.{t}" for o, t in CROSS.items()}

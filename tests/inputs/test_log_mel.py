@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perceiver_kit as kit
-from perceiver_kit.inputs import LogMel
+from perceiver_kit.inputs import Inputs, LogMel
 
 
 def restated(wave: np.ndarray, rate: int, bands: int, window: int, hop: int, low: float, high: float) -> np.ndarray:
@@ -60,3 +60,12 @@ def test_wrong_sound_and_settings_are_refused() -> None:
     for wrong in (dict(low=9000.0), dict(high=9000.0), dict(hop=500), dict(low=100.0, high=100.0)):
         with pytest.raises(kit.AssemblyError, match="expected low < high <= rate / 2 and hop <= window"):
             LogMel(16_000, **wrong)
+
+
+def test_masked_rows_enter_no_window_of_another_row() -> None:
+    sound, mask = torch.randn(1, 170), torch.arange(8)[None] < 4
+    every = Inputs(sound=LogMel(8000, bands=3, window=40, hop=20))
+    kept = torch.where(torch.arange(170)[None] // 20 < 4, sound, 0)
+    kept[:, 160:] = sound[:, 160:]  # no row of its own
+    broken = torch.where((kept == 0), torch.nan, sound)
+    assert torch.equal(every(broken, {"sound": mask})[0].rows, every(kept, {"sound": mask})[0].rows)

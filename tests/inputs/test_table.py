@@ -20,8 +20,8 @@ def test_every_value_becomes_its_token() -> None:
     assert rows.shape == (2, 4, 4)
     number = lambda value, column: value * table.scale[column] + table.shift[column]  # noqa: E731
     wanted = [
-        [number(0.5, 0), table.missing[1], table.classes[0].weight[2], table.classes[1].weight[0]],
-        [table.missing[0], number(-1.5, 1), table.missing[2], table.classes[1].weight[1]],
+        [number(0.5, 0), table.absent[1], table.classes[0].weight[2], table.classes[1].weight[0]],
+        [table.absent[0], number(-1.5, 1), table.absent[2], table.classes[1].weight[1]],
     ]
     assert torch.allclose(rows, torch.stack([torch.stack(row) for row in wanted]))
     rows.sum().backward()

@@ -37,6 +37,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "multimodal_autoencoding": dict(
         num_frames=2, image_size=8, audio_samples=160, image_bands=4, audio_bands=4, label_channels=16, out_channels=16
     ),
+    "causal_lm": dict(context=32, channels=16),
+    "perceiver_image_classification": dict(bands=4, max_resolution=(12, 12), num_labels=4),
+    "hierarchical_autoencoding": dict(
+        modalities=dict(image=(12, 12, 3), label=(1, 4)), groups=(4, 1, 4), num_latents=(4, 8, 4), widths=(16, 16, 16)
+    ),
 }
 RECIPES = kit.list()
 FEW = dict(image=9, audio=3)  # of the 128 pixels and 10 patches of multimodal_autoencoding
@@ -69,6 +74,12 @@ class Toys(Samples):
                 text = torch.randint(6, 262, (32,), generator=fixed)
                 masked = torch.rand(32, generator=fixed) < (0.02, 0.7)[index % 2]
                 return dict(inputs={"text": text.masked_fill(masked, 3)}, targets={"text": text.where(masked, -100)})
+            case "causal_lm":
+                text = torch.randint(6, 262, (33,), generator=fixed)
+                return dict(inputs={"text": text[:-1]}, targets={"text": text[-8:]})
+            case "hierarchical_autoencoding":
+                both = dict(image=values(3, 12, 12), label=torch.eye(4)[label][None])
+                return dict(inputs=both, targets=both)
             case "sequence_classification":
                 text = torch.randint(6, 100, (32,), generator=fixed) + 100 * (label % 2)
                 keep = torch.arange(32) < 8 + index % 24
