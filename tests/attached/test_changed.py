@@ -34,13 +34,15 @@ def changed(recipe: str, change: Callable[[nn.Module], object]) -> nn.Module:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_hook_fires_once_a_call(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for each output in the decoder, once for each block in the latent transformer, which shares its weights."""
+    """Once for each output in the decoder, for each block in the latent transformer, which shares its weights, and for
+    each stage that shares the layer, such as positions of inputs and queries."""
     monkeypatch.setattr(attention_backends, "RECOMPUTE_MIN_BYTES", 0)
     fired: Counter[nn.Module] = Counter()
     model = changed(recipe, lambda layer: layer.register_forward_hook(lambda module, *_: fired.update([module])))
     repeats = {"encoder.transformer": getattr(model.encoder, "blocks", 1), "decoder": len(model.outputs.blocks)}
+    places = Counter(layer for _, layer in model.named_modules(remove_duplicate=False))
     wanted = {
-        layer: next((n for part, n in repeats.items() if name.startswith(part)), 1)
+        layer: next((n for part, n in repeats.items() if name.startswith(part)), places[layer])
         for name, layer in model.named_modules()
         if isinstance(layer, LAYERS)
     }

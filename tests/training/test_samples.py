@@ -102,7 +102,7 @@ def test_samples_of_different_sizes_are_refused() -> None:
         batched(given)
     assert str(caught.value) == (
         "samples of a batch must have the same sizes, but inputs.x is float32 (3,) in sample 8 and float32 (4,) in "
-        "sample 9: crop, pad or resize"
+        "sample 9: crop or resize, or pad with Data(collate=kit.pad)"
     )
 
 
