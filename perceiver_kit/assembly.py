@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .block import Block, completed
+from .checks import describe_value
 from .decoders import Decoder
 from .encoders import Encoder
 from .errors import AssemblyError
@@ -54,6 +55,8 @@ def assemble(
     >>> out["room"].shape, out["track"].shape
     (torch.Size([2, 10]), torch.Size([2, 50, 3]))
     """
+    if encoder is not None and not isinstance(encoder, Block):
+        raise AssemblyError(f"assemble: encoder must be a block, such as Encoder(…), got {describe_value(encoder)}")
     if encoder is not None and sizes:
         raise AssemblyError(f"assemble: expected an encoder or its sizes, got both: encoder and {', '.join(sizes)}")
     inputs = inputs if isinstance(inputs, Inputs) else Inputs(inputs)
@@ -62,7 +65,13 @@ def assemble(
     made.encoder = completed(Encoder(**sizes) if encoder is None else encoder, made)
     decoder = Decoder(out_channels=_out_channels(heads)) if decoder is None else decoder
     if getattr(decoder, "query_channels", None) == 0:  # it pools the latents
+<<<<<<< HEAD
         return PerceiverIO(inputs, made.encoder, None, decoder, heads, labels=labels)
+=======
+        if queries:
+            raise AssemblyError(f"assemble: {type(decoder).__name__} reads no queries, but queries were given")
+        return PerceiverIO(inputs, made.encoder, None, decoder, outputs, labels=labels)
+>>>>>>> h-newc
     if not isinstance(queries, Queries):
         blocks = named(heads)
         wanted = {heads.query_of(name): name for name in blocks}

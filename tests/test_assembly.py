@@ -138,11 +138,14 @@ def test_a_decoder_that_pools_needs_no_queries() -> None:
     assert model({"x": torch.rand(2, 5, 3)})["y"].shape == (2, 4)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(num_latent=3), "Encoder: .*did you mean 'num_latents'"),
         (dict(encoder=kit.Encoder(**SIZES)), "expected an encoder or its sizes, got both"),
+        (dict(encoder=nn.Linear(3, 3)), "encoder must be a block, such as Encoder"),
+        (dict(decoder=kit.MeanPool(), queries=dict(room=queries.LearnedQuery(1))), "MeanPool reads no queries"),
         (dict(queries=dict(rom=queries.LearnedQuery(1))), "assemble: queries names 'rom'; did you mean 'room'"),
         (
             dict(queries=dict(track=queries.LearnedQuery(8))),

@@ -41,6 +41,17 @@ def test_a_loaded_model_gets_another_number_of_classes(recipe: str, tmp_path: Pa
     assert same.labels == {"label": ("a", "b", "c")}
 
 
+def test_a_loaded_model_gets_other_classes_by_their_names(tmp_path: Path) -> None:
+    kit.save(kit.build("image_classification_fourier", preset="tiny", labels=("a", "b")), tmp_path)
+    with pytest.warns(UserWarning, match="these parameters are new"):
+        new: Any = kit.load(tmp_path, labels=("x", "y", "z"))
+    assert new.labels == {"label": ("x", "y", "z")}
+    renamed: Any = kit.load(tmp_path, labels=("x", "y"))  # nothing is new
+    assert renamed.labels == {"label": ("x", "y")}
+    with pytest.raises(kit.AssemblyError, match="expected 4 names"), pytest.warns(UserWarning, match="new"):
+        kit.load(tmp_path, num_labels=4, labels=("x", "y"))
+
+
 def test_hugging_faces_checkpoints_get_a_new_head_too(tmp_path: Path) -> None:
     kit.to_huggingface(kit.build("sequence_classification", preset="tiny", num_labels=2), tmp_path)
     with pytest.warns(UserWarning, match="these parameters are new"):

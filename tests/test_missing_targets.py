@@ -176,3 +176,11 @@ def test_wrong_weights_and_masks_are_refused() -> None:
         Regression("y", valid="seen")(output, {"y": torch.zeros(2, 3)})
     with pytest.raises(kit.InputError, match=r"must be int64 \(2, 4, 4\) or float \(2, 3, 4, 4\), got int64 \(2, 16\)"):
         Classification("y")({"y": torch.zeros(2, 3, 4, 4)}, {"y": torch.zeros(2, 16).long()})
+
+
+@pytest.mark.parametrize("objective", [Reconstruction("y"), Regression("y")], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64])
+def test_values_of_any_dtype_are_targets(objective: Objective, dtype: torch.dtype) -> None:
+    output, target = torch.randn(B, N), torch.randint(2, (B, N)).to(dtype)
+    found, wanted = (objective({"y": output}, {"y": each})[0] for each in (target, target.float()))
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)

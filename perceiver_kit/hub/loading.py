@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks import describe_value, short
+from ..checks import check_class_names, describe_value, short
 from ..errors import CheckpointError
 from ..spec import build
 from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_weights, shared_tensors
@@ -42,7 +42,8 @@ def load(
     ``parameters`` are those of the model's recipe that do not change its weights, such as ``dropout=0.1`` or
     ``conv_padding="same"``.
     ``num_labels`` gives the model another number of classes: a new head on loaded weights. A warning names the
-    parameters that are new; class names are dropped.
+    parameters that are new; class names are dropped. ``labels``, of recipes with classes, names them: the number
+    follows.
 
     >>> import tempfile
     >>> directory = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
@@ -63,8 +64,10 @@ def load(
     config = {} if is_ours(directory) else read_json(directory / CONFIG)
     ours = not config or "perceiver_kit" in config
     model = load_kit(directory) if ours else load_huggingface(directory, config)
-    model = _rebuilt(model, parameters) if parameters else model
-    return (model if num_labels is None else with_classes(model, num_labels)).to(device)
+    if num_labels is None and parameters.get("labels") is not None:
+        num_labels = len(check_class_names("load: labels", parameters["labels"]))
+    model = model if num_labels is None else with_classes(model, num_labels)
+    return (_rebuilt(model, parameters) if parameters else model).to(device)
 
 
 def _rebuilt(model: nn.Module, parameters: Mapping[str, Any]) -> nn.Module:

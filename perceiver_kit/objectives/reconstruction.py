@@ -32,7 +32,7 @@ class Reconstruction(Objective):
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         check_same(self.output, output, target)
         there = self.present(target, targets)
-        return torch.where(there, output.float() - target, 0).abs().sum(), there.sum()
+        return torch.where(there, output.float() - target.float(), 0).abs().sum(), there.sum()
 
     def meters(self) -> dict[str, Metric]:
         torchmetrics_package()

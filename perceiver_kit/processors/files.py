@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..checks import writing
-from ..errors import MissingPackage
+from ..errors import InputError, MissingPackage
 
 
 def write_file(stem: Path, ending: str, content: bytes) -> Path:
@@ -24,7 +24,7 @@ def write_file(stem: Path, ending: str, content: bytes) -> Path:
                 return path
             except FileExistsError:
                 continue
-    raise AssertionError
+    raise InputError(f"{stem}: no name is free")  # count never ends
 
 
 def picture_bytes(picture: Tensor) -> bytes:

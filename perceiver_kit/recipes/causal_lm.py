@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checks import check_choice, check_positive
 from ..decoders import PassThrough
 from ..encoders import CausalEncoder
 from ..inputs import Inputs, PastTokens, TextTokens
@@ -109,6 +109,7 @@ def causal_lm(
     torch.Size([2, 64, 262])
     """
     check_positive("causal_lm", vocabulary=vocabulary, context=context, channels=channels, buckets=buckets)
+    check_choice("causal_lm", "positions", positions, ("rotary", "learned", "sinusoidal", "fourier", "none"))
     added: Positions | None = {
         "learned": lambda: Learned((context,), channels),
         "sinusoidal": lambda: Sinusoidal(channels),
