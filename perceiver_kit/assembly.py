@@ -65,13 +65,9 @@ def assemble(
     made.encoder = completed(Encoder(**sizes) if encoder is None else encoder, made)
     decoder = Decoder(out_channels=_out_channels(heads)) if decoder is None else decoder
     if getattr(decoder, "query_channels", None) == 0:  # it pools the latents
-<<<<<<< HEAD
-        return PerceiverIO(inputs, made.encoder, None, decoder, heads, labels=labels)
-=======
         if queries:
             raise AssemblyError(f"assemble: {type(decoder).__name__} reads no queries, but queries were given")
-        return PerceiverIO(inputs, made.encoder, None, decoder, outputs, labels=labels)
->>>>>>> h-newc
+        return PerceiverIO(inputs, made.encoder, None, decoder, heads, labels=labels)
     if not isinstance(queries, Queries):
         blocks = named(heads)
         wanted = {heads.query_of(name): name for name in blocks}
