@@ -66,7 +66,7 @@ fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds 
 graphs: $(DEV)  ## compile and export every recipe (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.graphs
 
-prototypes: $(DEV)  ## train the short models of qa/prototypes/, beside trivial baselines (a minute)
+prototypes: $(DEV)  ## train the short models of qa/prototypes/, beside trivial baselines (some minutes)
 	for file in qa/prototypes/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done
 
 coverage: $(DEV)  ## run the tests and count the lines and branches that they run; below 95 % fails (a quarter of an hour)

@@ -120,6 +120,7 @@ def _pixels(whole: Tensor) -> Tensor:
 
 
 ROWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "Choose": lambda whole: whole[..., None],
     "Classify": lambda whole: whole[:, None],
     "Flow": _pixels,
     "ToPixels": _pixels,

@@ -15,6 +15,7 @@ from perceiver_kit import inputs, outputs
 from .strategies import ROWS, assert_close, grids, noisy, rows_of
 
 MAKE = {
+    "Choose": lambda: outputs.Choose(in_channels=6),
     "Classify": lambda: outputs.Classify(4, in_channels=6),
     "Flow": lambda: outputs.Flow(6),
     "ToPatches": lambda: outputs.ToPatches((2, 1, 3), values=2, in_channels=6),

@@ -149,6 +149,28 @@ class ToWaveform(Project):
 
 
 @register("outputs")
+class Choose(Project):
+    """A logit of each row: (b, o), of which ``Classification`` takes one as the class.
+
+    For the first or the last byte of an answer, the item of a list, the cell of a grid.
+
+    >>> Choose(in_channels=512).whole(torch.zeros(2, 30, 1), (30,)).shape
+    torch.Size([2, 30])
+    """
+
+    objective = "Classification"
+
+    def __init__(self, *, in_channels: int = LEFT_OUT, size: Grid | None = None) -> None:
+        super().__init__(1, in_channels=in_channels, size=size)
+
+    def whole(self, rows: Float[Tensor, "b o 1"], grid: Grid) -> Float[Tensor, "b o"]:
+        return rearrange(rows, "b o 1 -> b o")
+
+    def rows_of(self, whole: Float[Tensor, "b o"]) -> Float[Tensor, "b o 1"]:
+        return rearrange(whole, "b o -> b o 1")
+
+
+@register("outputs")
 class Classify(Project):
     """Logits of ``classes`` from a single row: (b, classes).
 
