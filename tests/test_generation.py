@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from perceiver_kit.encoders import Cache
 from perceiver_kit.generation import _sampled, next_logits
 from perceiver_kit.variants import Rotary
 
-from .strategies import assert_close, noisy
+from .strategies import assert_close, noisy, tiny
 
 V = 262
 SIZES: dict[str, Any] = dict(channels=8, latent_dim=8, cross_heads=1, self_heads=2, context=14, num_latents=6)
@@ -32,9 +34,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
 def causal(layers: int = 2, dtype: torch.dtype = torch.float64, **options: Any) -> kit.PerceiverIO:
-    model: Any = kit.build("causal_lm", preset="tiny", layers=layers, **(SIZES | options))
-    return noisy(model, 0.3).to(dtype).eval()  # type: ignore[return-value]
+    """A noisy small model, cached for all tests: do not change it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = kit.build("causal_lm", preset="tiny", layers=layers, **(SIZES | options))
+        return noisy(model, 0.3).to(dtype).eval()  # type: ignore[return-value]
 
 
 def ids(*shape: int) -> Tensor:
@@ -47,32 +53,35 @@ def padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.stack(rows), torch.stack([torch.arange(longest) >= longest - len(each) for each in sequences])
 
 
+@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=2)
 @given(
-    kind=st.sampled_from(sorted(KINDS)),
-    layers=st.integers(1, 8),
-    prompts=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    layers=st.integers(1, 3),
+    prompts=st.lists(st.integers(1, 4), min_size=2, max_size=3, unique=True),
     dtype=st.sampled_from([torch.float64, torch.float32]),
 )
 def test_cached_equals_uncached_and_a_batch_each_row(
     kind: str, layers: int, prompts: list[int], dtype: torch.dtype
 ) -> None:
     """Until all latents are in use, from any prompts; and the first step past it, which reads all anew."""
-    model = causal(layers, dtype, **KINDS[kind])
-    wholes, cache = [ids(length + 6) for length in prompts], None
-    for step in range(6 - max(prompts) + 2):
+    model = causal(layers, dtype, num_latents=4, **KINDS[kind])
+    wholes, cache = [ids(length + 4) for length in prompts], None
+    for step in range(4 - max(prompts) + 2):
         rows = [whole[: length + step] for whole, length in zip(wholes, prompts, strict=True)]
         found, cache = next_logits(model, *padded(rows), cache, policy="recompute")
         for one, row in zip(found, rows, strict=True):
             assert_close(one[None], model({"text": row[None]})["text"][:, -1], 1e-5 if dtype == torch.float32 else 1e-9)
 
 
+@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("policy", ["recompute", "refill", "roll"])
 @pytest.mark.parametrize("kind", ["rotary", "learned", "n-grams"])
 def test_a_batch_of_unequal_prompts_is_each_prompt_alone_under_every_policy(kind: str, policy: Any) -> None:
     """Far past the latents and, for policies that read anew, past the context."""
-    model = causal(**KINDS[kind])
-    prompts = [ids(n) for n in (1, 9, 4)]
-    options: dict[str, Any] = dict(length=5 if (kind, policy) == ("learned", "roll") else 16, policy=policy, seed=3)
+    model = causal(1, num_latents=3, context=7, **KINDS[kind])
+    prompts = [ids(n) for n in (1, 4)]
+    options: dict[str, Any] = dict(length=4 if (kind, policy) == ("learned", "roll") else 9, policy=policy, seed=3)
     together = kit.generate(model, prompts, **options)
     for row, prompt in enumerate(prompts):
         alone = kit.generate(model, [ids(1)] * row + [prompt], **options)[row]
@@ -80,37 +89,38 @@ def test_a_batch_of_unequal_prompts_is_each_prompt_alone_under_every_policy(kind
 
 
 def test_recompute_is_a_full_pass_at_every_step() -> None:
-    model, prompt = causal(), ids(3)
-    found = kit.generate(model, prompt, length=20, temperature=0.0, policy="recompute")
+    model, prompt = causal(1, num_latents=3, context=7), ids(3)
+    found = kit.generate(model, prompt, length=8, temperature=0.0, policy="recompute")
     whole = torch.cat([prompt, found])
     for i in range(3, len(whole)):
-        logits = model({"text": whole[None, max(0, i - 14) : i]})["text"]
+        logits = model({"text": whole[None, max(0, i - 7) : i]})["text"]
         assert logits[0, -1].argmax() == whole[i]
 
 
 def test_policies_hold_as_many_latents_as_they_say() -> None:
-    model, sequence = causal(), ids(1, 30)
+    model, sequence = causal(1), ids(1, 20)
     held: dict[str, list[tuple[int, int]]] = {"refill": [], "roll": []}
     for policy in held:
         cache = None
-        for n in range(4, 24):
+        for n in range(4, 20):
             _, cache = next_logits(model, sequence[:, :n], cache=cache, policy=policy, free=2)  # type: ignore[arg-type]
             assert cache is not None
             held[policy].append((int(cache.rows.sum()), int(cache.latents.sum())))
     assert held["refill"][:8] == [(4, 4), (5, 5), (6, 6), (7, 4), (8, 5), (9, 6), (10, 4), (11, 5)]
     assert max(held["refill"]) == (14, 6) and held["refill"][-1][0] <= 14 and (12, 4) in held["refill"]
-    assert held["roll"][2:] == [(min(n, 14), 6) for n in range(6, 24)]
+    assert held["roll"][2:] == [(min(n, 14), 6) for n in range(6, 20)]
 
 
-@given(kind=st.sampled_from(sorted(KINDS)), n=st.integers(1, 12), place=st.integers(0, 11))
+@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "place"), [(3, 0), (4, 2), (12, 9)])
 def test_no_latent_sees_the_future(kind: str, n: int, place: int) -> None:
     model, text = causal(**KINDS[kind]), ids(1, n)
     other = text.clone()
-    place %= n
     other[0, place:] = (other[0, place:] - 5) % 200 + 6
     if KINDS[kind].get("count") == "back":
         text, other = text[:, -6:], other[:, -6:]
-    found, changed = (model({"text": each})["text"] for each in (text, other))
+    found, changed = model({"text": torch.cat([text, other])})["text"].split(1)
     before = (text == other).all(0)[-found.shape[1] :]
     assert_close(found[:, before], changed[:, before], 1e-9) if before.any() else None
     assert not torch.allclose(found[:, ~before], changed[:, ~before])
@@ -123,8 +133,8 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -3.0]])
 
 def shares(**options: Any) -> Tensor:
     settings: dict[str, Any] = dict(temperature=1.0, top_k=None, top_p=None) | options
-    draws = _sampled(LOGITS.expand(4000, -1), [generator(0, i) for i in range(4000)], **settings)
-    return torch.bincount(draws, minlength=5) / 4000
+    draws = _sampled(LOGITS.expand(2000, -1), [generator(0, i) for i in range(2000)], **settings)
+    return torch.bincount(draws, minlength=5) / 2000
 
 
 @pytest.mark.parametrize(
@@ -140,8 +150,9 @@ def shares(**options: Any) -> Tensor:
     ],
 )
 def test_tokens_are_sampled_as_asked(options: dict, wanted: Tensor) -> None:
-    assert (shares(**options) - wanted).abs().max() < 0.03
-    assert (shares(**options)[wanted == 0] == 0).all()
+    found = shares(**options)
+    assert (found - wanted).abs().max() < 0.03
+    assert (found[wanted == 0] == 0).all()
 
 
 def test_repeated_tokens_are_penalised() -> None:
@@ -170,8 +181,8 @@ def test_generation_ends_at_stop_ids() -> None:
 
 def test_a_stream_adds_up_to_the_whole() -> None:
     model = causal()
-    text = "".join(kit.generate(model, "In thé", length=30, seed=2, stream=True))
-    assert text == kit.generate(model, "In thé", length=30, seed=2)
+    text = "".join(kit.generate(model, "In thé", length=12, seed=2, stream=True))
+    assert text == kit.generate(model, "In thé", length=12, seed=2)
     pieces = [*kit.generate(model, [[70, 71], [80]], length=5, seed=2, stream=True)]
     assert len(pieces) == 5 and all(len(piece) == 2 for piece in pieces)
 
@@ -224,8 +235,8 @@ def test_bad_prompts_and_numbers_are_refused(prompt: Any, options: dict, message
 
 def test_models_that_cannot_generate_are_refused() -> None:
     for model, message in (
-        (kit.build("masked_lm", preset="tiny").eval(), "its encoder must be a CausalEncoder, got"),
-        (causal().train(), r"it is in training mode: call model.eval\(\)"),
+        (tiny("masked_lm"), "its encoder must be a CausalEncoder, got"),
+        (copy.deepcopy(causal()).train(), r"it is in training mode: call model.eval\(\)"),
     ):
         with pytest.raises(kit.InputError, match=message):
             kit.generate(model, "a")
@@ -241,7 +252,7 @@ def test_caches_of_others_are_refused() -> None:
     model, text = causal(), ids(2, 4)
     _, cache = next_logits(model, text[:, :3])
     with pytest.raises(kit.InputError, match="cache is of another model"):
-        next_logits(causal(), text, cache=cache)
+        next_logits(causal(1), text, cache=cache)
     with pytest.raises(kit.InputError, match="cache is of a batch of 2"):
         next_logits(model, ids(3, 4), cache=cache)
     back = causal(positions="learned", count="back")
@@ -254,7 +265,7 @@ def test_the_model_holds_no_state() -> None:
     model = causal()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     attributes = {name: set(vars(part)) for name, part in model.named_modules()}
-    kit.generate(model, "And", length=20)
+    kit.generate(model, "And", length=12)
     assert {name: set(vars(part)) for name, part in model.named_modules()} == attributes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(isinstance(value, Cache) for part in model.modules() for value in vars(part).values())
