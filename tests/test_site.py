@@ -37,7 +37,7 @@ MODULES = [
     "data.corpora",
     "data.video",
     "data.clips",
-    "data.writing",
+    "data.media",
     "data.warps",
     "data.folders",
     "data.sampling",

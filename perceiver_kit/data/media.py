@@ -22,12 +22,12 @@ from perceiver_kit.hub.files import write_atomically
 
 from .decoding import MAX_RATE, MAX_VALUES, open_video, read_audio
 
-# Container, video codec with its pixel format, and audio codec by suffix. Only mp4 and its codecs lose anything.
+# Container, video codec with pixel format and options, and audio codec by suffix. Only mp4 loses anything.
 FORMATS = {
     ".wav": ("wav", None, "pcm_s16le"),
     ".flac": ("flac", None, "flac"),
-    ".mkv": ("matroska", ("ffv1", "bgr0"), "flac"),
-    ".mp4": ("mp4", ("libx264", "yuv420p"), "aac"),
+    ".mkv": ("matroska", ("ffv1", "bgr0", {}), "flac"),
+    ".mp4": ("mp4", ("libx264", "yuv420p", {"crf": "18"}), "aac"),
 }
 
 
@@ -61,7 +61,7 @@ def write_audio(path: str | Path, audio: Float[Tensor, "samples"], rate: int) ->
     >>> load_audio(file, rate=8_000).shape
     torch.Size([8000])
     """
-    return _write("write_audio", path, None, None, audio, rate)
+    return _write(path, media_bytes(Path(path).suffix, None, None, audio, rate))
 
 
 def write_video(
@@ -76,34 +76,43 @@ def write_video(
     The file is complete or unchanged. Raises InputError for an unknown suffix, NaN, an odd height or width in .mp4, or
     a path that cannot be written.
     """
-    return _write("write_video", path, frames, fps, audio, rate)
+    return _write(path, media_bytes(Path(path).suffix, frames, fps, audio, rate))
 
 
-def _write(
-    owner: str, path: str | Path, frames: Tensor | None, fps: int | float | None, audio: Tensor | None, rate: int | None
-) -> Path:
-    path = Path(path)
-    known = [suffix for suffix, (_, video, _) in FORMATS.items() if frames is None or video]
-    if path.suffix.lower() not in known:
-        raise InputError(f"{owner}: the suffix of {path} is unknown; {nearest(path.suffix, known)}")
-    container, video, sound = FORMATS[path.suffix.lower()]
+def media_bytes(
+    suffix: str,
+    frames: Float[Tensor, "t 3 h w"] | None = None,
+    fps: int | float | None = None,
+    audio: Float[Tensor, "samples"] | None = None,
+    rate: int | None = None,
+) -> bytes:
+    """The content of the file that ``write_audio`` (without frames) or ``write_video`` writes; the same errors.
+
+    >>> media_bytes(".mp4", torch.zeros(4, 3, 32, 32), 25, torch.zeros(7680), 48_000)[4:8]
+    b'ftyp'
+    """
+    known = [name for name, (_, video, _) in FORMATS.items() if frames is None or video]
+    if suffix.lower() not in known:
+        raise InputError(f"the suffix {suffix!r} is unknown; {nearest(suffix, known)}")
+    container, video, sound = FORMATS[suffix.lower()]
     if frames is not None:
         check_tensor(frames, "frames", "t 3 h w")
         check_finite(frames, "frames")
         if not isinstance(fps, int | float) or not 0 < fps <= MAX_RATE:
-            raise InputError(f"{owner}: fps must be above 0 and at most {MAX_RATE}, got {fps!r}")
-        if path.suffix.lower() == ".mp4" and (frames.shape[2] % 2 or frames.shape[3] % 2):
-            raise InputError(f"{owner}: .mp4 needs an even height and width, got {tuple(frames.shape)}; use .mkv")
+            raise InputError(f"fps must be above 0 and at most {MAX_RATE}, got {fps!r}")
+        if suffix.lower() == ".mp4" and (frames.shape[2] % 2 or frames.shape[3] % 2):
+            raise InputError(f".mp4 needs an even height and width, got {tuple(frames.shape)}; use .mkv")
     if audio is not None:
         check_tensor(audio, "audio", "samples", hint="mono")
         check_finite(audio, "audio")
-        check_positive(owner, most=MAX_RATE, rate=rate)  # type: ignore[arg-type]
+        check_positive("audio", most=MAX_RATE, rate=rate)  # type: ignore[arg-type]
     buffer = io.BytesIO()
     with _container(buffer, container) as out:
         streams = []
         if frames is not None and video is not None and fps is not None:
-            stream = out.add_stream(video[0], rate=Fraction(fps).limit_denominator(100_000))
-            stream.width, stream.height, stream.pix_fmt = frames.shape[3], frames.shape[2], video[1]
+            codec, pixels, options = video
+            stream = out.add_stream(codec, rate=Fraction(fps).limit_denominator(100_000), options=options)
+            stream.width, stream.height, stream.pix_fmt = frames.shape[3], frames.shape[2], pixels
             streams.append((stream, _pictures(frames)))
         if audio is not None and rate is not None:
             stream = out.add_stream(sound, rate=rate, layout="mono")
@@ -112,9 +121,13 @@ def _write(
             for part in parts:
                 out.mux(stream.encode(part))
             out.mux(stream.encode(None))
-    with writing(owner, path):
-        write_atomically({path: buffer.getvalue()})
-    return path
+    return buffer.getvalue()
+
+
+def _write(path: str | Path, content: bytes) -> Path:
+    with writing("data.media", path):
+        write_atomically({Path(path): content})
+    return Path(path)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
-from ..data.writing import sound_bytes, video_bytes
+from ..data.media import media_bytes
 from ..errors import MissingPackage
 from ..plots import reconstructions
 from ..registry import register
@@ -57,15 +58,22 @@ class ClipAnswer(ClassAnswer):
         return f'<div><p>{html.escape(str(self))}</p><img src="{picture}">{video}</div>'
 
     def video(self) -> bytes:
-        """The decoded clip with its sound as an MP4 file, small frames enlarged."""
+        """The decoded clip with its sound as an MP4 file, small frames enlarged; NaN becomes 0.
+
+        Odd sides lose a pixel: H.264 has even ones.
+        """
         assert self.clip is not None
-        enlarge = max(1, 224 // max(self.frames.shape[-2:]))
-        return video_bytes(self.frames, fps=self.clip.fps, audio=self.sound, rate=self.clip.rate, enlarge=enlarge)
+        times = max(1, 224 // max(self.frames.shape[-2:]))
+        frames = repeat(self.frames.nan_to_num() * 2 - 1, "t c h w -> t c (h y) (w x)", y=times, x=times)
+        height, width = (side - side % 2 for side in frames.shape[-2:])
+        sound = None if self.sound is None else self.sound.nan_to_num()
+        return media_bytes(".mp4", frames[..., :height, :width], self.clip.fps, sound, self.clip.rate)
 
     def write(self, stem: Path) -> list[Path]:
         paths = [write_file(stem, "_decoded.mp4", self.video())]
         if self.sound is not None and self.clip is not None:
-            paths.append(write_file(stem, "_decoded.wav", sound_bytes(self.sound, rate=self.clip.rate)))
+            content = media_bytes(".wav", audio=self.sound.nan_to_num(), rate=self.clip.rate)
+            paths.append(write_file(stem, "_decoded.wav", content))
         return paths
 
 

@@ -13,14 +13,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from einops import repeat
 from PIL import Image
 from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import processors
+from perceiver_kit.data.media import load_audio
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.video import load_clip
-from perceiver_kit.data.writing import sound_bytes, video_bytes
 from perceiver_kit.registry import find
 
 from ..data.making import grey, picture, texts, video
@@ -76,18 +77,27 @@ def test_a_clip_is_decoded_with_its_class(tmp_path: Path) -> None:
     assert "<video" in answer._repr_html_()
 
 
-def test_written_videos_and_sounds_are_read_again(tmp_path: Path) -> None:
-    frames = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(6, 3, 33, 48).contiguous()
+@pytest.mark.parametrize(("size", "shown"), [((11, 16), (154, 224)), ((33, 125), (32, 124))])
+@pytest.mark.parametrize("signed", [True, False])
+def test_decoded_clips_are_read_again(
+    size: tuple[int, int], shown: tuple[int, int], signed: bool, tmp_path: Path
+) -> None:
+    levels = torch.linspace(0, 1, 6)
+    frames = repeat(levels * 2 - 1 if signed else levels, "t -> t c h w", c=3, h=size[0], w=size[1]).clone()
     sound = 0.5 * torch.sin(torch.arange(6 * 1920) * 2 * torch.pi * 440 / 48_000)
-    path = tmp_path / "clip.mp4"
-    path.write_bytes(video_bytes(frames, audio=sound))
-    clip = load_clip(path, size=32, fps=25)
-    torch.testing.assert_close((clip.frames.mean((1, 2, 3)) + 1) / 2, torch.linspace(0, 1, 6), atol=0.02, rtol=0)
-    spectrum = torch.fft.rfft(clip.audio).abs()
-    assert int(spectrum.argmax()) == pytest.approx(440 * 6 / 25, abs=1)
-    with wave.open(io.BytesIO(sound_bytes(sound * 3, rate=8000))) as file:
-        values = np.frombuffer(file.readframes(9999), "<i2") / 32767
-    assert np.allclose(values, (sound * 3).clamp(-1, 1)[:9999], atol=1e-4)
+    sound[:2] = torch.tensor([torch.nan, 3])
+    clip = processors.VideoClip(6, size, signed=signed)
+    answer = processors.ClipAnswer("clip", "a", None, {"image": frames, "audio": sound}, clip=clip)
+    film, wav = answer.write(tmp_path / "out")
+    with av.open(str(film)) as container:
+        assert (container.streams.video[0].height, container.streams.video[0].width) == shown
+    found = load_clip(film, size=32, fps=25)
+    torch.testing.assert_close((found.frames.mean((1, 2, 3)) + 1) / 2, levels, atol=0.02, rtol=0)
+    assert int(torch.fft.rfft(found.audio).abs().argmax()) == pytest.approx(440 * 6 / 25, abs=1)
+    expected = torch.cat([torch.tensor([0, 32767 / 32768]), sound[2:]])
+    torch.testing.assert_close(load_audio(wav, rate=48_000), expected, atol=1e-4, rtol=0)
+    frames[0, 0, 0, 0] = torch.nan
+    assert answer.video()[4:8] == b"ftyp"
 
 
 @pytest.mark.parametrize(
