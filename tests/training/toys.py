@@ -49,7 +49,8 @@ FEW = dict(image=9, audio=3)  # of the 128 pixels and 10 patches of multimodal_a
 
 def small(recipe: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
     torch.manual_seed(seed)
-    return kit.build(recipe, preset="tiny", **{**ENCODER, **SIZES[recipe], **overrides})
+    encoder = {} if "groups" in SIZES[recipe] else ENCODER  # a hierarchy has sizes of its own
+    return kit.build(recipe, preset="tiny", **{**encoder, **SIZES[recipe], **overrides})
 
 
 class Toys(Samples):
