@@ -185,6 +185,21 @@ def test_muon_is_that_of_torch() -> None:
         torch.testing.assert_close(parameter, same, atol=0.02, rtol=0.05, msg=name)
 
 
+def test_a_closure_of_muon_may_zero_all_gradients() -> None:
+    """As Lightning's does: with some groups left out, gradients of the others would add up over the steps."""
+    layer = kit.SelfAttentionLayer(16, heads=2)
+    optimizer = Muon(layer, parameter_groups(layer, weight_decay=0.1), rate=0.1, muon_rate=0.1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        assert all(parameter.grad is None for parameter in layer.parameters())
+        loss = layer(torch.ones(1, 3, 16)).square().mean()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) != optimizer.step(closure)
+
+
 @pytest.mark.parametrize("part", ["encoder.transformer", "inputs"])
 def test_muon_trains_what_is_not_frozen(part: str) -> None:
     model = small("masked_lm")
