@@ -125,7 +125,7 @@ def names(kind: str = "recipes") -> list[str]:
     >>> names("*_autoencoding")
     ['hierarchical_autoencoding', 'multimodal_autoencoding']
     >>> names("positions")
-    ['Fourier', 'Learned', 'Projected']
+    ['Fourier', 'Learned', 'Projected', 'Sinusoidal']
     """
     load_plugins()
     if set(kind) & set("*?["):

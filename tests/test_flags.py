@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def bools(signature: inspect.Signature) -> list[str]:
     return [
         name
         for name, parameter in signature.parameters.items()
-        if "|" not in str(parameter.annotation)
+        if not re.search(r"\||Union", str(parameter.annotation))
         and ("bool" in str(parameter.annotation) or isinstance(parameter.default, bool))
     ]
 

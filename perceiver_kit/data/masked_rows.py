@@ -53,7 +53,7 @@ def _shapes(image: torch.Tensor) -> dict[str, tuple[int, ...]]:
     return {"image": tuple(image.shape[1:]), "label": (1,)}
 
 
-def _masked(task: Task, rate: float, channels: int) -> Task:
+def _masked(name: str, task: Task, rate: float, channels: int) -> Task:
     classes = len(task.classes)
     train, held_out = (
         MaskedRows(part, classes=classes, channels=channels, rate=rate)  # type: ignore[arg-type]
@@ -61,14 +61,14 @@ def _masked(task: Task, rate: float, channels: int) -> Task:
     )
     grid = train[0]["mask"]["image"].shape
     modalities = dict(image=(*grid, channels), label=(1, classes))
-    return Task(f"masked_{task.name}", train, held_out, dict(modalities=modalities), task.source, task.classes)
+    return Task(name, train, held_out, dict(modalities=modalities), task.source)
 
 
 def masked_digits(*, seed: int = 0, rate: float = 0.85) -> Task:
     """Digits, 28 × 28, and their classes, of which ``rate`` are hidden."""
-    return _masked(mnist(seed=seed), rate, channels=1)
+    return _masked("masked_digits", mnist(seed=seed), rate, channels=1)
 
 
 def masked_pictures(path: Path, *, image_size: Size = 28, seed: int = 0, rate: float = 0.85) -> Task:
     """A folder of pictures by class, as ``folders.image_folder`` reads it."""
-    return _masked(image_folder(path, image_size=image_size, seed=seed), rate, channels=3)
+    return _masked(path.name, image_folder(path, image_size=image_size, seed=seed), rate, channels=3)

@@ -136,7 +136,7 @@ class HierarchicalEncoder(Block):
 
     def down(
         self, inputs: Tokens | Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None = None
-    ) -> tuple[Float[Tensor, "b n c"], Skips]:
+    ) -> tuple[Float[Tensor, "b k c2"], Skips]:
         """The levels before the middle: the rows that the middle level reads, and the latents of each level."""
         if not isinstance(inputs, Tokens):
             check_tensor(inputs, "inputs", f"b n {self.channels}")
