@@ -136,7 +136,9 @@ class CausalEncoder(Block):
             raise AssemblyError(
                 f"{owner}: num_latents {num_latents} must be divisible by latents_per_position {latents_per_position}"
             )
-        if not all(isinstance(i, int) and 0 <= i < layers for i in cross_after):
+        if not isinstance(cross_after, tuple | list) or not all(
+            isinstance(i, int) and 0 <= i < layers for i in cross_after
+        ):
             raise AssemblyError(f"{owner}: cross_after must name layers from 0 to {layers - 1}, got {cross_after!r}")
         if positions is not None:
             check_positions(owner, positions)
