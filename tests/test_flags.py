@@ -63,9 +63,9 @@ def test_a_flag_of_a_recipe_is_a_bool(recipe: str, flag: str) -> None:
 
 
 def test_flags_are_found() -> None:
-    assert {"Encoder.share_blocks", "Fourier.sine_only", "ConvStem.batch_norm"} <= {case.id for case in BLOCKS}
+    assert {"Encoder.query_residual", "Fourier.sine_only", "ConvStem.batch_norm"} <= {case.id for case in BLOCKS}
     assert ("image_classification_learned", "decoder_residual") in RECIPES
-    assert ("masked_lm", "share_blocks") in RECIPES
+    assert ("masked_lm", "query_residual") in RECIPES
 
 
 def test_a_new_block_is_held_to_its_flags() -> None:
