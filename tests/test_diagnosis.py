@@ -39,7 +39,8 @@ def test_distinct_latents_have_full_rank_and_local_queries_differ() -> None:
 
 
 def test_gradients_are_those_of_the_objective_and_the_model_is_unchanged() -> None:
-    model = tiny("sequence_classification", train=True)
+    model = tiny("sequence_classification", train=True)  # shared with other tests
+    model.zero_grad(set_to_none=True)
     text, label = torch.randint(6, 262, (4, 30)), torch.tensor([0, 1, 1, 0])
     batch = {"inputs": {"text": text}, "targets": {"label": label}, "mask": {"text": torch.rand(4, 30) < 0.7}}
     objective = kit.objectives.Classification()

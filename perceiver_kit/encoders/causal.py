@@ -93,6 +93,9 @@ class CausalEncoder(Block):
     (torch.Size([2, 8, 64]), torch.Size([2, 3, 64]))
     """
 
+    # Its rows have an order.
+    reads_sets = False
+
     def __init__(
         self,
         channels: int,
