@@ -67,7 +67,7 @@ COMBINATIONS: dict[str, Callable[[Assembly], object]] = {
     "one block for two outputs": lambda case: "outputs and outputs" in shared(case),
     "positions of an input and of a query": lambda case: "inputs and queries" in shared(case),
     "several cross-attends": lambda case: recorded(case, "cross_attends") > 1,
-    "separate cross-attends": lambda case: recorded(case, "cross_attends") > 2 and separate_cross_attends(case),
+    "separate cross-attends": lambda case: recorded(case, "cross_attends") > 1 and separate_cross_attends(case),
     "separate blocks": lambda case: recorded(case, "share_blocks", True) is False and recorded(case, "blocks") > 1,
     "no layers": lambda case: recorded(case, "layers", 1) == 0,
     "dropout": lambda case: recorded(case, "dropout"),
