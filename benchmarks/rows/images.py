@@ -41,7 +41,7 @@ def initialisation(seed: int) -> list[Row]:
         name = f"initialisation_{how.replace(' ', '_')}"
         metrics = train(name, recipe, task, prepare=prepare, steps=400, batch=64, rate=2e-3, seed=seed)
         label = f"initialisation by {how}, MNIST-5k, `{recipe}`"
-        rows.append(row(label, "accuracy", metrics["accuracy"], metrics, {"chance": 0.1}, samples=len(task.held_out)))  # type: ignore[arg-type]
+        rows.append(row(label, "accuracy", metrics["accuracy"], metrics, {"chance": 0.1}, samples=len(task.held_out)))
     return rows
 
 

@@ -22,7 +22,7 @@ def flow(preset: str, seed: int) -> list[Row]:
     task = opened(recipe, "flow", preset, seed=seed)
     metrics = train(run, recipe, task, preset=preset, seed=seed)
     mean = reduce([task.train[i]["targets"]["flow"] for i in range(200)], "n c h w -> c", "mean")
-    held_out = [task.held_out[i]["targets"] for i in range(len(task.held_out))]  # type: ignore[arg-type]
+    held_out = [task.held_out[i]["targets"] for i in range(len(task.held_out))]
     pair = warps.middlebury(scale=0.125)
     with torch.no_grad():
         predicted = kit.load(directory(run, seed))(pair["inputs"]["frames"][None])["flow"][0]
@@ -52,7 +52,7 @@ def clip(seed: int) -> list[Row]:
     (recipe,) = recipes_for("clip")
     task = opened(recipe, "clip", seed=seed)
     metrics = train("clip", recipe, task, seed=seed)
-    train_set, held_out = ([part[i]["targets"] for i in range(len(part))] for part in (task.train, task.held_out))  # type: ignore[arg-type]
+    train_set, held_out = ([part[i]["targets"] for i in range(len(part))] for part in (task.train, task.held_out))
     mean = reduce([target["image"] for target in train_set], "n t c h w -> c h w", "mean")
     images, sound = (torch.stack([target[name] for target in held_out]) for name in ("image", "audio"))
     return [
