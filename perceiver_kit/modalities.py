@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .block import Block, with_arguments
+from .checks import describe_value
 from .errors import AssemblyError, UnknownName, nearest
 
 
@@ -37,8 +38,8 @@ class ByModality(nn.Module):
         old = self[name]
         if isinstance(old, Block):
             kind = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
-            if not isinstance(block, kind):
-                raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got a {type(block).__name__}")
+            if not isinstance(block, Block) or not isinstance(block, kind):
+                raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got {describe_value(block)}")
             if block.left_out:
                 block = with_arguments(block, **{argument: getattr(old, argument, None) for argument in block.left_out})
             width, found = (getattr(each, str(old.joint), None) for each in (old, block))
@@ -72,7 +73,7 @@ def _key(name: str) -> str:
 def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str, Block]) -> dict[str, Block]:
     """Merge blocks given as a mapping and as keywords; AssemblyError if there are none or one has the wrong type."""
     if blocks is not None and not isinstance(blocks, Mapping):
-        raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got a {type(blocks).__name__}")
+        raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got {describe_value(blocks)}")
     merged = {**(blocks or {}), **named}
     if not merged or len(merged) < len(blocks or {}) + len(named):
         raise AssemblyError(f"{owner}: each modality needs one block, got {[*(blocks or {}), *named]}")

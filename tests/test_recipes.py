@@ -268,7 +268,7 @@ def test_positions_of_wide_clips_follow_their_grid() -> None:
         (dict(audio_samples=100), "audio_samples 100 must be divisible by samples_per_patch 16"),
         (dict(audio_samples=-16), "audio_samples must be an int of at least 1, got -16"),
         (dict(num_labels=0), "classes must be an int of at least 1, got 0"),
-        (dict(self_heads=7), "qk_channels 64 must be divisible by its 7 heads"),
+        (dict(self_heads=7), "qk_channels 64 must be divisible by heads 7"),
         (dict(hide_label=(0.5, 0.5)), "label in evaluation is all or nothing, 0.0 or 1.0, got 0.5"),
         (dict(hide_label=2.0), r"label must be a number in \[0, 1\], got 2.0"),
         (dict(dropout="no"), r"dropout must be a number in \[0, 1\], got 'no'"),

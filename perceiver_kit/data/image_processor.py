@@ -13,8 +13,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver_kit.checks import check_choice, check_sizes
-from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+from ..checks import check_choice, check_sizes, describe_value
+from ..errors import AssemblyError, InputError, MissingPackage
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -126,7 +126,7 @@ def _kind(image: object, name: str) -> str:
     if isinstance(image, _pillow().Image):
         return "a PIL image"
     kinds = "a PIL image (PIL.Image.open reads a file), a numpy array, a torch tensor or a list of them"
-    raise InputError(f"{name} must be {kinds}, got a {type(image).__name__}")
+    raise InputError(f"{name} must be {kinds}, got {describe_value(image)}")
 
 
 def as_rgb(image: Any, name: str = "image", channels: str | None = None) -> PILImage:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..checks import short
+from ..checks import describe_value, short
 from ..errors import AssemblyError, InputError
 from ..modalities import ByModality, check_names
 from ..registry import register
@@ -35,7 +35,7 @@ class Weighted(Objective):
             raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
         for name, objective in objectives.items():
             if not isinstance(objective, Objective):
-                raise AssemblyError(f"Weighted: {name!r} must be an objective, got a {type(objective).__name__}")
+                raise AssemblyError(f"Weighted: {name!r} must be an objective, got {describe_value(objective)}")
         check_names("Weighted: weights", weights or {}, objectives)
         for name, weight in (weights or {}).items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):

@@ -255,7 +255,7 @@ BAD: list[tuple[Any, str]] = [
     ([], "images is empty; give at least one image"),
     (np.zeros((0, 3, 8, 8), np.uint8), "images is empty; give at least one image"),
     ("cat.png", f"images must be {KINDS}, got a str"),
-    (None, f"images must be {KINDS}, got a NoneType"),
+    (None, f"images must be {KINDS}, got None"),
     ([[0.0, 1.0]], f"images[0] must be {KINDS}, got a list"),
     ([noise(8, 8), "cat.png"], f"images[1] must be {KINDS}, got a str"),
     ([noise(8, 8), torch.zeros(8, 8)], "images[1] is a torch tensor but images[0] is a numpy array; give one type"),
