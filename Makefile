@@ -54,7 +54,7 @@ docs: $(DEV)  ## build the documentation into site/ and check its links
 bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes)
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(TASKS)
 
-results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (about an hour)
+results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (some hours)
 	$(BIN)/python -m benchmarks.results $(RUNS)
 
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe

@@ -20,7 +20,29 @@ def test_page_matches_its_rows() -> None:
     assert rows == results.merged(rows, [])
 
 
-def test_new_rows_replace_those_of_their_run_only() -> None:
-    earlier = [{"run": run, "task": task} for run, task in (("flow", "a"), ("flow", "b"), ("clip", "c"), ("gone", "d"))]
-    new = [{"run": "flow", "task": "e"}, {"run": next(iter(results.RUNS)), "task": "f"}]
-    assert [row["task"] for row in results.merged(earlier, new)] == ["f", "e", "c"]
+def test_new_rows_replace_those_of_their_run_and_seed_only() -> None:
+    def rows(*entries: tuple[str, int, str]) -> list[dict]:
+        return [{"run": run, "seed": seed, "task": task} for run, seed, task in entries]
+
+    earlier = rows(("flow", 0, "a"), ("flow", 0, "b"), ("flow", 1, "c"), ("clip", 0, "d"), ("gone", 0, "e"))
+    new = rows(("flow", 0, "f"), (next(iter(results.RUNS)), 0, "g"))
+    assert [row["task"] for row in results.merged(earlier, new)] == ["g", "f", "c", "d"]
+
+
+def test_seeds_share_a_line() -> None:
+    cost = {"seconds": 60, "steps": 10, "batch": 2, "threads": 1}
+    rows = [
+        {
+            "run": "a",
+            "seed": seed,
+            "task": "t",
+            "metric": "accuracy",
+            "ours": ours,
+            "samples": 100,
+            "baselines": {"b": 0.5},
+        }
+        | cost
+        for seed, ours in enumerate((0.8, 0.9))
+    ]
+    (line,) = results.page(rows).removeprefix(results.INTRODUCTION).splitlines()
+    assert "**0.850** ± 0.071 [0.767, 0.907]" in line and "| b 0.500 | 2 |" in line

@@ -1,0 +1,114 @@
+"""Training runs for docs/results.md: what they share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import perceiver_kit as kit
+from perceiver_kit.data.tasks import Task, open_task
+from perceiver_kit.recipe import objective_for
+from perceiver_kit.registry import find
+from perceiver_kit.training import Data, Training, fit
+from perceiver_kit.training.recipe import large_outputs
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+COSTS = ("seconds", "processor_seconds", "steps", "batch", "threads")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run for each seed.
+
+    Args:
+        rows: seed → rows of the page, made by ``row``.
+        seeds: several for settings that are final; the page then shows mean and standard deviation.
+    """
+
+    rows: Callable[[int], list[Row]]
+    seeds: tuple[int, ...] = (0,)
+
+
+def train(
+    name: str,
+    recipe: str,
+    task: Task,
+    *,
+    seed: int,
+    preset: str = "tiny",
+    objective: Any = None,
+    parameters: dict[str, Any] | None = None,
+    prepare: Callable[[nn.Module], None] = lambda model: None,
+    **settings: Any,
+) -> Row:
+    """Train a preset with the recipe's settings for it; returns the last held-out metrics and the cost.
+
+    The model is saved in ``directory(name, seed)``.
+    """
+    options = find("recipes", recipe).settings(preset) | settings
+    steps, batch = options.pop("steps"), options.pop("batch")
+    torch.manual_seed(seed)
+    model = kit.build(recipe, preset=preset, **(dict(task.overrides) | (parameters or {})))
+    prepare(model)
+    training = Training(
+        model,
+        objective or objective_for(recipe),
+        steps=steps,
+        warmup=options.pop("warmup", steps // 20),
+        seed=seed,
+        queries=options.pop("queries", large_outputs(model)),
+        **options,
+    )
+    data = Data(task.train, task.held_out, batch=batch, steps=steps, seed=seed, held_out_batch=50)
+    saved = directory(name, seed)
+    resume = (saved / "checkpoints" / "last.ckpt").exists()
+    start, cpu_start = time.time(), time.process_time()
+    metrics = fit(training, data, saved, save_every=100, resume=resume)
+    cost = (time.time() - start, time.process_time() - cpu_start, steps, batch, torch.get_num_threads())
+    return metrics | dict(zip(COSTS, cost, strict=True))
+
+
+def directory(name: str, seed: int) -> Path:
+    """Where ``train`` saves a model."""
+    return RESULTS / f"{name}_{seed}"
+
+
+def opened(recipe: str, data: str, preset: str = "tiny", *, seed: int, **options: Any) -> Task:
+    """Sample data in the sizes of a preset."""
+    return open_task(data, recipe=recipe, preset=preset, seed=seed, **options)
+
+
+def named(run: str, preset: str) -> tuple[str, str]:
+    """The name of a run, and what its row says of the preset."""
+    return (run, "") if preset == "tiny" else (f"{run}_{preset}", f", preset `{preset}`")
+
+
+def recipes_for(data: str) -> list[str]:
+    """Recipes that declare this sample data."""
+    return [name for name in kit.list() if data in find("recipes", name).data]
+
+
+def row(
+    task: str, metric: str, ours: float, metrics: Row, baselines: dict[str, float], *, samples: int | None = None
+) -> Row:
+    """A row of the page.
+
+    Args:
+        task: what is trained, with the recipe in backquotes.
+        metric: name and unit.
+        ours: the held-out figure.
+        metrics: what ``train`` returned: the cost is taken from it.
+        baselines: name → held-out figure.
+        samples: the number of held-out samples of a share such as accuracy: the page shows its 95 % interval.
+    """
+    known = {"task": task, "metric": metric, "ours": float(ours), "baselines": baselines}
+    return known | ({} if samples is None else {"samples": samples}) | {key: metrics[key] for key in COSTS}
