@@ -140,9 +140,11 @@ def _answers(
             return None
 
     def read(source: Any) -> Item:
-        item = processor.item(source)
-        processor.interpreter.check(item)
-        return item
+        return processor.interpreter.prepare(processor.item(source))
+
+    def interpret(source: Any, item: Item, own: dict[str, Tensor]) -> Answer:
+        with evaluation(model):
+            return processor.interpreter.answer(source, item, own, model, processor)
 
     def answered(pairs: list[tuple[Any, Item]]) -> Iterator[Answer]:
         for _, group in groupby(pairs, key=lambda pair: _sizes(pair[1])):
@@ -152,8 +154,7 @@ def _answers(
             except PerceiverKitError:  # one by one: the error is of one source
                 outputs = [attempt(source, lambda item: _outputs(model, [item])[0], item) for source, item in same]
             for (source, item), own in zip(same, outputs, strict=True):
-                interpret = processor.interpreter.answer
-                answer = None if own is None else attempt(source, interpret, source, item, own, model, processor)
+                answer = None if own is None else attempt(source, interpret, source, item, own)
                 if answer is not None:
                     yield answer
 
@@ -185,20 +186,24 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
             own = [F.pad(one, (0, 0) * (one.ndim - 1) + (0, longest - len(one))) for one in own]
             mask[name] = torch.arange(longest) < rearrange(torch.tensor(lengths), "b -> b 1")
             mask[name] = mask[name].to(like.device)
+        elif name in items[0].mask:
+            mask[name] = torch.stack([item.mask[name] for item in items]).to(like.device)
         raw = torch.stack(own).to(like.device)
         inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
-    with _evaluation(model), torch.inference_mode():
-        outputs = model(inputs, mask=mask or None)
+    wanted = items[0].outputs
+    at = None if wanted is None else dict.fromkeys(wanted)
+    with evaluation(model), torch.inference_mode():
+        outputs = model(inputs, mask=mask or None, at=at)
     each = []
     for i, item in enumerate(items):
-        rows = {name: len(item.inputs[name]) for name in mask}
+        rows = {name: len(item.inputs[name]) for name in mask if name in item.ragged}
         own = {name: output[i, : rows.get(name)].float() for name, output in outputs.items()}
         each.append({name: output.to("cpu", copy=True) for name, output in own.items()})
     return each
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each module has its own mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -35,9 +35,9 @@ class Case:
 
     def __init__(self, recipe: str) -> None:
         torch.manual_seed(0)
-        shallow = {
-            name: 1 for name in ("layers", "blocks") if name in kit.build(recipe, preset="tiny").recipe["parameters"]
-        }
+        parameters = kit.build(recipe, preset="tiny").recipe["parameters"]
+        least = {"blocks": parameters.get("cross_attends", 1), "layers": 1}
+        shallow = {name: least[name] for name in least if isinstance(parameters.get(name), int)}
         self.model: nn.Module = noisy(kit.build(recipe, preset="tiny", **shallow)).eval()
         self.raw, self.other = raws(self.model, 2), raws(self.model, 3)
         self.axes: Axes = {name: {0: Dim.DYNAMIC} for name in self.raw}
@@ -53,10 +53,13 @@ class Case:
     def _open(self, name: str, block: nn.Module) -> None:
         kind, batches = type(block).__name__, (self.raw, self.other)
         if kind == "TextTokens":
-            longest = block.positions.grid[0]
-            for batch, length in zip(batches, (17, longest), strict=True):
+            # A causal model has fewer latents below num_latents: another graph.
+            causal = block.positions is None
+            longest = self.model.encoder.context if causal else block.positions.grid[0]
+            least = 1 + self.model.encoder.num_latents if causal else 0
+            for batch, length in zip(batches, (least + 17, longest), strict=True):
                 batch[name] = torch.randint(block.vocabulary, (len(batch[name]), length))
-            self.axes[name][1] = Dim("length", max=longest)
+            self.axes[name][1] = Dim("length", min=least, max=longest)
         elif kind in ("Pixels", "Conv1x1", "ConvStem") and block.grid is None and not hasattr(self.model, "tile"):
             for batch, size in zip(batches, ((20, 24), (28, 28)), strict=True):
                 batch[name] = torch.randn(*batch[name].shape[:-2], *size)

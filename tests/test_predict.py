@@ -203,7 +203,7 @@ def empty(folder: Path) -> Path:
         (classifier, lambda t: [], "source is an empty list"),
         (classifier, lambda t: video(t / "a.mp4", grey(3)), r"expected a picture: a path.*got .*a\.mp4"),
         (classifier, lambda t: t / "gone.png", "no such file: .*gone.png"),
-        (classifier, lambda t: torch.zeros(2, 2, 2, 2), "channels"),
+        (classifier, lambda t: torch.zeros(2, 2, 2), "channels"),
         (classifier, lambda t: torch.zeros(2, 3, 8, 8), r"of one; give several as a list, got float32 \(2, 3, 8, 8\)"),
         (classifier, lambda t: "no path, but a text " * 50, "no such file: no path"),
         (classifier, lambda t: ["no path, but a text " * 50], "no such file: no path"),

@@ -130,7 +130,15 @@ def _kind(image: object, name: str) -> str:
 
 
 def as_rgb(image: Any, name: str = "image", channels: str | None = None) -> PILImage:
-    """Any image that ``ImageProcessor`` takes as an 8-bit RGB PIL image."""
+    """Any image that ``ImageProcessor`` takes as an 8-bit RGB PIL image, transparent pixels blended with white."""
+    pil, image = _pillow(), as_pil(image, name, channels)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def as_pil(image: Any, name: str = "image", channels: str | None = None) -> PILImage:
+    """Any image that ``ImageProcessor`` takes as an 8-bit PIL image."""
     pil = _pillow()
     if _kind(image, name) != "a PIL image":
         image = pil.fromarray(_array(image, name, channels))
@@ -141,9 +149,7 @@ def as_rgb(image: Any, name: str = "image", channels: str | None = None) -> PILI
         raise InputError(f'{name} has mode "{image.mode}", whose white level is unknown; {hint}')
     if image.mode.startswith("I;16"):
         image = pil.fromarray(_eight_bits(np.asarray(image) / 65535))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+    return image
 
 
 def _array(image: np.ndarray | Tensor, name: str, channels: str | None) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import writing
+from ..decoding import Asked, QueryMask
 from ..errors import AssemblyError, MissingPackage
 from ..model import PerceiverIO, Raw
 
@@ -22,12 +23,15 @@ def to_onnx(
     inputs: Raw,
     *,
     mask: Raw | None = None,
+    query_mask: QueryMask | None = None,
+    queries: Asked | None = None,
     dynamic_shapes: Any = None,
 ) -> Path:
     """Write a model as ONNX, for inputs like these; ``dynamic_shapes`` are those of ``torch.export.export``.
 
-    Inputs are named ``inputs_image`` and ``mask_image``, outputs ``outputs_image``, each in alphabetical order. A file
-    that is written without a mask takes none.
+    Inputs are named ``inputs_image``, ``mask_image``, ``query_mask_image`` and ``queries_image``, outputs
+    ``outputs_image``, each in alphabetical order. A file that is written without a mask takes none, and likewise for
+    the other arguments of ``model``.
 
     Raises AssemblyError for a model in training mode, MissingPackage without onnx and onnxscript.
 
@@ -45,13 +49,14 @@ def to_onnx(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingPackage("to_onnx needs onnx and onnxscript: pip install onnx onnxscript") from error
-    arguments = {"inputs": _sorted(model, inputs)} | ({} if mask is None else {"mask": _sorted(model, mask)})
-    names = [f"{argument}_{name}" for argument, tensors in arguments.items() for name in tensors]
+    given = {"inputs": inputs, "mask": mask, "query_mask": query_mask, "queries": queries}
+    keywords: Any = {name: _sorted(model, tensors) for name, tensors in given.items() if tensors is not None}
+    names = [f"{argument}_{name}" for argument, tensors in keywords.items() for name in tensors]
     outputs = [] if model.outputs is None else [f"outputs_{name}" for name in model.outputs.blocks]
-    keywords: Any = {"mask": arguments["mask"]} if mask is not None else {}
+    positional = (keywords.pop("inputs"),)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.onnx and onnxscript call what torch deprecates
-        program = torch.export.export(model, (arguments["inputs"],), keywords, dynamic_shapes=dynamic_shapes)
+        program = torch.export.export(model, positional, keywords, dynamic_shapes=dynamic_shapes)
         onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=outputs)
     assert onnx_program is not None
     path = Path(file)

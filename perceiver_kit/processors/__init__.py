@@ -10,7 +10,8 @@ from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
 from .readers import Array, Frames, Picture, Sound, VideoClip
-from .texts import FilledAnswer, FilledText, Text
+from .reconstruction import ReconstructedAnswer, Reconstruction
+from .texts import Continued, ContinuedAnswer, FilledAnswer, FilledText, Prompt, Text
 
 __all__ = [
     "Answer",
@@ -18,6 +19,8 @@ __all__ = [
     "ClassAnswer",
     "Classes",
     "ClipAnswer",
+    "Continued",
+    "ContinuedAnswer",
     "DecodedClip",
     "FilledAnswer",
     "FilledText",
@@ -28,8 +31,11 @@ __all__ = [
     "Item",
     "Picture",
     "Processor",
+    "Prompt",
     "Raw",
     "Reader",
+    "ReconstructedAnswer",
+    "Reconstruction",
     "Sound",
     "Text",
     "Unsupported",

@@ -32,10 +32,14 @@ class Item:
     """What a model reads of one source: tensors by modality, without a batch axis.
 
     ``ragged`` names those whose first axis has any length: they are padded to a batch, and the padding is masked.
+    ``mask`` has bool (*grid) for the others, True where a row may be read. ``outputs`` are those to decode, all for
+    None.
     """
 
     inputs: Mapping[str, Tensor]
     ragged: tuple[str, ...] = ()
+    mask: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: tuple[str, ...] | None = None
 
 
 class Reader(Settings):
@@ -89,8 +93,9 @@ class Interpreter(Settings):
     Derive a frozen dataclass, register it under ``"processors"``, and define ``answer``.
     """
 
-    def check(self, item: Item) -> None:
-        """Refuse what was read, before the model runs. Raises InputError."""
+    def prepare(self, item: Item) -> Item:
+        """What the model reads in place of what was read. Raises InputError to refuse it."""
+        return item
 
     def answer(
         self, source: Any, item: Item, outputs: dict[str, Tensor], model: nn.Module, processor: Processor

@@ -17,10 +17,10 @@ from torch import Tensor
 from ..checks import check_positive, describe_value
 from ..data.decoding import MAX_RATE, read_audio
 from ..data.files import PICTURES, VIDEOS, open_picture
-from ..data.image_processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_rgb
+from ..data.image_processor import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_pil, as_rgb
 from ..data.images import to_unit
 from ..data.video import load_clip
-from ..errors import InputError
+from ..errors import AssemblyError, InputError
 from ..registry import register
 from .base import Reader
 
@@ -41,13 +41,14 @@ def _image(source: Any, reader: Reader, expected: str) -> Any:
 @register("processors")
 @dataclass(frozen=True)
 class Picture(Reader):
-    """A picture as float32 (3, h, w): a path, a PIL image, an array or a tensor, as ``ImageProcessor`` takes them.
+    """A picture as float32 (c, h, w): a path, a PIL image, an array or a tensor, as ``ImageProcessor`` takes them.
 
     Args:
         size: (h, w).
         crop: the fraction of each side to keep; None resizes the whole picture.
         mean: subtracted from values in [0, 1].
         std: the divisor after that.
+        channels: c: 1 (grey), 3 (RGB) or 4 (RGBA; opaque where the picture has no alpha).
 
     >>> processors.Picture((32, 32), crop=0.875).read(torch.rand(3, 48, 64)).shape
     torch.Size([3, 32, 32])
@@ -57,25 +58,39 @@ class Picture(Reader):
     crop: float | None = 1.0
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = PICTURES
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._processor()  # raises AssemblyError for bad settings
+        if self.channels not in CHANNELS:
+            raise AssemblyError(f"Picture: channels must be 1, 3 or 4, got {self.channels!r}; Array reads others")
 
     def _processor(self) -> ImageProcessor:
         return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std)
 
-    def read(self, source: Any) -> Float[Tensor, "3 h w"]:
-        expected = "a picture: a path, PIL image, array or tensor"
-        pictures = self._processor()(_image(source, self, expected))
-        if len(pictures) > 1:
+    def read(self, source: Any) -> Float[Tensor, "c h w"]:
+        expected, process = "a picture: a path, PIL image, array or tensor", self._processor()
+        image = _image(source, self, expected)
+        if getattr(image, "ndim", 3) == 4:
             raise self.refuse(source, f"{expected} of one; give several as a list")
-        return pictures[0]
+        if self.channels == 3:
+            return process(image)[0]
+        if self.channels == 1:
+            return process(as_rgb(image).convert("L"))[0, :1]
+        image = as_pil(image).convert("RGBA")
+        alpha = image.getchannel("A")
+        return torch.cat([process(image.convert("RGB"))[0], process(alpha)[0, :1]])
 
     def picture(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
+        """RGB; the alpha of RGBA is left out."""
+        return self.pixels(inputs[name])
+
+    def pixels(self, values: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
+        """A picture as it is read, in [0, 1]."""
         mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
-        return (inputs[name] * std + mean).clamp(0, 1)
+        return (values[:3] * std + mean).clamp(0, 1)
 
     def huggingface_files(self) -> dict[str, dict[str, Any]]:
         height, width = self.size

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..checks import check_image_size
-from .base import Processor
+from ..data.image_processor import CHANNELS
+from .base import Processor, Reader
 from .classes import Classes
 from .clips import DecodedClip
 from .flow import FlowField
-from .readers import Frames, Picture, VideoClip
-from .texts import FilledText, Text
+from .readers import Array, Frames, Picture, VideoClip
+from .reconstruction import Reconstruction
+from .texts import Continued, FilledText, Prompt, Text
 
 
-def classify_picture(image_size: int | tuple[int, int]) -> Processor:
+def classify_picture(image_size: int | tuple[int, int], image_channels: int = 3) -> Processor:
     """A picture → classes; pixels in [-1, 1], cropped to the aspect ratio of ``image_size``.
+
+    Files are read as grey, RGB or RGBA for 1, 3 or 4 channels; of other numbers, an array (c, h, w) as it is.
 
     >>> processors.recipes.classify_picture(32).readers["image"].size
     (32, 32)
     """
-    return Processor({"image": Picture(check_image_size("classify_picture", image_size))}, Classes())
+    size = check_image_size("classify_picture", image_size)
+    return Processor({"image": _picture(size, image_channels)}, Classes())
+
+
+def _picture(size: tuple[int, int], channels: int) -> Reader:
+    return Picture(size, channels=channels) if channels in CHANNELS else Array()
 
 
 def classify_text(max_length: int) -> Processor:
@@ -36,6 +48,32 @@ def fill_text(max_length: int) -> Processor:
     tensor([  3, 103])
     """
     return Processor({"text": Text(max_length, special=False)}, FilledText())
+
+
+def continue_text(context: int) -> Processor:
+    """A text → the text that follows.
+
+    >>> processors.recipes.continue_text(9).item("[MASK] it").inputs["text"].shape
+    torch.Size([9])
+    """
+    return Processor({"text": Prompt(context)}, Continued())
+
+
+def reconstruct(modalities: Any) -> Processor:
+    """Pictures, or arrays of the other modalities → the modalities, reconstructed from some of their rows.
+
+    >>> processors.recipes.reconstruct(dict(image=(28, 28, 1), label=(1, 10))).readers["image"].channels
+    1
+    """
+    data_sets = (modalities,) if isinstance(modalities, Mapping) else tuple(modalities)
+    sizes = {name: size for data_set in data_sets for name, size in data_set.items()}
+    pictures = {
+        name: Picture(size[:2], channels=size[2])
+        for name, size in sizes.items()
+        if len(size) == 3 and size[2] in CHANNELS
+    }
+    readers = pictures or dict.fromkeys(sizes, Array())
+    return Processor(readers, Reconstruction(data_sets))
 
 
 def find_flow() -> Processor:

@@ -1,4 +1,4 @@
-"""Texts as bytes, and the filling of masked bytes."""
+"""Texts as bytes, the filling of masked bytes, and what follows a text."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..checks import check_positive
 from ..data.bytes import BYTE_OFFSET, SPECIAL, ByteTokenizer
 from ..data.files import PICTURES, TEXTS, VIDEOS, read_text
 from ..errors import InputError
+from ..generation import generate
 from ..registry import register
 from .base import TOP, Answer, Interpreter, Item, Processor, Reader
 from .readers import SOUNDS
@@ -116,26 +117,23 @@ class FilledText(Interpreter):
 
     text: str = "text"
 
-    def check(self, item: Item) -> None:
+    def prepare(self, item: Item) -> Item:
         ids = item.inputs[self.text]
         if not (ids == ByteTokenizer.mask_id).any():
             raise InputError(
                 f"source: expected a text with [MASK] for each byte to fill, got none in its first {len(ids)} ids; "
                 "write '[MASK][MASK]' for two bytes"
             )
+        return item
 
     def answer(
         self, source: Any, item: Item, outputs: dict[str, Tensor], model: nn.Module, processor: Processor
     ) -> FilledAnswer:
         ids = item.inputs[self.text]
         masked = ids == ByteTokenizer.mask_id
-        probs = outputs[self.text][masked].softmax(-1)
-        values, order = probs.sort(dim=-1, descending=True)
-        scores = tuple(
-            {byte_name(number): value for number, value in zip(numbers, row, strict=True)}
-            for numbers, row in zip(order.tolist(), values.tolist(), strict=True)
-        )
-        filled = ids.masked_scatter(masked, order[:, 0])
+        logits = outputs[self.text][masked]
+        scores = tuple(map(by_byte, logits))
+        filled = ids.masked_scatter(masked, logits.argmax(-1))
         tokenizer = ByteTokenizer(max_length=None)
         parts: list[tuple[str, bool]] = []
         starts = [0, *(1 + (masked[1:] != masked[:-1]).nonzero()[:, 0]).tolist(), len(ids)]
@@ -143,6 +141,70 @@ class FilledText(Interpreter):
             parts.append((tokenizer.decode(filled[start:end], skip_special=not masked[start]), bool(masked[start])))
         best = tokenizer.decode(filled, skip_special=True)
         return FilledAnswer(source, best, scores, outputs, processor, parts=tuple(parts))
+
+
+@register("processors")
+@dataclass(frozen=True)
+class Prompt(Text):
+    """The end of a text, which a model continues: the last ``max_length`` ids, int64 (n,).
+
+    >>> processors.Prompt(max_length=3).read("abcde")
+    tensor([105, 106, 107])
+    """
+
+    special: bool = False
+    parse_special: bool = False
+    ragged: ClassVar[bool] = False  # outputs belong to the last rows, so that texts of one length are read together
+
+    def read(self, source: Any) -> Int64[Tensor, "n"]:
+        return Text(2**30, self.special, self.parse_special).read(source)[-self.max_length :]
+
+
+@dataclass(frozen=True, repr=False)
+class ContinuedAnswer(Answer):
+    """The text that follows another."""
+
+    prompt: str = ""  # what the model read
+
+    def json(self) -> dict[str, Any]:
+        return super().json() | {"scores": dict([*self.scores.items()][:TOP])}
+
+    def _repr_html_(self) -> str:
+        return f"<div><p>{html.escape(self.prompt)}<mark>{html.escape(self.best)}</mark></p></div>"
+
+
+@register("processors")
+@dataclass(frozen=True)
+class Continued(Interpreter):
+    """Continues a text by ``kit.generate``: ``best`` is what follows, ``scores`` the probabilities of the next byte.
+
+    Args:
+        text: the input and the output with the ids of the text.
+        length: the number of new tokens.
+        temperature: as of ``kit.generate``, like ``top_k`` and ``seed``; 0 takes the likeliest token.
+    """
+
+    text: str = "text"
+    length: int = 100
+    temperature: float = 0.8
+    top_k: int | None = 40
+    seed: int = 0
+
+    def answer(
+        self, source: Any, item: Item, outputs: dict[str, Tensor], model: nn.Module, processor: Processor
+    ) -> ContinuedAnswer:
+        ids, tokenizer = item.inputs[self.text], ByteTokenizer(max_length=None)
+        sampling = dict(temperature=self.temperature, top_k=self.top_k, seed=self.seed)
+        follows = generate(model, ids, length=self.length, **sampling)  # type: ignore[arg-type]
+        scores = by_byte(outputs[self.text][-1])
+        best = tokenizer.decode(follows, skip_special=True)
+        return ContinuedAnswer(source, best, scores, outputs, processor, prompt=tokenizer.decode(ids))
+
+
+def by_byte(logits: Tensor) -> dict[str, float]:
+    """The probability of each byte, by its name, the highest first."""
+    values, order = logits.softmax(-1).sort(descending=True)
+    return {byte_name(number): value for number, value in zip(order.tolist(), values.tolist(), strict=True)}
 
 
 def byte_name(number: int) -> str:

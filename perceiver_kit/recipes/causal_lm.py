@@ -86,6 +86,7 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     data=dict(bible_next="perceiver_kit.data.tasks:bible_next", path="perceiver_kit.data.folders:next_bytes"),
     reads=lambda parameters: {"max_length": parameters["context"], "predicted": parameters["num_latents"]},
     random_inputs=_random_ids,
+    processor="perceiver_kit.processors.recipes:continue_text",
 )
 def causal_lm(
     *,

@@ -116,6 +116,7 @@ def _random_rows(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         path="perceiver_kit.data.masked_rows:masked_pictures",
     ),
     random_inputs=_random_rows,
+    processor="perceiver_kit.processors.recipes:reconstruct",
 )
 def hierarchical_autoencoding(
     *,

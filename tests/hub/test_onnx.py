@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -26,6 +27,38 @@ def model() -> nn.Module:
 
 def raw(batch: int = 2) -> dict[str, Tensor]:
     return {"b": torch.randn(batch, 5, 3), "名前": torch.randn(batch, 2, 1), "a.b": torch.randn(batch, 4, 2)}
+
+
+def run(file: Path, wanted: list[str], **arguments: Any) -> dict[str, Tensor]:
+    """Outputs of a file whose inputs are exactly these, named after argument and modality."""
+    session = onnxruntime.InferenceSession(file)
+    feed = {f"{argument}_{name}": x.numpy() for argument, own in arguments.items() for name, x in own.items()}
+    assert [node.name for node in session.get_inputs()] == wanted == [*feed]
+    names = [node.name.removeprefix("outputs_") for node in session.get_outputs()]
+    return dict(zip(names, map(torch.from_numpy, session.run(None, feed)), strict=True))
+
+
+@torch.no_grad()
+def test_queries_of_the_call_and_their_mask_are_inputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ours = kit.assemble(
+        inputs=dict(history=kit.inputs.Points(axes=1, channels=2)),
+        outputs=dict(future=kit.outputs.Project(3)),
+        queries=dict(future=kit.queries.CoordinateQuery(kit.positions.Fourier(bands=2, max_resolution=(9,)))),
+        num_latents=3,
+        latent_dim=8,
+        layers=1,
+    ).eval()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    given, asked = {"history": torch.rand(2, 7, 3)}, {"future": torch.rand(2, 4, 1)}
+    reads = {"future": torch.tensor([[True, False, True, True], [True] * 4])}
+    names = ["inputs_history", "query_mask_future", "queries_future"]
+    file = kit.to_onnx(ours, tmp_path / "m.onnx", given, query_mask=reads, queries=asked)
+    for mask, places in ((reads, asked), ({"future": ~reads["future"]}, {"future": 1 - asked["future"]})):
+        found = run(file, names, inputs=given, query_mask=mask, queries=places)
+        assert_close(found["future"], ours(given, query_mask=mask, queries=places)["future"], 1e-4)
+    assert not torch.equal(found["future"], ours(given, queries=places)["future"])
 
 
 @torch.no_grad()
