@@ -11,6 +11,7 @@ from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
 from .readers import Array, Frames, Picture, Sound, VideoClip
 from .texts import FilledAnswer, FilledText, Text
+from .windows import SceneWindows, SoundWindows
 
 __all__ = [
     "Answer",
@@ -30,7 +31,9 @@ __all__ = [
     "Processor",
     "Raw",
     "Reader",
+    "SceneWindows",
     "Sound",
+    "SoundWindows",
     "Text",
     "Unsupported",
     "VideoClip",
