@@ -3,7 +3,7 @@
 from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
 from .anchoring import anchor
 from .assembly import assemble
-from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
+from .attention import Attention
 from .block import Block
 from .bottleneck import LabelBottleneck
 from .capture import capture_attention, capture_hidden
@@ -27,6 +27,7 @@ from .gated import GatedCrossAttention
 from .generation import generate
 from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
 from .inputs import Inputs
+from .layers import CrossAttentionLayer, SelfAttentionLayer
 from .model import PerceiverIO
 from .outputs import Outputs
 from .predict import predict

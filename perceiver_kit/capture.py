@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
+from .attention import Attention
 from .errors import AssemblyError, UnknownName, nearest
+from .layers import CrossAttentionLayer, SelfAttentionLayer
 from .observing import Recorder
 
 Captured = dict[str, list[Tensor]]

@@ -17,9 +17,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import MLP, Attention, CrossAttentionLayer
+from .attention import Attention
 from .attention_backends import weighted_sum
 from .decoders import Decoder
+from .layers import MLP, CrossAttentionLayer
 from .outputs import Output
 from .outputs.base import Affine
 from .plain import is_plain

@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .activations import Activation
-from .attention import CrossAttentionLayer, Make
+from .attention import Make
 from .block import Block
 from .checks import check_tensor, describe_value
 from .errors import InputError
+from .layers import CrossAttentionLayer
 from .registry import register
 from .variants import LayerNorm, NoNorm, PlainMLP
 

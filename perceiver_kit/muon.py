@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import Attention, CrossAttentionLayer, SelfAttentionLayer
+from .attention import Attention
+from .layers import CrossAttentionLayer, SelfAttentionLayer
 
 MOMENTUM = 0.95
 

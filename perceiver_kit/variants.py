@@ -19,9 +19,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation
-from .attention import MLP
 from .block import Settings
 from .checks import check_choice, check_number, check_probability
+from .layers import MLP
 from .registry import register
 
 

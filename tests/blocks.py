@@ -358,6 +358,8 @@ def output_blocks(draw: st.DrawFn, channels: int, grid: Grid, pool: Pool = ()) -
     while True:
         name = draw(st.sampled_from(names))
         given: dict[str, Any] = {"in_channels": channels, "size": draw(st.sampled_from([None, grid]))}
+        if len(grid) in (2, 3) and _hints(find("outputs", name)).get("patch") == tuple[int, ...]:
+            given["patch"] = tuple(draw(st.integers(1, 2)) for _ in grid)
         tied = _tied(find("outputs", name), channels, pool)
         given |= {argument: draw(st.sampled_from(others)) for argument, others in tied.items() if others}
         if all(tied.values()):

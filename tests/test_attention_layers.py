@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import perceiver_kit as kit
 from perceiver_kit import attention_backends as backends
-from perceiver_kit.attention import MLP, CrossAttentionLayer, SelfAttentionLayer
+from perceiver_kit.layers import MLP, CrossAttentionLayer, SelfAttentionLayer
 
 from . import restated
 from .attention_cases import cases, make, outputs_and_gradients, pairs

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import perceiver_kit as kit
-from perceiver_kit.attention import MLP
+from perceiver_kit.layers import MLP
 from perceiver_kit.registry import KINDS, find
 
 from .blocks import registered

@@ -36,6 +36,7 @@ ORDER = [
     "tiled_attention",
     "attention_backends",
     "attention",
+    "layers",
     "variants",
     "gated",
     "muon",

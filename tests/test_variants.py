@@ -9,7 +9,7 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import variants
-from perceiver_kit.attention import MLP
+from perceiver_kit.layers import MLP
 
 VARIANTS = [[name for name in kit.list("variants") if kind in name] for kind in ("Norm", "MLP")]
 

@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Biases, CrossAttentionLayer, Make
+from ..attention import Biases, Make
 from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_positive
 from ..errors import InputError
 from ..grouping import Group, Order, groups_of
 from ..initialisation import linear
+from ..layers import CrossAttentionLayer
 from ..observing import is_observed
 from ..registry import register
 from ..tokens import Grid, Layout

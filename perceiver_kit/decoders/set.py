@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
+from ..attention import Make
 from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
+from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..registry import register
 from .cross_attention import Decoder
 

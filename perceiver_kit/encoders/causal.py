@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ..activations import Activation, make_activation
-from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer, Turn
+from ..attention import Make, Turn
 from ..attention_backends import KeyValues
 from ..block import Block
 from ..checks import check_choice, check_positive, check_probability, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned, linear
+from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..masks import Masks, combine
 from ..plain import match_dtype
 from ..positions import Positions, check_positions

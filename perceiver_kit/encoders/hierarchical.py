@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import CrossAttentionLayer, Make, SelfAttentionLayer
+from ..attention import Make
 from ..block import Block
 from ..checks import check_choice, check_positive, check_sizes, check_tensor, short
 from ..errors import AssemblyError, InputError
 from ..grouping import Order, groups_of, split_layout
 from ..initialisation import deviation_by_rows, learned, linear
+from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..masks import combine
 from ..registry import register
 from ..tokens import Layout, Tokens

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Biases, CrossAttentionLayer, Make, SelfAttentionLayer
+from ..attention import Biases, Make
 from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
+from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..masks import Mask, Masks, combine
 from ..registry import register
 from ..tokens import Tokens

@@ -7,11 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Biases, CrossAttentionLayer, Make
+from ..attention import Biases, Make
 from ..block import Block
 from ..checks import check_positive, check_tensor, describe_value
 from ..errors import InputError
 from ..initialisation import learned
+from ..layers import CrossAttentionLayer
 from ..masks import combine
 from ..registry import register
 from ..tokens import Tokens

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, checks_values, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
 from ..freezing import check_stages
+from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..muon import Muon

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..attention import CrossAttentionLayer, SelfAttentionLayer
 from ..errors import AssemblyError
 from ..freezing import STAGES
+from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..padding import LearnedVector
 from ..positions import Learned
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ..assemblies import assemblies
 from ..counting import counts, name_of
 
-MODELS = int(os.environ.get("MODELS", "8"))
+MODELS = int(os.environ.get("MODELS", "5"))
 properties: list[Callable[..., None]] = []
 
 # No shrinking: it takes minutes for a model. Some properties apply to few models, hence no filter_too_much.
