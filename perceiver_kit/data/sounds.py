@@ -53,7 +53,7 @@ class Sounds(Samples):
 
     def __init__(
         self,
-        sounds: Sequence[Int16[Tensor, "_"]],
+        sounds: Sequence[Int16[Tensor, "_"]] | Int16[Tensor, "n samples"],
         labels: Tensor,
         *,
         samples: int,
