@@ -77,11 +77,14 @@ def _rows(parameters: dict[str, Any]) -> dict[str, Any]:
         ),
         quick=_clips.QUICK
         | dict(
-            num_frames=8,
+            num_latents=8,
+            latent_dim=32,
+            layers=1,
+            num_frames=16,
             image_size=(32, 48),
             patch_size=(1, 8, 8),
             motion=True,
-            audio_samples=2560,
+            audio_samples=5120,
             features="log_mel",
             samples_per_row=80,
             mel_bands=32,
@@ -100,7 +103,7 @@ def _rows(parameters: dict[str, Any]) -> dict[str, Any]:
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(optimizer="muon", weight_decay=0.05)),
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=150, weight_decay=0.1)),
     data=dict(
         direction="perceiver_kit.data.motion:direction",
         playback="perceiver_kit.data.motion:playback",
