@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from .checks import check_choice, check_flag, check_positive, describe_value
@@ -20,6 +20,8 @@ from .processors.base import Answer, Item, Processor, name_of_source
 from .recipe import processor_of
 
 OnError = Literal["raise", "skip"]
+WINDOWS = 16
+"""Windows of a source that a model reads at once."""
 
 
 def predict(
@@ -175,6 +177,8 @@ def _sizes(item: Item) -> dict[str, tuple[int, ...]]:
 
 def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
     """The outputs of a model for each item, float tensors on the CPU in float32, ragged ones without padding."""
+    if items[0].windows:
+        return [_averaged(model, item) for item in items]
     like = next(model.parameters())
     inputs: dict[str, Tensor] = {}
     mask: dict[str, Tensor] = {}
@@ -200,6 +204,15 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
         own = {name: output[i, : rows.get(name)].float() for name, output in outputs.items()}
         each.append({name: output.to("cpu", copy=True) for name, output in own.items()})
     return each
+
+
+def _averaged(model: nn.Module, item: Item) -> dict[str, Tensor]:
+    """The mean of the outputs for all windows of an item, which the model reads ``WINDOWS`` at a time."""
+    count = len(next(iter(item.inputs.values())))
+    windows = [Item({name: x[i] for name, x in item.inputs.items()}, item.ragged) for i in range(count)]
+    parts = [windows[start : start + WINDOWS] for start in range(0, count, WINDOWS)]
+    outputs = [output for part in parts for output in _outputs(model, part)]
+    return {name: reduce([output[name] for output in outputs], "w ... -> ...", "mean") for name in outputs[0]}
 
 
 @contextmanager

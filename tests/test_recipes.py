@@ -28,6 +28,7 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 
 IMAGE = (dict(num_labels=3), {"image": (2, 3, 20, 28)}, {"label": (2, 3)})
 SHAPES = {
+    "audio_classification": (dict(num_labels=3), {"audio": (2, 1280)}, {"label": (2, 3)}),
     "hierarchical_autoencoding": (
         dict(modalities=dict(image=(9, 7, 2), sound=(11, 4))),
         {"image": (2, 2, 9, 7), "sound": (2, 11, 4)},
@@ -39,6 +40,11 @@ SHAPES = {
     "masked_lm": ({}, {"text": (2, 9)}, {"text": (2, 9, 262)}),
     "sequence_classification": (dict(num_labels=5), {"text": (2, 9)}, {"label": (2, 5)}),
     "optical_flow": (dict(image_size=(16, 24)), {"frames": (2, 2, 3, 16, 24)}, {"flow": (2, 2, 16, 24)}),
+    "video_classification": (
+        dict(num_frames=2, image_size=(8, 12), num_labels=3, audio_samples=320),
+        {"video": (2, 2, 3, 8, 12), "audio": (2, 320)},
+        {"label": (2, 3)},
+    ),
     "multimodal_autoencoding": (
         dict(num_frames=2, image_size=(8, 12), num_labels=3, audio_samples=64),
         {"image": (2, 2, 3, 8, 12), "audio": (2, 64), "label": (2, 3)},

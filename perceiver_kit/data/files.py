@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".gsm")
 TEXTS = (".txt",)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Accepted contents of a picture file. Pillow reads more formats, some by starting other programs."""
@@ -80,7 +81,7 @@ def split_files(folder: str | Path, suffixes: Sequence[str], reader: Reader) -> 
     """
     root = Path(folder)
     files = readable_files(find_files(root, suffixes), reader, root)
-    train, held_out = _hold_out(files, root, str(root))
+    train, held_out = hold_out(files, root, str(root))
     return FileSplit(train, held_out, [0] * len(train), [0] * len(held_out), ("",))
 
 
@@ -102,13 +103,14 @@ def split_by_class(folder: str | Path, suffixes: Sequence[str], reader: Reader) 
     parts: tuple[list[tuple[Path, int]], ...] = ([], [])
     for label, name in enumerate(classes):
         members = [path for path in files if path.relative_to(root).parts[0] == name]
-        for part, chosen in zip(parts, _hold_out(members, root, f"class {name!r} of {root}"), strict=True):
+        for part, chosen in zip(parts, hold_out(members, root, f"class {name!r} of {root}"), strict=True):
             part += [(path, label) for path in chosen]
     (train, held_out), (labels, held_out_labels) = ([[row[i] for row in part] for part in parts] for i in (0, 1))
     return FileSplit(train, held_out, labels, held_out_labels, tuple(classes))  # type: ignore[arg-type]
 
 
-def _hold_out(paths: list[Path], root: Path, owner: str) -> tuple[list[Path], list[Path]]:
+def hold_out(paths: list[Path], root: Path, owner: str) -> tuple[list[Path], list[Path]]:
+    """Training and held-out files; InputError, naming the owner, for fewer than two."""
     if len(paths) < 2:
         raise InputError(f"{owner} has {len(paths)} readable files, expected at least two: one is held out")
     order = sorted(paths, key=lambda path: _hash(path, root))

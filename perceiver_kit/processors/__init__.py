@@ -12,6 +12,7 @@ from .flow import FlowAnswer, FlowField
 from .readers import Array, Frames, Picture, Sound, VideoClip
 from .reconstruction import ReconstructedAnswer, Reconstruction
 from .texts import Continued, ContinuedAnswer, FilledAnswer, FilledText, Prompt, Text
+from .windows import SceneWindows, SoundWindows
 
 __all__ = [
     "Answer",
@@ -36,7 +37,9 @@ __all__ = [
     "Reader",
     "ReconstructedAnswer",
     "Reconstruction",
+    "SceneWindows",
     "Sound",
+    "SoundWindows",
     "Text",
     "Unsupported",
     "VideoClip",

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from ..checks import check_positive, describe_value
 from ..data.decoding import MAX_RATE, read_audio
-from ..data.files import PICTURES, VIDEOS, open_picture
+from ..data.files import PICTURES, SOUNDS, VIDEOS, open_picture
 from ..data.image_processor import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_pil, as_rgb
 from ..data.images import to_unit
 from ..data.video import load_clip
 from ..errors import AssemblyError, InputError
 from ..registry import register
 from .base import Reader
-
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff")
 
 
 def _image(source: Any, reader: Reader, expected: str) -> Any:

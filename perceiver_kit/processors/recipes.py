@@ -14,6 +14,7 @@ from .flow import FlowField
 from .readers import Array, Frames, Picture, VideoClip
 from .reconstruction import Reconstruction
 from .texts import Continued, FilledText, Prompt, Text
+from .windows import SceneWindows, SoundWindows
 
 
 def classify_picture(image_size: int | tuple[int, int], image_channels: int = 3) -> Processor:
@@ -94,3 +95,24 @@ def decode_clip(num_frames: int, image_size: int | tuple[int, int], audio_sample
     per_frame = 1920 if audio_samples is None else audio_samples // num_frames
     size = check_image_size("decode_clip", image_size)
     return Processor({"clip": VideoClip(num_frames, size, per_frame)}, DecodedClip())
+
+
+def classify_sound(audio_samples: int, sample_rate: int) -> Processor:
+    """A sound → classes: the outputs for its windows are averaged.
+
+    >>> processors.recipes.classify_sound(800, 8000).item(torch.rand(1000)).inputs["audio"].shape
+    torch.Size([2, 800])
+    """
+    return Processor({"audio": SoundWindows(audio_samples, sample_rate)}, Classes())
+
+
+def classify_clip(
+    num_frames: int, image_size: int | tuple[int, int], fps: int | float, audio_samples: int | None = None
+) -> Processor:
+    """A video or a sound → classes: the outputs for its windows are averaged.
+
+    >>> processors.recipes.classify_clip(8, 32, 25.0, 2560).reader.per_frame
+    320
+    """
+    size = check_image_size("classify_clip", image_size)
+    return Processor({"clip": SceneWindows(num_frames, size, fps, audio_samples)}, Classes())

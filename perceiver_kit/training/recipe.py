@@ -94,7 +94,8 @@ def train_recipe(
         transfer(loaded, model)
     if freeze:
         freeze_stages(model, *freeze)
-    declared = document is None and objective is None
+    problem = (dict(data.overrides) | parameters).get("problem_type")  # says more than the recipe
+    declared = document is None and objective is None and problem is None
     chosen = objective_for(reader) if declared else objective_for(model, objective)
     queries = large_outputs(model) if queries is None else queries  # type: ignore[arg-type]
     training = Training(model, chosen, queries=queries, seed=seed, **of(Training))  # type: ignore[arg-type]
