@@ -169,7 +169,8 @@ def _answers(
 
 def _sizes(item: Item) -> dict[str, tuple[int, ...]]:
     """Sizes that must agree within a batch."""
-    return {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+    sizes = {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+    return sizes | {f"queries {name}": tuple(x.shape) for name, x in sorted(item.queries.items())}
 
 
 def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
@@ -187,8 +188,10 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
             mask[name] = mask[name].to(like.device)
         raw = torch.stack(own).to(like.device)
         inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
+    queries = {name: torch.stack([item.queries[name] for item in items]).to(like) for name in items[0].queries}
+    asked = {"queries": queries} if queries else {}  # wrappers may know no such argument
     with _evaluation(model), torch.inference_mode():
-        outputs = model(inputs, mask=mask or None)
+        outputs = model(inputs, mask=mask or None, **asked)
     each = []
     for i, item in enumerate(items):
         rows = {name: len(item.inputs[name]) for name in mask}

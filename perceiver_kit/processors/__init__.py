@@ -4,12 +4,15 @@ A ``Processor`` has a reader for each input and an interpreter. All are frozen d
 hold.
 """
 
-from . import recipes
+from . import points, recipes, series, sets
 from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
 from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
+from .points import Cloud
 from .readers import Array, Frames, Picture, Sound, VideoClip
+from .series import Forecast, ForecastAnswer, History
+from .sets import Entities
 from .texts import FilledAnswer, FilledText, Text
 
 __all__ = [
@@ -18,12 +21,17 @@ __all__ = [
     "ClassAnswer",
     "Classes",
     "ClipAnswer",
+    "Cloud",
     "DecodedClip",
+    "Entities",
     "FilledAnswer",
     "FilledText",
     "FlowAnswer",
     "FlowField",
+    "Forecast",
+    "ForecastAnswer",
     "Frames",
+    "History",
     "Interpreter",
     "Item",
     "Picture",
@@ -34,5 +42,8 @@ __all__ = [
     "Text",
     "Unsupported",
     "VideoClip",
+    "points",
     "recipes",
+    "series",
+    "sets",
 ]

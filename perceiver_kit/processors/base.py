@@ -32,10 +32,12 @@ class Item:
     """What a model reads of one source: tensors by modality, without a batch axis.
 
     ``ragged`` names those whose first axis has any length: they are padded to a batch, and the padding is masked.
+    ``queries`` are what only the call knows, such as the times of a forecast.
     """
 
     inputs: Mapping[str, Tensor]
     ragged: tuple[str, ...] = ()
+    queries: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Reader(Settings):
@@ -52,6 +54,10 @@ class Reader(Settings):
     def read(self, source: Any) -> Tensor | dict[str, Tensor]:
         """A tensor without a batch axis, or several by modality. Raises InputError, naming a file."""
         raise AssemblyError(f"{type(self).__name__} must define read")
+
+    def queries(self, source: Any) -> Mapping[str, Tensor]:
+        """The ``queries`` of the model's call, without a batch axis, that a source means."""
+        return {}
 
     def path(self, source: Any) -> Path | None:
         """The file or folder that a source means; None for an object."""
@@ -225,6 +231,7 @@ class Processor:
             source = dict.fromkeys(self.readers, source)
         inputs: dict[str, Tensor] = {}
         ragged: list[str] = []
+        queries: dict[str, Tensor] = {}
         for name, value in source.items():
             reader = self.readers.get(name)
             if reader is None and isinstance(value, Tensor):
@@ -235,8 +242,9 @@ class Processor:
             read = reader.read(value)
             read = read if isinstance(read, Mapping) else {name: read}
             inputs |= read
+            queries |= reader.queries(value)
             ragged += read if reader.ragged else []
-        return Item(inputs, tuple(ragged))
+        return Item(inputs, tuple(ragged), queries)
 
     def missing(self, source: Any) -> Path | None:
         """The first file of a source that does not exist."""

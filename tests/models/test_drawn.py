@@ -104,7 +104,9 @@ def test_every_registered_block_and_combination_is_drawn() -> None:
     @given(case=assemblies())
     def draw(case: Assembly) -> None:
         missing.difference_update(name_of(type(block)) for block in case.blocks)
-        missing.difference_update({name for name in missing & COMBINATIONS.keys() if _matches(COMBINATIONS[name], case)})
+        missing.difference_update(
+            {name for name in missing & COMBINATIONS.keys() if _matches(COMBINATIONS[name], case)}
+        )
         if not missing:
             raise Complete
 
