@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -172,7 +173,8 @@ def _answers(
 
 def _sizes(item: Item) -> dict[str, tuple[int, ...]]:
     """Sizes that must agree within a batch."""
-    return {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+    sizes = {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+    return sizes | {f"queries {name}": tuple(x.shape) for name, x in sorted(item.queries.items())}
 
 
 def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
@@ -196,8 +198,10 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
         inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
     wanted = items[0].outputs
     at = None if wanted is None else dict.fromkeys(wanted)
+    queries = {name: torch.stack([item.queries[name] for item in items]).to(like) for name in items[0].queries}
+    asked = {"queries": queries} if queries else {}  # wrappers may know no such argument
     with evaluation(model), torch.inference_mode():
-        outputs = model(inputs, mask=mask or None, at=at)
+        outputs = model(inputs, mask=mask or None, at=at, **asked)
     each = []
     for i, item in enumerate(items):
         rows = {name: len(item.inputs[name]) for name in mask if name in item.ragged}
@@ -209,7 +213,8 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
 def _averaged(model: nn.Module, item: Item) -> dict[str, Tensor]:
     """The mean of the outputs for all windows of an item, which the model reads ``WINDOWS`` at a time."""
     count = len(next(iter(item.inputs.values())))
-    windows = [Item({name: x[i] for name, x in item.inputs.items()}, item.ragged) for i in range(count)]
+    inputs = [{name: x[i] for name, x in item.inputs.items()} for i in range(count)]
+    windows = [replace(item, inputs=own, windows=False) for own in inputs]
     parts = [windows[start : start + WINDOWS] for start in range(0, count, WINDOWS)]
     outputs = [output for part in parts for output in _outputs(model, part)]
     return {name: reduce([output[name] for output in outputs], "w ... -> ...", "mean") for name in outputs[0]}

@@ -126,6 +126,7 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "Choose": lambda whole: whole[..., None],
     "Classify": lambda whole: whole[:, None],
     "Flow": _pixels,
+    "Quantiles": lambda whole: rearrange(whole, "b o s q -> b o (s q)"),
     "ToPixels": _pixels,
 }
 

@@ -29,6 +29,7 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 IMAGE = (dict(num_labels=3), {"image": (2, 3, 20, 28)}, {"label": (2, 3)})
 SHAPES = {
     "audio_classification": (dict(num_labels=3), {"audio": (2, 1280)}, {"label": (2, 3)}),
+    "forecasting": (dict(series=2, quantiles=5, horizon=4), {"history": (2, 9, 3)}, {"future": (2, 4, 2, 5)}),
     "hierarchical_autoencoding": (
         dict(modalities=dict(image=(9, 7, 2), sound=(11, 4))),
         {"image": (2, 2, 9, 7), "sound": (2, 11, 4)},
@@ -38,6 +39,12 @@ SHAPES = {
     "image_classification_fourier": IMAGE,
     "image_classification_learned": (IMAGE[0] | dict(image_size=(20, 28)), *IMAGE[1:]),
     "masked_lm": ({}, {"text": (2, 9)}, {"text": (2, 9, 262)}),
+    "point_cloud_classification": (dict(num_labels=5, features=1), {"points": (2, 9, 4)}, {"label": (2, 5)}),
+    "set_classification": (
+        dict(num_labels=5, features=3, entity_labels=4),
+        {"entities": (2, 9, 3)},
+        {"label": (2, 5), "entities": (2, 9, 4)},
+    ),
     "sequence_classification": (dict(num_labels=5), {"text": (2, 9)}, {"label": (2, 5)}),
     "optical_flow": (dict(image_size=(16, 24)), {"frames": (2, 2, 3, 16, 24)}, {"flow": (2, 2, 16, 24)}),
     "video_classification": (
@@ -54,7 +61,7 @@ SHAPES = {
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    return torch.randint(262, shape) if name == "text" else torch.randn(shape)
+    return torch.randint(262, shape) if name == "text" else torch.randn(shape).clamp(-1, 1)
 
 
 @pytest.mark.parametrize("recipe", SHAPES)

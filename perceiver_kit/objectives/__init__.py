@@ -7,6 +7,7 @@ from .masked_reconstruction import MaskedReconstruction
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
 from .next_tokens import NextTokens
+from .quantile import Quantile
 from .reconstruction import Reconstruction
 from .regression import Regression
 from .weighted import Weighted
@@ -19,6 +20,7 @@ __all__ = [
     "MultiLabel",
     "NextTokens",
     "Objective",
+    "Quantile",
     "Reconstruction",
     "Regression",
     "Term",

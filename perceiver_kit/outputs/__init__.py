@@ -2,7 +2,7 @@
 
 from .base import Output
 from .flow import Flow
-from .linear import Choose, Classify, Project, Rows, ToPatches, ToPixels, ToWaveform
+from .linear import Choose, Classify, Project, Quantiles, Rows, ToPatches, ToPixels, ToWaveform
 from .several import Outputs
 from .text import TiedText
 
@@ -13,6 +13,7 @@ __all__ = [
     "Output",
     "Outputs",
     "Project",
+    "Quantiles",
     "Rows",
     "TiedText",
     "ToPatches",

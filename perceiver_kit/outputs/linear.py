@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import torch.nn.functional as F
 from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -75,6 +76,41 @@ class Project(Output):
         # A layer that replaces this one, such as a low-rank adapter, may not be linear.
         linear = is_plain(self.project, {nn.Linear}) and self.project.bias is not None
         return Affine(self.project.weight, self.project.bias) if linear else None
+
+
+@register("outputs")
+class Quantiles(Project):
+    """Rows (b, o, in_channels) → evenly spaced quantiles of several series, (b, o, series, quantiles), in order.
+
+    With ``at``, a row has the quantiles of one series after another. Levels are 1/(quantiles + 1) and its multiples.
+    The layer gives the middle one, and the positive distances of all others, so that no two cross.
+
+    >>> Quantiles(2, quantiles=3, in_channels=8).whole(torch.zeros(1, 5, 6), (5,)).shape
+    torch.Size([1, 5, 2, 3])
+    """
+
+    objective = "Quantile"
+
+    def __init__(
+        self, series: int, *, quantiles: int = 9, in_channels: int = LEFT_OUT, size: Grid | None = None
+    ) -> None:
+        check_positive("Quantiles", series=series, quantiles=quantiles)
+        super().__init__(series * quantiles, in_channels=in_channels, size=size)
+        self.series, self.quantiles = series, quantiles
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
+        split = rearrange(self.project(rows), "b k (s q) -> b k s q", s=self.series)
+        median, steps = split[..., :1], F.softplus(split[..., 1:])
+        offsets = F.pad(steps.cumsum(-1), (1, 0))
+        middle = self.quantiles // 2
+        ordered = median + offsets - offsets[..., middle : middle + 1]
+        return rearrange(ordered, "b k s q -> b k (s q)")
+
+    def affine(self) -> Affine | None:
+        return None
+
+    def whole(self, rows: Float[Tensor, "b o d"], grid: Grid) -> Float[Tensor, "b o s q"]:
+        return rearrange(rows, "b o (s q) -> b o s q", s=self.series)
 
 
 @register("outputs")

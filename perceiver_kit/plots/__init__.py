@@ -4,6 +4,7 @@ Matplotlib is imported when the first plot is drawn.
 """
 
 from .attention import attention_over_image, attention_over_waveform
+from .forecasts import forecasts
 from .motion import flow, flow_to_rgb, flow_wheel
 from .pictures import latents, reconstructions
 from .scores import class_scores
@@ -19,6 +20,7 @@ __all__ = [
     "flow",
     "flow_to_rgb",
     "flow_wheel",
+    "forecasts",
     "latents",
     "losses",
     "reconstructions",

@@ -4,13 +4,16 @@ A ``Processor`` has a reader for each input and an interpreter. All are frozen d
 hold.
 """
 
-from . import recipes
+from . import points, recipes, series, sets
 from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
 from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
+from .points import Cloud
 from .readers import Array, Frames, Picture, Sound, VideoClip
 from .reconstruction import ReconstructedAnswer, Reconstruction
+from .series import Forecast, ForecastAnswer, History
+from .sets import Entities
 from .texts import Continued, ContinuedAnswer, FilledAnswer, FilledText, Prompt, Text
 from .windows import SceneWindows, SoundWindows
 
@@ -20,14 +23,19 @@ __all__ = [
     "ClassAnswer",
     "Classes",
     "ClipAnswer",
+    "Cloud",
     "Continued",
     "ContinuedAnswer",
     "DecodedClip",
+    "Entities",
     "FilledAnswer",
     "FilledText",
     "FlowAnswer",
     "FlowField",
+    "Forecast",
+    "ForecastAnswer",
     "Frames",
+    "History",
     "Interpreter",
     "Item",
     "Picture",
@@ -43,5 +51,8 @@ __all__ = [
     "Text",
     "Unsupported",
     "VideoClip",
+    "points",
     "recipes",
+    "series",
+    "sets",
 ]

@@ -34,7 +34,8 @@ class Item:
 
     ``ragged`` names those whose first axis has any length: they are padded to a batch, and the padding is masked.
     ``mask`` has bool (*grid) for the others, True where a row may be read. ``outputs`` are those to decode, all for
-    None. With ``windows``, the first axis of all counts windows, over which the outputs are averaged.
+    None. With ``windows``, the first axis of all counts windows, over which the outputs are averaged. ``queries`` are
+    data that queries need at the call, such as the times of a forecast.
     """
 
     inputs: Mapping[str, Tensor]
@@ -42,6 +43,7 @@ class Item:
     mask: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: tuple[str, ...] | None = None
     windows: bool = False
+    queries: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Reader(Settings):
@@ -59,6 +61,10 @@ class Reader(Settings):
     def read(self, source: Any) -> Tensor | dict[str, Tensor]:
         """A tensor without a batch axis, or several by modality. Raises InputError, naming a file."""
         raise AssemblyError(f"{type(self).__name__} must define read")
+
+    def queries(self, source: Any) -> Mapping[str, Tensor]:
+        """The ``queries`` of the model's call, without a batch axis, that a source means."""
+        return {}
 
     def path(self, source: Any) -> Path | None:
         """The file or folder that a source means; None for an object."""
@@ -234,6 +240,7 @@ class Processor:
         inputs: dict[str, Tensor] = {}
         ragged: list[str] = []
         counts: dict[str, int] = {}
+        queries: dict[str, Tensor] = {}
         for name, value in source.items():
             reader = self.readers.get(name)
             if reader is None and isinstance(value, Tensor):
@@ -244,6 +251,7 @@ class Processor:
             read = reader.read(value)
             read = read if isinstance(read, Mapping) else {name: read}
             inputs |= read
+            queries |= reader.queries(value)
             ragged += read if reader.ragged else []
             counts |= {part: len(tensor) for part, tensor in read.items()} if reader.windows else {}
         if len({*counts.values()}) > 1:
@@ -251,7 +259,7 @@ class Processor:
         if counts:  # what has no windows of its own is read with each
             count = next(iter(counts.values()))
             inputs = {part: x if part in counts else repeat(x, "... -> w ...", w=count) for part, x in inputs.items()}
-        return Item(inputs, tuple(ragged), windows=bool(counts))
+        return Item(inputs, tuple(ragged), windows=bool(counts), queries=queries)
 
     def missing(self, source: Any) -> Path | None:
         """The first file of a source that does not exist."""
