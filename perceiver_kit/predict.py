@@ -74,7 +74,7 @@ def predict(
             if (path := chosen.missing(one)) is not None:
                 raise InputError(f"no such file: {path}; on_error='skip' reads the others")
     if progress:
-        sources = _with_bar(sources)
+        sources = with_bar(sources, "predict")
     answers = _answers(model, sources, chosen, batch=size, skip=on_error == "skip")
     return answers if stream else [*answers]
 
@@ -187,7 +187,7 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
             mask[name] = mask[name].to(like.device)
         raw = torch.stack(own).to(like.device)
         inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
-    with _evaluation(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         outputs = model(inputs, mask=mask or None)
     each = []
     for i, item in enumerate(items):
@@ -198,7 +198,7 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each module has its own mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -209,10 +209,10 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _with_bar(sources: Iterable[Any]) -> Iterable[Any]:
-    """A progress bar over sources, if tqdm is installed."""
+def with_bar(items: Iterable[Any], text: str) -> Iterable[Any]:
+    """A progress bar over items, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
-        return sources
-    return tqdm(sources, desc="predict", leave=False)
+        return items
+    return tqdm(items, desc=text, leave=False)

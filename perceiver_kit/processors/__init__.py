@@ -9,6 +9,7 @@ from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
 from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
+from .objects import FoundObjects, ObjectsAnswer, PixelClasses, SegmentsAnswer
 from .readers import Array, Frames, Picture, Sound, VideoClip
 from .texts import FilledAnswer, FilledText, Text
 
@@ -23,13 +24,17 @@ __all__ = [
     "FilledText",
     "FlowAnswer",
     "FlowField",
+    "FoundObjects",
     "Frames",
     "Interpreter",
     "Item",
+    "ObjectsAnswer",
     "Picture",
+    "PixelClasses",
     "Processor",
     "Raw",
     "Reader",
+    "SegmentsAnswer",
     "Sound",
     "Text",
     "Unsupported",

@@ -44,7 +44,7 @@ class Picture(Reader):
     """A picture as float32 (3, h, w): a path, a PIL image, an array or a tensor, as ``ImageProcessor`` takes them.
 
     Args:
-        size: (h, w).
+        size: (h, w); None keeps the picture's own, for models of any size, and nothing is cropped.
         crop: the fraction of each side to keep; None resizes the whole picture.
         mean: subtracted from values in [0, 1].
         std: the divisor after that.
@@ -53,7 +53,7 @@ class Picture(Reader):
     torch.Size([3, 32, 32])
     """
 
-    size: tuple[int, int] = (224, 224)
+    size: tuple[int, int] | None = (224, 224)
     crop: float | None = 1.0
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -61,14 +61,21 @@ class Picture(Reader):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._processor()  # raises AssemblyError for bad settings
+        self._processor((1, 1))  # raises AssemblyError for bad settings
 
-    def _processor(self) -> ImageProcessor:
-        return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std)
+    def _processor(self, own: tuple[int, int]) -> ImageProcessor:
+        size, crop = (own, None) if self.size is None else (self.size, self.crop)
+        return ImageProcessor(size, crop=crop, mean=self.mean, std=self.std)
 
     def read(self, source: Any) -> Float[Tensor, "3 h w"]:
         expected = "a picture: a path, PIL image, array or tensor"
-        pictures = self._processor()(_image(source, self, expected))
+        image = _image(source, self, expected)
+        if self.size is None and getattr(image, "ndim", 3) <= 3:
+            image = as_rgb(image)
+            own = (image.height, image.width)
+        else:
+            own = (1, 1)
+        pictures = self._processor(own)(image)
         if len(pictures) > 1:
             raise self.refuse(source, f"{expected} of one; give several as a list")
         return pictures[0]
@@ -78,6 +85,8 @@ class Picture(Reader):
         return (inputs[name] * std + mean).clamp(0, 1)
 
     def huggingface_files(self) -> dict[str, dict[str, Any]]:
+        if self.size is None:
+            return {}
         height, width = self.size
         cropped = {} if self.crop is None else {"height": round(height / self.crop), "width": round(width / self.crop)}
         settings = {
