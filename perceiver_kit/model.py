@@ -116,7 +116,7 @@ class PerceiverIO(Block):
             if names is not None
         }
         for name, names in checked.items():
-            width = getattr(blocks[name], "channels", blocks[name].in_channels)
+            width = blocks[name].width
             if len(names) != width:
                 expected = f"{width} names, one for each class"
                 raise AssemblyError(f"{owner} of {name!r}: expected {expected}, got {len(names)}")

@@ -77,7 +77,7 @@ def predict(
             if (path := chosen.missing(one)) is not None:
                 raise InputError(f"no such file: {path}; on_error='skip' reads the others")
     if progress:
-        sources = _with_bar(sources)
+        sources = with_bar(sources, "predict")
     answers = _answers(model, sources, chosen, batch=size, skip=on_error == "skip")
     return answers if stream else [*answers]
 
@@ -146,7 +146,7 @@ def _answers(
         return processor.interpreter.prepare(processor.item(source))
 
     def interpret(source: Any, item: Item, own: dict[str, Tensor]) -> Answer:
-        with evaluation(model):
+        with evaluation_mode(model):
             return processor.interpreter.answer(source, item, own, model, processor)
 
     def answered(pairs: list[tuple[Any, Item]]) -> Iterator[Answer]:
@@ -200,7 +200,7 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
     at = None if wanted is None else dict.fromkeys(wanted)
     queries = {name: torch.stack([item.queries[name] for item in items]).to(like) for name in items[0].queries}
     asked = {"queries": queries} if queries else {}  # wrappers may know no such argument
-    with evaluation(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         outputs = model(inputs, mask=mask or None, at=at, **asked)
     each = []
     for i, item in enumerate(items):
@@ -221,7 +221,7 @@ def _averaged(model: nn.Module, item: Item) -> dict[str, Tensor]:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each module has its own mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -232,10 +232,10 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _with_bar(sources: Iterable[Any]) -> Iterable[Any]:
-    """A progress bar over sources, if tqdm is installed."""
+def with_bar(items: Iterable[Any], text: str) -> Iterable[Any]:
+    """A progress bar over items, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
-        return sources
-    return tqdm(sources, desc="predict", leave=False)
+        return items
+    return tqdm(items, desc=text, leave=False)

@@ -110,7 +110,7 @@ def split_by_class(folder: str | Path, suffixes: Sequence[str], reader: Reader) 
 
 
 def hold_out(paths: list[Path], root: Path, owner: str) -> tuple[list[Path], list[Path]]:
-    """Training and held-out files; InputError, naming the owner, for fewer than two."""
+    """Training and held-out files of ``owner``: a tenth, at least one. Raises InputError for fewer than two."""
     if len(paths) < 2:
         raise InputError(f"{owner} has {len(paths)} readable files, expected at least two: one is held out")
     order = sorted(paths, key=lambda path: _hash(path, root))
@@ -167,10 +167,13 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = None) -> UInt8[Tensor, "3 h w"]:
+def read_picture(
+    path: Path, size: tuple[int, int], *, cover: float | None = None, crop: bool = True
+) -> UInt8[Tensor, "3 h w"]:
     """A picture file, rotated as its EXIF data say, as RGB: centre-cropped to the aspect ratio, resized to ``size``.
 
-    With ``cover``, the whole picture, resized to cover ``cover`` times the size.
+    Without ``crop`` the whole picture, which changes its aspect ratio. With ``cover``, the whole picture, resized to
+    cover ``cover`` times the size.
 
     Raises as ``open_picture``, and InputError for a picture that is too narrow to be resized.
     """
@@ -182,7 +185,7 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
             raise InputError(
                 f"{path} has {image.width} × {image.height} pixels: too narrow to be resized to height {size[0]}"
             )
-    processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0)
+    processor = ImageProcessor(size, crop=1.0 if crop and cover is None else None, mean=0.0, std=1.0)
     return processor(image)[0].mul(255).round().byte()
 
 
@@ -231,8 +234,10 @@ def read_text(path: Path) -> str:
 class Pictures(Sequence[Tensor]):
     """Picture files as uint8 tensors (3, h, w), read lazily and cached up to ``CACHE_BYTES``."""
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, cover: float | None = None) -> None:
-        self.paths, self.size, self.cover = tuple(paths), size, cover
+    def __init__(
+        self, paths: Sequence[Path], size: tuple[int, int], *, cover: float | None = None, crop: bool = True
+    ) -> None:
+        self.paths, self.size, self.cover, self.crop = tuple(paths), size, cover, crop
         self.cache: dict[int, Tensor] = {}
         self.cached_bytes = 0
 
@@ -242,7 +247,7 @@ class Pictures(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         if index in self.cache:
             return self.cache[index]
-        picture = read_picture(self.paths[index], self.size, cover=self.cover)
+        picture = read_picture(self.paths[index], self.size, cover=self.cover, crop=self.crop)
         if self.cached_bytes + picture.nbytes <= CACHE_BYTES:
             self.cache[index] = picture
             self.cached_bytes += picture.nbytes

@@ -58,9 +58,11 @@ class Weighted(Objective):
         for name in self.objectives:
             objective: Objective = self.objectives[name]
             if objective.applies(outputs):
-                for part, term in objective.terms(outputs, targets).items():
+                parts = objective.terms(outputs, targets)
+                several = len(parts) > 1 or isinstance(objective, Weighted)
+                for part, term in parts.items():
                     # By its name here: several objectives may look at one output.
-                    own = f"{name}_{part}" if isinstance(objective, Weighted) else name
+                    own = f"{name}_{part}" if several else name
                     terms[own] = term._replace(weight=term.weight * self.weights[name])
         if not terms:
             raise InputError(f"Weighted: outputs has none of {', '.join(self.objectives)}, got {[*outputs]}")

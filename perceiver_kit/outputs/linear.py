@@ -152,7 +152,11 @@ class ToPatches(Project):
         patch = image_or_video(type(self).__name__, "patch", patch)
         check_positive(type(self).__name__, values=values)
         super().__init__(math.prod(patch) * values, in_channels=in_channels, size=size)
-        self.patch = patch
+        self.patch, self.values = patch, values
+
+    @property
+    def width(self) -> int:
+        return self.values
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if len(grid) != len(self.patch):
@@ -182,6 +186,26 @@ class ToWaveform(Project):
 
     def rows_of(self, whole: Float[Tensor, "b samples"]) -> Float[Tensor, "b o c"]:
         return rearrange(whole, "b (o c) -> b o c", c=self.channels)
+
+
+@register("outputs")
+class Boxes(Project):
+    """A box of each row, (b, o, 4): centre x and y, width and height, as shares of the picture in (0, 1).
+
+    >>> Boxes(in_channels=512)(torch.zeros(2, 30, 512)).shape
+    torch.Size([2, 30, 4])
+    """
+
+    objective = None
+
+    def __init__(self, *, in_channels: int = LEFT_OUT, size: Grid | None = None) -> None:
+        super().__init__(4, in_channels=in_channels, size=size)
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k 4"]:
+        return self.project(rows).sigmoid()
+
+    def affine(self) -> Affine | None:
+        return None
 
 
 @register("outputs")

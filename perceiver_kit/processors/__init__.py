@@ -9,6 +9,7 @@ from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
 from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
+from .objects import FoundObjects, ObjectsAnswer, PixelClasses, SegmentsAnswer
 from .points import Cloud
 from .readers import Array, Frames, Picture, Sound, VideoClip
 from .reconstruction import ReconstructedAnswer, Reconstruction
@@ -34,11 +35,14 @@ __all__ = [
     "FlowField",
     "Forecast",
     "ForecastAnswer",
+    "FoundObjects",
     "Frames",
     "History",
     "Interpreter",
     "Item",
+    "ObjectsAnswer",
     "Picture",
+    "PixelClasses",
     "Processor",
     "Prompt",
     "Raw",
@@ -46,6 +50,7 @@ __all__ = [
     "ReconstructedAnswer",
     "Reconstruction",
     "SceneWindows",
+    "SegmentsAnswer",
     "Sound",
     "SoundWindows",
     "Text",

@@ -42,7 +42,7 @@ class Picture(Reader):
     """A picture as float32 (c, h, w): a path, a PIL image, an array or a tensor, as ``ImageProcessor`` takes them.
 
     Args:
-        size: (h, w).
+        size: (h, w); None keeps the picture's own, for models of any size, and nothing is cropped.
         crop: the fraction of each side to keep; None resizes the whole picture.
         mean: subtracted from values in [0, 1].
         std: the divisor after that.
@@ -52,7 +52,7 @@ class Picture(Reader):
     torch.Size([3, 32, 32])
     """
 
-    size: tuple[int, int] = (224, 224)
+    size: tuple[int, int] | None = (224, 224)
     crop: float | None = 1.0
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -61,18 +61,24 @@ class Picture(Reader):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._processor()  # raises AssemblyError for bad settings
+        self._processor((1, 1))  # raises AssemblyError for bad settings
         if self.channels not in CHANNELS:
             raise AssemblyError(f"Picture: channels must be 1, 3 or 4, got {self.channels!r}; Array reads others")
 
-    def _processor(self) -> ImageProcessor:
-        return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std)
+    def _processor(self, own: tuple[int, int]) -> ImageProcessor:
+        size, crop = (own, None) if self.size is None else (self.size, self.crop)
+        return ImageProcessor(size, crop=crop, mean=self.mean, std=self.std)
 
     def read(self, source: Any) -> Float[Tensor, "c h w"]:
-        expected, process = "a picture: a path, PIL image, array or tensor", self._processor()
+        expected = "a picture: a path, PIL image, array or tensor"
         image = _image(source, self, expected)
         if getattr(image, "ndim", 3) == 4:
             raise self.refuse(source, f"{expected} of one; give several as a list")
+        own = (1, 1)
+        if self.size is None:
+            image = as_pil(image)
+            own = (image.height, image.width)
+        process = self._processor(own)
         if self.channels == 3:
             return process(image)[0]
         if self.channels == 1:
@@ -91,6 +97,8 @@ class Picture(Reader):
         return (values[:3] * std + mean).clamp(0, 1)
 
     def huggingface_files(self) -> dict[str, dict[str, Any]]:
+        if self.size is None:
+            return {}
         height, width = self.size
         cropped = {} if self.crop is None else {"height": round(height / self.crop), "width": round(width / self.crop)}
         settings = {

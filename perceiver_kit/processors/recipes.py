@@ -11,6 +11,7 @@ from .base import Processor, Reader
 from .classes import Classes
 from .clips import DecodedClip
 from .flow import FlowField
+from .objects import FoundObjects, PixelClasses
 from .readers import Array, Frames, Picture, VideoClip
 from .reconstruction import Reconstruction
 from .texts import Continued, FilledText, Prompt, Text
@@ -31,6 +32,24 @@ def classify_picture(image_size: int | tuple[int, int], image_channels: int = 3)
 
 def _picture(size: tuple[int, int], channels: int) -> Reader:
     return Picture(size, channels=channels) if channels in CHANNELS else Array()
+
+
+def detect_objects(image_size: int | tuple[int, int]) -> Processor:
+    """A picture, resized as a whole, → objects with their boxes; pixels in [-1, 1].
+
+    >>> processors.recipes.detect_objects(32).interpreter.threshold
+    0.5
+    """
+    return Processor({"image": Picture(check_image_size("detect_objects", image_size), crop=None)}, FoundObjects())
+
+
+def segment_picture() -> Processor:
+    """A picture of any size → the class of each pixel; pixels in [-1, 1].
+
+    >>> processors.recipes.segment_picture().item(torch.rand(3, 20, 30)).inputs["image"].shape
+    torch.Size([3, 20, 30])
+    """
+    return Processor({"image": Picture(None)}, PixelClasses())
 
 
 def classify_text(max_length: int) -> Processor:

