@@ -165,8 +165,12 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = None) -> UInt8[Tensor, "3 h w"]:
-    """A picture file, rotated as its EXIF data say, as RGB: centre-cropped to the aspect ratio, resized to ``size``.
+def read_picture(
+    path: Path, size: tuple[int, int], *, cover: float | None = None, channels: int = 3
+) -> UInt8[Tensor, "c h w"]:
+    """A picture file, rotated as its EXIF data say, of 1, 3 or 4 channels.
+
+    It is centre-cropped to the aspect ratio of ``size`` and resized to it.
 
     With ``cover``, the whole picture, resized to cover ``cover`` times the size.
 
@@ -180,7 +184,7 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
             raise InputError(
                 f"{path} has {image.width} × {image.height} pixels: too narrow to be resized to height {size[0]}"
             )
-    processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0)
+    processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0, channels=channels)
     return processor(image)[0].mul(255).round().byte()
 
 
@@ -227,10 +231,12 @@ def read_text(path: Path) -> str:
 
 
 class Pictures(Sequence[Tensor]):
-    """Picture files as uint8 tensors (3, h, w), read lazily and cached up to ``CACHE_BYTES``."""
+    """Picture files as uint8 tensors (channels, h, w), read lazily and cached up to ``CACHE_BYTES``."""
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, cover: float | None = None) -> None:
-        self.paths, self.size, self.cover = tuple(paths), size, cover
+    def __init__(
+        self, paths: Sequence[Path], size: tuple[int, int], *, cover: float | None = None, channels: int = 3
+    ) -> None:
+        self.paths, self.size, self.cover, self.channels = tuple(paths), size, cover, channels
         self.cache: dict[int, Tensor] = {}
         self.cached_bytes = 0
 
@@ -240,7 +246,7 @@ class Pictures(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         if index in self.cache:
             return self.cache[index]
-        picture = read_picture(self.paths[index], self.size, cover=self.cover)
+        picture = read_picture(self.paths[index], self.size, cover=self.cover, channels=self.channels)
         if self.cached_bytes + picture.nbytes <= CACHE_BYTES:
             self.cache[index] = picture
             self.cached_bytes += picture.nbytes

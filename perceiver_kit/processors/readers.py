@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checks import check_positive, describe_value
 from ..data.decoding import MAX_RATE, read_audio
 from ..data.files import PICTURES, VIDEOS, open_picture
-from ..data.image_processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_rgb
+from ..data.image_processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_picture
 from ..data.images import to_unit
 from ..data.video import load_clip
 from ..errors import InputError
@@ -41,13 +41,16 @@ def _image(source: Any, reader: Reader, expected: str) -> Any:
 @register("processors")
 @dataclass(frozen=True)
 class Picture(Reader):
-    """A picture as float32 (3, h, w): a path, a PIL image, an array or a tensor, as ``ImageProcessor`` takes them.
+    """A picture as float32 (channels, h, w): a path, a PIL image, an array or a tensor.
+
+    ``ImageProcessor`` says which it takes.
 
     Args:
         size: (h, w).
         crop: the fraction of each side to keep; None resizes the whole picture.
         mean: subtracted from values in [0, 1].
         std: the divisor after that.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
 
     >>> processors.Picture((32, 32), crop=0.875).read(torch.rand(3, 48, 64)).shape
     torch.Size([3, 32, 32])
@@ -57,6 +60,7 @@ class Picture(Reader):
     crop: float | None = 1.0
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = PICTURES
 
     def __post_init__(self) -> None:
@@ -64,9 +68,9 @@ class Picture(Reader):
         self._processor()  # raises AssemblyError for bad settings
 
     def _processor(self) -> ImageProcessor:
-        return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std)
+        return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std, channels=self.channels)
 
-    def read(self, source: Any) -> Float[Tensor, "3 h w"]:
+    def read(self, source: Any) -> Float[Tensor, "c h w"]:
         expected = "a picture: a path, PIL image, array or tensor"
         pictures = self._processor()(_image(source, self, expected))
         if len(pictures) > 1:
@@ -75,7 +79,9 @@ class Picture(Reader):
 
     def picture(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
         mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
-        return (inputs[name] * std + mean).clamp(0, 1)
+        image = (inputs[name] * std + mean).clamp(0, 1)
+        colours, alpha = image[:3], image[3:]
+        return colours * alpha + 1 - alpha if self.channels == 4 else image  # on white
 
     def huggingface_files(self) -> dict[str, dict[str, Any]]:
         height, width = self.size
@@ -99,7 +105,7 @@ class Picture(Reader):
 @register("processors")
 @dataclass(frozen=True)
 class Frames(Reader):
-    """Two pictures of one size, a tuple, as float32 (2, 3, h, w) in [-1, 1]; nothing is resized.
+    """Two pictures of one size, a tuple, as float32 (2, channels, h, w) in [-1, 1]; nothing is resized.
 
     A folder means each pair of successive pictures.
 
@@ -107,16 +113,21 @@ class Frames(Reader):
     torch.Size([2, 3, 20, 30])
     """
 
+    channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = PICTURES
     files: ClassVar[int] = 2
     batch: ClassVar[int] = 1
 
-    def read(self, source: Any) -> Float[Tensor, "2 3 h w"]:
+    def read(self, source: Any) -> Float[Tensor, "2 c h w"]:
         expected = "a tuple of two pictures (paths, PIL images, arrays or tensors)"
         if not isinstance(source, tuple) or len(source) != 2:
             raise self.refuse(source, expected)
-        pictures = [np.array(as_rgb(_image(one, self, expected), f"frame {i}")) for i, one in enumerate(source)]
-        first, second = (to_unit(rearrange(torch.from_numpy(one), "h w c -> c h w")) for one in pictures)
+        pictures = [
+            np.array(as_picture(_image(one, self, expected), f"frame {i}", channels=self.channels))
+            for i, one in enumerate(source)
+        ]
+        grids = [torch.from_numpy(one if one.ndim == 3 else one[..., None]) for one in pictures]
+        first, second = (to_unit(rearrange(one, "h w c -> c h w")) for one in grids)
         if first.shape != second.shape:
             sizes = f"{tuple(first.shape[1:])} and {tuple(second.shape[1:])}"
             raise InputError(f"source: expected two pictures of one size, got {sizes}; resize or crop one")
@@ -145,6 +156,7 @@ class VideoClip(Reader):
         signed: whether pixels are in [-1, 1], not [0, 1].
         image: the modality of the frames.
         audio: the modality of the sound; None for a model without.
+        channels: of the frames: 1 (grey) or 3 (RGB).
     """
 
     num_frames: int
@@ -154,6 +166,7 @@ class VideoClip(Reader):
     signed: bool = True
     image: str = "image"
     audio: str | None = "audio"
+    channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = VIDEOS
     batch: ClassVar[int] = 1
 
@@ -166,7 +179,9 @@ class VideoClip(Reader):
         if not isinstance(source, str | Path) or Path(source).suffix.lower() in (*PICTURES, *SOUNDS, ".txt"):
             raise self.refuse(source, "the path of a video, or a mapping of tensors")
         seconds = self.num_frames / self.fps
-        clip = load_clip(source, size=self.image_size, fps=self.fps, rate=self.rate, seconds=seconds)
+        clip = load_clip(
+            source, size=self.image_size, channels=self.channels, fps=self.fps, rate=self.rate, seconds=seconds
+        )
         if len(clip.frames) < self.num_frames:
             hint = f"{self.num_frames} frames at {self.fps:g} a second"
             raise InputError(f"{source} is too short: expected {hint}, got {len(clip.frames)}")

@@ -74,7 +74,7 @@ def train_recipe(
 
     parameters = dict(parameters or {})
     if not isinstance(data, Task):
-        sizes = {name: parameters[name] for name in ("image_size", "max_length", "num_frames") if name in parameters}
+        sizes = {name: parameters[name] for name in DATA_SIZES if name in parameters}
         data = open_task(
             data if isinstance(data, str) else Path(data), recipe=reader, preset=preset, seed=seed, **sizes
         )
@@ -136,6 +136,9 @@ def _sizes(loaded: Any, entry: Recipe) -> dict[str, Any]:
     note = (getattr(loaded, "recipe", None) or {}).get("parameters", {})
     return {name: note[name] for name in entry.signature.parameters if name in note and "label" not in name}
 
+
+DATA_SIZES = ("image_size", "image_channels", "max_length", "num_frames")
+"""Parameters of a recipe that the loaders of its data take, too."""
 
 DEFAULTS: dict[str, Any] = dict(steps=1000, batch=32, rate=1e-3, warmup=None)
 """Settings that neither the caller nor the recipe gives."""
