@@ -37,7 +37,7 @@ class ByModality(nn.Module):
         """
         old = self[name]
         if isinstance(old, Block):
-            kind = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
+            kind: type[Block] = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
             if not isinstance(block, Block) or not isinstance(block, kind):
                 raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got {describe_value(block)}")
             if block.left_out:
@@ -75,7 +75,10 @@ def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str,
     if blocks is not None and not isinstance(blocks, Mapping):
         raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got {describe_value(blocks)}")
     merged = {**(blocks or {}), **named}
-    if not merged or len(merged) < len(blocks or {}) + len(named):
+    if not merged:
+        hint = f"one named like an argument of {owner} is given in a mapping, {owner}({{'name': …}})"
+        raise AssemblyError(f"{owner}: expected at least one modality, got none; {hint}")
+    if len(merged) < len(blocks or {}) + len(named):
         raise AssemblyError(f"{owner}: each modality needs one block, got {[*(blocks or {}), *named]}")
     for name, block in merged.items():
         if not isinstance(name, str) or not name:

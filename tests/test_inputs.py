@@ -283,7 +283,10 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: inputs.Inputs(), r"Inputs: each modality needs one block, got \[\]"),
+        (
+            lambda: inputs.Inputs(),
+            r"Inputs: expected at least one modality, got none; one named like an argument",
+        ),
         (lambda: inputs.Inputs([inputs.OneHot(2)]), r"give blocks by name, such as Inputs\(image=…\), got a list"),
         (lambda: inputs.Inputs({"a": inputs.OneHot(2)}, a=inputs.OneHot(2)), r"needs one block, got \['a', 'a'\]"),
         (lambda: inputs.Inputs({"": inputs.OneHot(2)}), "a modality's name must be a non-empty str, got ''"),

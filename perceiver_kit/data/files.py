@@ -168,9 +168,11 @@ def _warn(text: str) -> None:
 
 
 def read_picture(
-    path: Path, size: tuple[int, int], *, cover: float | None = None, crop: bool = True
-) -> UInt8[Tensor, "3 h w"]:
-    """A picture file, rotated as its EXIF data say, as RGB: centre-cropped to the aspect ratio, resized to ``size``.
+    path: Path, size: tuple[int, int], *, cover: float | None = None, crop: bool = True, channels: int = 3
+) -> UInt8[Tensor, "c h w"]:
+    """A picture file, rotated as its EXIF data say, of 1, 3 or 4 channels.
+
+    It is centre-cropped to the aspect ratio of ``size`` and resized to it.
 
     Without ``crop`` the whole picture, which changes its aspect ratio. With ``cover``, the whole picture, resized to
     cover ``cover`` times the size.
@@ -185,7 +187,7 @@ def read_picture(
             raise InputError(
                 f"{path} has {image.width} × {image.height} pixels: too narrow to be resized to height {size[0]}"
             )
-    processor = ImageProcessor(size, crop=1.0 if crop and cover is None else None, mean=0.0, std=1.0)
+    processor = ImageProcessor(size, crop=1.0 if crop and cover is None else None, mean=0.0, std=1.0, channels=channels)
     return processor(image)[0].mul(255).round().byte()
 
 
@@ -232,12 +234,18 @@ def read_text(path: Path) -> str:
 
 
 class Pictures(Sequence[Tensor]):
-    """Picture files as uint8 tensors (3, h, w), read lazily and cached up to ``CACHE_BYTES``."""
+    """Picture files as uint8 tensors (channels, h, w), read lazily and cached up to ``CACHE_BYTES``."""
 
     def __init__(
-        self, paths: Sequence[Path], size: tuple[int, int], *, cover: float | None = None, crop: bool = True
+        self,
+        paths: Sequence[Path],
+        size: tuple[int, int],
+        *,
+        cover: float | None = None,
+        crop: bool = True,
+        channels: int = 3,
     ) -> None:
-        self.paths, self.size, self.cover, self.crop = tuple(paths), size, cover, crop
+        self.paths, self.size, self.cover, self.crop, self.channels = tuple(paths), size, cover, crop, channels
         self.cache: dict[int, Tensor] = {}
         self.cached_bytes = 0
 
@@ -247,7 +255,8 @@ class Pictures(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         if index in self.cache:
             return self.cache[index]
-        picture = read_picture(self.paths[index], self.size, cover=self.cover, crop=self.crop)
+        options: dict[str, Any] = dict(cover=self.cover, crop=self.crop, channels=self.channels)
+        picture = read_picture(self.paths[index], self.size, **options)
         if self.cached_bytes + picture.nbytes <= CACHE_BYTES:
             self.cache[index] = picture
             self.cached_bytes += picture.nbytes

@@ -18,7 +18,7 @@ from ..checks import check_image_size
 from ..errors import InputError
 from .files import PICTURES, hold_out, open_picture, top_level_files
 from .flow_files import FlowFile, read_flo, read_kitti_flow
-from .image_processor import as_rgb
+from .image_processor import as_picture
 from .images import to_unit
 from .sampling import Samples
 from .task import Task
@@ -151,7 +151,7 @@ def _there(file: Path, of: Path) -> Path:
 
 
 def _frame(path: Path, first: Path) -> Tensor:
-    pixels = rearrange(torch.from_numpy(np.array(as_rgb(open_picture(path), str(path)))), "h w c -> c h w")
+    pixels = rearrange(torch.from_numpy(np.array(as_picture(open_picture(path), str(path)))), "h w c -> c h w")
     if path != first and (size := open_picture(first).size) != (pixels.shape[2], pixels.shape[1]):
         raise InputError(f"{path}: expected the size of {first.name}, {size}, got {tuple(pixels.shape[:0:-1])}")
     return to_unit(pixels)

@@ -14,6 +14,7 @@ from ..recipe import Recipe, resolve
 from ..registry import find, names
 from . import canvases, corpora, images, warps
 from .folders import Size, videos
+from .image_processor import check_channels
 from .next_bytes import NextBytes
 from .task import Task
 from .texts import MaskedBytes, Texts
@@ -24,10 +25,10 @@ BENCHMARKS = ("sintel", "kitti")
 """Keys of loaders that read a benchmark's files: NAME:PATH."""
 
 
-def mnist(*, seed: int = 0, shift: int = 2) -> Task:
-    """Digits, 28 × 28; training shifts them by up to ``shift`` pixels."""
-    train, held_out = images.mnist(seed=seed, shift=shift)
-    overrides = dict(num_labels=10, image_size=28)
+def mnist(*, image_channels: int = 3, seed: int = 0, shift: int = 2) -> Task:
+    """Digits, 28 × 28, with their grey in each channel; training shifts them by up to ``shift`` pixels."""
+    train, held_out = images.mnist(seed=seed, shift=shift, channels=image_channels)
+    overrides = dict(num_labels=10, image_size=28, image_channels=image_channels)
     return Task("mnist", train, held_out, overrides, images.MNIST_SOURCE, tuple("0123456789"))
 
 
@@ -76,23 +77,34 @@ def bible_next(*, max_length: int = 2048, predicted: int = 1024, seed: int = 0, 
     return Task("bible_next", train, held_out, overrides, corpora.BIBLE_SOURCE)
 
 
-def flow(*, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15) -> Task:
+def flow(
+    *,
+    image_size: Size = (368, 496),
+    image_channels: int = 3,
+    seed: int = 0,
+    items: int = 4096,
+    reach: float = 0.15,
+) -> Task:
     """Photos warped by flows of up to about ``reach`` of the frame's shorter side."""
     size = check_image_size("flow", image_size)
-    train, held_out = warps.flow(image_size=size, items=items, seed=seed, reach=reach)
-    return Task("flow", train, held_out, dict(image_size=size), warps.PHOTOS_SOURCE)
+    channels = check_channels("flow: image_channels", image_channels, (1, 3))
+    train, held_out = warps.flow(image_size=size, channels=channels, items=items, seed=seed, reach=reach)
+    overrides = dict(image_size=size, image_channels=channels)
+    return Task("flow", train, held_out, overrides, warps.PHOTOS_SOURCE)
 
 
 def clip(
     *,
     num_frames: int = 16,
     image_size: Size = 224,
+    image_channels: int = 3,
     audio_samples: int | None = None,
     parts: int | None = None,
     seed: int = 0,
 ) -> Task:
     """Windows of the opening scene of a film with sound; the class is the part of the clip."""
-    return videos(num_frames=num_frames, image_size=image_size, audio_samples=audio_samples, parts=parts, seed=seed)
+    sizes: dict[str, Any] = dict(num_frames=num_frames, image_size=image_size, image_channels=image_channels)
+    return videos(**sizes, audio_samples=audio_samples, parts=parts, seed=seed)
 
 
 def sample_data() -> dict[str, tuple[str, ...]]:

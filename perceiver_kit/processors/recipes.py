@@ -21,17 +21,19 @@ from .windows import SceneWindows, SoundWindows
 def classify_picture(image_size: int | tuple[int, int], image_channels: int = 3) -> Processor:
     """A picture → classes; pixels in [-1, 1], cropped to the aspect ratio of ``image_size``.
 
-    Files are read as grey, RGB or RGBA for 1, 3 or 4 channels; of other numbers, an array (c, h, w) as it is.
+    An image of more channels than a picture has is an array (channels, h, w), as the model reads it.
 
     >>> processors.recipes.classify_picture(32).readers["image"].size
     (32, 32)
     """
-    size = check_image_size("classify_picture", image_size)
-    return Processor({"image": _picture(size, image_channels)}, Classes())
+    return Processor({"image": _picture(image_size, image_channels)}, Classes())
 
 
-def _picture(size: tuple[int, int], channels: int) -> Reader:
-    return Picture(size, channels=channels) if channels in CHANNELS else Array()
+def _picture(size: int | tuple[int, int], channels: int, **options: Any) -> Reader:
+    if channels not in CHANNELS:
+        return Array()
+    half = (0.5,) * channels
+    return Picture(check_image_size("processor", size), mean=half, std=half, channels=channels, **options)
 
 
 def detect_objects(image_size: int | tuple[int, int]) -> Processor:
@@ -40,7 +42,7 @@ def detect_objects(image_size: int | tuple[int, int]) -> Processor:
     >>> processors.recipes.detect_objects(32).interpreter.threshold
     0.5
     """
-    return Processor({"image": Picture(check_image_size("detect_objects", image_size), crop=None)}, FoundObjects())
+    return Processor({"image": _picture(image_size, 3, crop=None)}, FoundObjects())
 
 
 def segment_picture() -> Processor:
@@ -88,24 +90,24 @@ def reconstruct(modalities: Any) -> Processor:
     data_sets = (modalities,) if isinstance(modalities, Mapping) else tuple(modalities)
     sizes = {name: size for data_set in data_sets for name, size in data_set.items()}
     pictures = {
-        name: Picture(size[:2], channels=size[2])
-        for name, size in sizes.items()
-        if len(size) == 3 and size[2] in CHANNELS
+        name: _picture(size[:2], size[2]) for name, size in sizes.items() if len(size) == 3 and size[2] in CHANNELS
     }
     readers = pictures or dict.fromkeys(sizes, Array())
     return Processor(readers, Reconstruction(data_sets))
 
 
-def find_flow() -> Processor:
+def find_flow(image_channels: int = 3) -> Processor:
     """Two pictures → optical flow.
 
     >>> processors.recipes.find_flow().reader.files
     2
     """
-    return Processor({"frames": Frames()}, FlowField())
+    return Processor({"frames": Frames(image_channels)}, FlowField())
 
 
-def decode_clip(num_frames: int, image_size: int | tuple[int, int], audio_samples: int | None = None) -> Processor:
+def decode_clip(
+    num_frames: int, image_size: int | tuple[int, int], audio_samples: int | None = None, image_channels: int = 3
+) -> Processor:
     """A video → the video, sound and class that a model decodes.
 
     >>> processors.recipes.decode_clip(4, 32).reader.rate
@@ -113,7 +115,7 @@ def decode_clip(num_frames: int, image_size: int | tuple[int, int], audio_sample
     """
     per_frame = 1920 if audio_samples is None else audio_samples // num_frames
     size = check_image_size("decode_clip", image_size)
-    return Processor({"clip": VideoClip(num_frames, size, per_frame)}, DecodedClip())
+    return Processor({"clip": VideoClip(num_frames, size, per_frame, channels=image_channels)}, DecodedClip())
 
 
 def classify_sound(audio_samples: int, sample_rate: int) -> Processor:

@@ -317,9 +317,9 @@ def test_bad_channels_are_refused(shape: Any, channels: Any, message: str) -> No
         ({"crop": 0}, "crop must be a number in (0, 1] or None, got 0"),
         ({"crop": 1.1}, "crop must be a number in (0, 1] or None, got 1.1"),
         ({"crop": True}, "crop must be a number in (0, 1] or None, got True"),
-        ({"mean": (0.5, 0.5)}, "mean must be a number or three of them, got (0.5, 0.5)"),
-        ({"mean": float("nan")}, "mean must be a number or three of them, got nan"),
-        ({"std": "one"}, "std must be a number or three of them, got 'one'"),
+        ({"mean": (0.5, 0.5)}, "mean must be a number or one for each of 3 channels, got (0.5, 0.5)"),
+        ({"mean": float("nan")}, "mean must be a number or one for each of 3 channels, got nan"),
+        ({"std": "one"}, "std must be a number or one for each of 3 channels, got 'one'"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be above 0, got (0.5, 0.0, 0.5)"),
     ],
 )
