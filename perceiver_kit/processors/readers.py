@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,7 +46,7 @@ class Picture(Reader):
     Args:
         size: (h, w); None keeps the picture's own, for models of any size, and nothing is cropped.
         crop: the fraction of each side to keep; None resizes the whole picture.
-        mean: subtracted from values in [0, 1].
+        mean: subtracted from values in [0, 1]; one number, or one for each channel.
         std: the divisor after that.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA; opaque where the picture has no alpha).
 
@@ -56,8 +56,8 @@ class Picture(Reader):
 
     size: tuple[int, int] | None = (224, 224)
     crop: float | None = 1.0
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: float | tuple[float, ...] = 0.5
+    std: float | tuple[float, ...] = 0.5
     channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = PICTURES
 
@@ -81,20 +81,23 @@ class Picture(Reader):
         return self._processor(own)(image)[0]
 
     def picture(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
-        """RGB; the alpha of RGBA is left out."""
         return self.pixels(inputs[name])
 
     def pixels(self, values: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
-        """A picture as it is read, in [0, 1]."""
-        mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
+        """A picture as the model reads it → RGB in [0, 1]; RGBA on white."""
+        process = self._processor((1, 1))
+        mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (process.mean, process.std))
         image = (values * std + mean).clamp(0, 1)
+        if self.channels == 1:
+            return repeat(image, "1 h w -> 3 h w")
         colours, alpha = image[:3], image[3:]
-        return colours * alpha + 1 - alpha if self.channels == 4 else image  # on white
+        return colours * alpha + 1 - alpha if self.channels == 4 else colours
 
     def huggingface_files(self) -> dict[str, dict[str, Any]]:
         if self.size is None:
             return {}
         height, width = self.size
+        process = self._processor(self.size)
         cropped = {} if self.crop is None else {"height": round(height / self.crop), "width": round(width / self.crop)}
         settings = {
             "image_processor_type": "PerceiverImageProcessor",
@@ -106,8 +109,8 @@ class Picture(Reader):
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": [*self.mean],
-            "image_std": [*self.std],
+            "image_mean": [*process.mean],
+            "image_std": [*process.std],
         }
         return {"preprocessor_config.json": settings}
 

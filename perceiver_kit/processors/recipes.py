@@ -32,8 +32,7 @@ def classify_picture(image_size: int | tuple[int, int], image_channels: int = 3)
 def _picture(size: int | tuple[int, int], channels: int, **options: Any) -> Reader:
     if channels not in CHANNELS:
         return Array()
-    half = (0.5,) * channels
-    return Picture(check_image_size("processor", size), mean=half, std=half, channels=channels, **options)
+    return Picture(check_image_size("processor", size), channels=channels, **options)
 
 
 def detect_objects(image_size: int | tuple[int, int]) -> Processor:
