@@ -118,7 +118,7 @@ def test_pictures_of_another_kind_are_converted(tmp_path: Path) -> None:
     colours = processors.Picture((8, 8), channels=4).read(path)
     assert (colours[3] == 1).all()
     torch.testing.assert_close(colours[:3], processors.Picture((8, 8)).read(path))
-    with pytest.raises(kit.AssemblyError, match=r"channels must be 1 \(grey\) or 3 \(RGB\) or 4 \(RGBA\) for pictures, got 7"):
+    with pytest.raises(kit.AssemblyError, match=r"channels must be 1 \(grey\) or 3 .* got 7"):
         processors.Picture(channels=7)
 
 
