@@ -59,6 +59,7 @@ def train(
     torch.manual_seed(seed)
     model = kit.build(recipe, preset=preset, **(dict(task.overrides) | (parameters or {})))
     prepare(model)
+    missing = options.pop("missing", ())
     training = Training(
         model,
         objective or objective_for(recipe),
@@ -68,7 +69,7 @@ def train(
         queries=options.pop("queries", large_outputs(model)),
         **options,
     )
-    data = Data(task.train, task.held_out, batch=batch, steps=steps, seed=seed, held_out_batch=50)
+    data = Data(task.train, task.held_out, batch=batch, steps=steps, seed=seed, held_out_batch=50, missing=missing)
     saved = directory(name, seed)
     resume = (saved / "checkpoints" / "last.ckpt").exists()
     start, cpu_start = time.time(), time.process_time()

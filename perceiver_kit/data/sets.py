@@ -163,13 +163,17 @@ def in_rings(nodes: int, edges: Sequence[tuple[int, int]]) -> Tensor:
     [True, True, True, False]
     """
     found = torch.zeros(nodes, dtype=torch.bool)
-    for edge in edges:
-        reached = {edge[0]}
-        others = [other for other in edges if other != edge]
-        while new := {b for pair in others for a, b in (pair, pair[::-1]) if a in reached} - reached:
-            reached |= new
-        if edge[1] in reached:
-            found[[*edge]] = True
+    near: list[set[int]] = [set() for _ in range(nodes)]
+    for a, b in edges:
+        near[a].add(b)
+        near[b].add(a)
+    for a, b in edges:
+        reached, open_ends = {a}, near[a] - {b}
+        while open_ends and b not in reached:
+            reached |= open_ends
+            open_ends = {end for node in open_ends for end in near[node] if {node, end} != {a, b}} - reached
+        if b in reached:
+            found[[a, b]] = True
     return found
 
 

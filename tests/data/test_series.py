@@ -87,7 +87,7 @@ def test_readings_are_left_out_in_training_alone() -> None:
 
 def test_held_out_futures_are_later_than_all_of_training() -> None:
     one = readings(50)
-    train, held_out = split_in_time(one, history=8, horizon=4)
+    (train,), (held_out,) = split_in_time(one, history=8, horizon=4)
     first = Windows([held_out], history=8, horizon=4)[0]
     past = scaled(held_out.times[:8], held_out.values[:8], held_out.step)
     assert past.now + float(first["queries"]["future"][0]) * held_out.step > float(train.times[-1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import perceiver_kit as kit
@@ -19,12 +19,12 @@ from perceiver_kit.processors.sets import classify_set
 
 from ..strategies import tiny
 
+ROWS = {"point_cloud_classification": "points", "set_classification": "entities", "forecasting": "history"}
 
+
+@settings(max_examples=6)
 @given(st.data())
-@pytest.mark.parametrize(
-    ("recipe", "name"),
-    [("point_cloud_classification", "points"), ("set_classification", "entities"), ("forecasting", "history")],
-)
+@pytest.mark.parametrize(("recipe", "name"), ROWS.items())
 def test_order_never_matters(recipe: str, name: str, data: st.DataObject) -> None:
     """A permutation of points, entities or readings permutes the outputs of rows and leaves the others as they are."""
     model = tiny(recipe)
