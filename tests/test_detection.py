@@ -63,7 +63,7 @@ def test_the_matching_is_the_cheapest_of_all() -> None:
             return float(5 * (box - truth).abs().sum() - likely[query, targets["class"][0, row]]) - 2 * giou  # noqa: B023
 
         pairings = itertools.permutations(range(5), len(there))
-        best = min(pairings, key=lambda pairing: sum(map(cost, pairing, there)))  # noqa: B023
+        best = min(pairings, key=lambda pairing: sum(map(cost, pairing, there)))
         samples, queries, rows = objective.match(*objective._checked(outputs, targets))
         assert dict(zip(rows.tolist(), queries.tolist(), strict=True)) == dict(zip(there, best, strict=True))
         assert (samples == 0).all()
