@@ -47,10 +47,11 @@ def evaluate(
 
     Raises InputError for data that the recipe does not read, or whose classes are not those of the model.
 
+    >>> from perceiver_kit.data.warps import Warps
+    >>> pairs = Warps([torch.zeros(3, 64, 96, dtype=torch.uint8)], size=(32, 48), items=2)
     >>> model = build("optical_flow", preset="tiny")
-    >>> pair = {"inputs": {"frames": torch.zeros(2, 3, 32, 48)}, "targets": {"flow": torch.full((2, 32, 48), 3.0)}}
-    >>> evaluate(model, Task("one pair", [], [pair], {}, "made here"), progress=False)["fl_all"]  # still zero flow
-    1.0
+    >>> [*evaluate(model, Task("black", pairs, pairs, {}, "made here"), progress=False)]
+    ['loss', 'epe', 'fl_all']
     """
     check_positive("evaluate", batch=batch)
     check_flag("evaluate", progress=progress)
@@ -101,7 +102,7 @@ def _check_classes(model: Any, task: Task) -> None:
     for output, names in getattr(model, "labels", {}).items():
         if task.classes and tuple(names)[: len(task.classes)] != task.classes:
             expected = f"the classes of the model's output {output!r}, {', '.join(names)}"
-            raise InputError(f"evaluate: expected data of {expected}, got {', '.join(task.classes)}")
+            raise InputError(f"evaluate: expected data of {expected}; got {', '.join(task.classes)}")
 
 
 def _moved(part: Any, like: Tensor) -> Any:

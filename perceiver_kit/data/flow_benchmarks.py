@@ -63,13 +63,13 @@ class FlowPairs(Samples):
         frames = torch.stack([_frame(path, pair.first) for path in (pair.first, pair.second)])
         flow, valid = _read_flow(pair.flow)
         targets = {"flow": flow, "valid": valid} | {name: _mask(name, path) for name, path in pair.masks.items()}
-        if "unmatched" in targets:
-            targets["matched"] = valid & ~targets["unmatched"]
         for name, value in targets.items():
             if value.shape[-2:] != frames.shape[-2:]:
                 expected = f"the size of {pair.first.name}, {tuple(frames.shape[-2:])}"
                 file = pair.masks.get(name, pair.flow)
                 raise InputError(f"{file}: expected {expected}, got {tuple(value.shape[-2:])}")
+        if "unmatched" in targets:
+            targets["matched"] = valid & ~targets["unmatched"]
         if self.size is not None:
             part = _window(frames.shape[-2:], self.size, random if training else None, pair.first)
             frames, targets = frames[..., *part], {name: value[..., *part] for name, value in targets.items()}

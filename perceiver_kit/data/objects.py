@@ -181,6 +181,8 @@ def read_voc(file: Path, folder: Path) -> Annotated:
             )
             corners = [low[0] - 1, low[1] - 1, high[0] - low[0] + 1, high[1] - low[1] + 1]
             boxes.append(_box(entry.findtext("name") or "", corners, f"{file}: object {number}"))
+    except InputError:
+        raise
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise InputError(f"{file}: expected a VOC file, got {type(error).__name__}: {short(str(error))}") from error
     return _annotated(name, boxes, file, folder, _places(folder))

@@ -117,11 +117,16 @@ def mask_folder(
 
 def _largest(picture: Path, mask: Path, ignored: int, classes: tuple[str, ...]) -> int:
     """The largest class of a mask. Raises InputError for one that does not fit."""
+    from PIL import Image
+
     values, size = open_picture(mask), open_picture(picture).size
-    if values.mode not in ("L", "P", "1"):
-        raise InputError(f"{mask}: expected a mask of one channel of 8 bits, got mode {values.mode}")
+    with Image.open(mask) as file:  # open_picture scales 16 bits to 8
+        mode = file.mode
+    if mode not in ("L", "P", "1"):
+        raise InputError(f"{mask}: expected a mask of one channel of 8 bits, got mode {mode}")
     if values.size != size:
-        raise InputError(f"{mask}: expected the size of its picture, {size[0]} × {size[1]}, got {values.size}")
+        expected = f"the size of its picture, {size[0]} × {size[1]}"
+        raise InputError(f"{mask}: expected {expected}, got {values.width} × {values.height}")
     present = np.unique(np.asarray(values, np.int64))
     present = present[present != ignored]
     if len(present) and classes and present[-1] >= len(classes):

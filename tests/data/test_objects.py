@@ -1,0 +1,219 @@
+"""Pictures with boxes and with masks, in the forms that people have; what is wrong with them is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import perceiver_kit as kit
+from perceiver_kit.data.scenes import INK, DigitScenes
+from perceiver_kit.data.tasks import open_task
+from perceiver_kit.errors import InputError
+
+from .making import picture
+
+# left, top, width, height in pictures of 40 rows and 30 columns.
+BOXES = {"0.png": [("cat", [3, 4, 10, 20])], "1.png": [("dog", [0, 0, 30, 40]), ("cat", [5.5, 1, 2, 3])], "2.png": []}
+
+
+def coco(root: Path, **changes: Any) -> Path:
+    """COCO's files of ``BOXES``."""
+    names = ["cat", "dog"]
+    rows = [(image, name, box) for image, (_, found) in enumerate(BOXES.items()) for name, box in found]
+    document = {
+        "images": [{"id": i, "file_name": picture(root / "pictures" / name, i).name} for i, name in enumerate(BOXES)],
+        "categories": [{"id": 7 + i, "name": name} for i, name in enumerate(names)],
+        "annotations": [
+            {"id": 100 + i, "image_id": image, "category_id": 7 + names.index(name), "bbox": box, "iscrowd": 0}
+            for i, (image, name, box) in enumerate(rows)
+        ],
+    }
+    (root / "annotations.json").write_text(json.dumps(document | changes))
+    return root
+
+
+def voc(root: Path, **changes: str) -> Path:
+    """VOC's files of ``BOXES``: pixels count from 1."""
+    for number, (name, found) in enumerate(BOXES.items()):
+        picture(root / "JPEGImages" / name, number)
+        objects = ""
+        for kind, (left, top, width, height) in found:
+            low, high = (left + 1, top + 1), (left + width, top + height)
+            sides = f"<xmin>{low[0]}</xmin><ymin>{low[1]}</ymin><xmax>{high[0]}</xmax><ymax>{high[1]}</ymax>"
+            objects += f"<object><name>{kind}</name><bndbox>{sides}</bndbox></object>"
+        text = f"<annotation><filename>{name}</filename>{objects}</annotation>"
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        path = root / "Annotations" / name.replace("png", "xml")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def opened(root: Path, **options: Any) -> Any:
+    return open_task(root, recipe="object_detection", preset="tiny", **options)
+
+
+@pytest.mark.parametrize("write", [coco, voc])
+def test_boxes_are_read_as_they_were_written(tmp_path: Path, write: Any) -> None:
+    task = opened(write(tmp_path))
+    assert task.classes == ("cat", "dog") and task.overrides["num_labels"] == 2
+    found = {}
+    for part in (task.train, task.held_out):
+        for i, path in enumerate(part.pictures.paths):
+            found[path.name] = part[i]
+    assert {*found} == {*BOXES} and len(task.held_out) == 1
+    for name, boxes in BOXES.items():
+        sample = found[name]
+        assert sample["inputs"]["image"].shape == (3, 32, 32)
+        classes, rows = sample["targets"]["class"], sample["targets"]["box"]
+        assert classes.tolist() == [task.classes.index(kind) for kind, _ in boxes] + [-100] * (8 - len(boxes))
+        for row, (_, (left, top, width, height)) in zip(rows, boxes, strict=False):
+            wanted = [(left + width / 2) / 30, (top + height / 2) / 40, width / 30, height / 40]
+            np.testing.assert_allclose(row, wanted, rtol=1e-5)
+    model = kit.build("object_detection", preset="tiny", **task.overrides)
+    sample = task.train[0]
+    targets = {name: value[None] for name, value in sample["targets"].items()}
+    loss, _ = kit.objectives.Detection()(model(sample["inputs"]["image"][None]), targets)
+    assert loss.isfinite()
+
+
+def test_mirrored_pictures_have_mirrored_boxes(tmp_path: Path) -> None:
+    task = opened(coco(tmp_path), flip=True)
+    plain, steps = task.train[0], [task.train[0, step] for step in range(12)]
+    mirrored = [step for step in steps if not torch.equal(step["inputs"]["image"], plain["inputs"]["image"])]
+    assert 0 < len(mirrored) < 12
+    for step in mirrored:
+        torch.testing.assert_close(step["inputs"]["image"].flip(-1), plain["inputs"]["image"])
+        flipped = step["targets"]["box"]
+        torch.testing.assert_close(1 - flipped[:, 0], plain["targets"]["box"][:, 0], equal_nan=True)
+        torch.testing.assert_close(flipped[:, 1:], plain["targets"]["box"][:, 1:], equal_nan=True)
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {"annotations": [{"id": 5, "image_id": 0, "category_id": 7, "bbox": [3, 4, 10, 20]} | changes]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (annotation(bbox=[3, 4, 30, 20]), r"annotations.json: box 0 of 0.png: expected a box inside 30 × 40 pixels"),
+        (annotation(bbox=[3, 4, 0, 20]), r"annotations.json: box 0 of 0.png: expected a box with area, got 'cat' at"),
+        (
+            annotation(bbox=[3, 4, float("nan"), 2]),
+            r"annotations.json: annotation 5: expected a class and a box of four",
+        ),
+        (annotation(bbox=[3, 4]), r"annotation 5: expected a class and a box of four finite numbers"),
+        (annotation(image_id=9), r"annotation 5: expected a image_id of the file, got 9"),
+        (annotation(category_id=1), r"annotation 5: expected a category_id of the file, got 1"),
+        ({"annotations": [annotation()["annotations"][0]] * 9}, r"0.png has 9 objects, expected at most 8"),
+        ({"annotations": []}, r"expected pictures with objects, got none in 3 pictures"),
+        ({"images": None}, r"annotations.json: expected a COCO file"),
+        ({"images": [{"id": 0, "file_name": "../x.png"}]}, r"annotation 101: expected a image_id"),
+    ],
+)
+def test_what_is_wrong_with_a_coco_file_is_named(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        opened(coco(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"<xmax>13</xmax>": "<xmax>130</xmax>"}, r"0.xml: box 0 of 0.png: expected a box inside 30 × 40 pixels"),
+        ({"<xmax>13</xmax>": ""}, r"0.xml: object 0: expected a class and a box of four finite numbers"),
+        ({"<xmax>13</xmax>": "<xmax>3</xmax>"}, r"0.xml: box 0 of 0.png: expected a box with area"),
+        ({"<annotation>": "<!DOCTYPE x><annotation>"}, r"0.xml: expected a VOC file, got ValueError: 'a document type"),
+        ({"</annotation>": ""}, r"0.xml: expected a VOC file, got ParseError"),
+        ({"2.png": "9.png"}, r"2.xml: expected one picture '9.png' below .*, got 0"),
+    ],
+)
+def test_what_is_wrong_with_a_voc_file_is_named(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        opened(voc(tmp_path, **changes))
+
+
+def test_digits_of_a_scene_are_where_their_boxes_say() -> None:
+    digits = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    for number in range(3):
+        digits[number, 0, 5 : 15 + number, 4 : 12 + 2 * number] = 200
+    labels = torch.tensor([4, 0, 9])
+    objects = DigitScenes(digits, labels, size=(64, 80), items=20)
+    masks = DigitScenes(digits, labels, size=(64, 80), items=20, targets="mask")
+    sizes = set()
+    for i in range(20):
+        sample, mask = objects[i], masks[i]["targets"]["label"]
+        assert torch.equal(sample["inputs"]["image"], masks[i]["inputs"]["image"])
+        assert torch.equal(mask > 0, sample["inputs"]["image"][0] > INK / 127.5 - 1)
+        found = [one for one in zip(*sample["targets"].values(), strict=True) if one[0] != -100]
+        sizes.add(len(found))
+        for kind, (x, y, w, h) in found:
+            part = mask[round(float((y - h / 2) * 64)) : round(float((y + h / 2) * 64))]
+            part = part[:, round(float((x - w / 2) * 80)) : round(float((x + w / 2) * 80))]
+            assert (part == kind + 1).float().mean() > 0.75, "others cover at most a fifth"
+    assert sizes == {1, 2, 3, 4, 5}
+
+
+# ---- masks
+
+
+def masked(
+    root: Path, *, size: tuple[int, int] = (40, 30), classes: str = "", values: tuple[int, ...] = (0, 1, 2)
+) -> Path:
+    for number in range(3):
+        picture(root / "images" / f"{number}.jpg", number)
+        mask = np.full(size, number, np.uint8)
+        mask[:10] = 255
+        (root / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(root / "masks" / f"{number}.png")
+    if classes:
+        (root / "classes.txt").write_text(classes)
+    return root
+
+
+def segmented(root: Path) -> Any:
+    return open_task(root, recipe="semantic_segmentation", preset="tiny")
+
+
+def test_masks_are_read_as_they_were_written(tmp_path: Path) -> None:
+    task = segmented(masked(tmp_path, classes="sky\nsea\nland\nice\n"))
+    assert task.classes == ("sky", "sea", "land", "ice") and task.overrides["num_labels"] == 4
+    for part in (task.train, task.held_out):
+        for i, path in enumerate(part.pictures.paths):
+            label = part[i]["targets"]["label"]
+            assert label.shape == (16, 24) and (label[:4] == -100).all()
+            assert (label[4:] == int(path.stem)).all()
+    model = kit.build("semantic_segmentation", preset="tiny", **task.overrides)
+    assert model.labels == {"label": task.classes}
+    assert segmented(masked(tmp_path / "b")).overrides["num_labels"] == 3, "the largest value"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(size=(40, 31)), r"0.png: expected the size of its picture, 30 × 40, got 31 × 40"),
+        (dict(classes="sky\nsea"), r"2.png: expected classes 0 to 1, those of classes.txt, or 255 for none, got 2"),
+    ],
+)
+def test_what_is_wrong_with_a_mask_is_named(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        segmented(masked(tmp_path, **options))
+
+
+def test_a_picture_without_a_mask_and_a_mask_of_colours_are_named(tmp_path: Path) -> None:
+    root = masked(tmp_path)
+    Image.new("RGB", (30, 40)).save(root / "masks" / "1.png")
+    with pytest.raises(InputError, match=r"1.png: expected a mask of one channel of 8 bits, got mode RGB"):
+        segmented(root)
+    Image.fromarray(np.zeros((40, 30), np.uint16)).save(root / "masks" / "1.png")
+    with pytest.raises(InputError, match=r"1.png: expected a mask of one channel of 8 bits, got mode I;16"):
+        segmented(root)
+    (root / "masks" / "1.png").unlink()
+    with pytest.raises(InputError, match=r"expected a mask for each picture, got none for images/1.jpg"):
+        segmented(root)
