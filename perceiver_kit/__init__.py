@@ -22,6 +22,7 @@ from .errors import (
     TrainingError,
     UnknownName,
 )
+from .evaluation import evaluate
 from .freezing import freeze, unfreeze
 from .gated import GatedCrossAttention
 from .generation import generate
@@ -84,6 +85,7 @@ __all__ = [
     "diagnose",
     "draw",
     "encoders",
+    "evaluate",
     "freeze",
     "from_perceiver_pytorch",
     "gated_from_state",

@@ -19,14 +19,14 @@ from .initialisation import linear
 from .masks import Mask, Masks
 from .observing import Observed
 
-# The least default width of keys that are narrower than their queries.
-NARROW = 16
+# Rows narrower than this get keys of this width by default: three channels cannot be divided among heads.
+MIN_WIDTH = 16
 
-# Makes a module for rows of a width: see variants.py.
+# Builds a module for rows with this many channels, such as a norm or an MLP: see variants.py.
 Make = Callable[[int], nn.Module]
-# Turns queries or keys (b, heads, n, c) by the positions (b or 1, n) of their rows: see variants.Rotary.
+# Rotates queries or keys (b, heads, n, c) by the positions (b or 1, n) of their rows: see variants.Rotary.
 Turn = Callable[[Tensor, Tensor], Tensor]
-# Rows to read, or what ``key_values`` made of them.
+# The rows to read, or the result of ``key_values(rows)``.
 Keys = Float[Tensor, "b n ck"] | KeyValues
 # Which linear layers of attention have biases.
 Biases = Literal["all", "output", "none"]
@@ -35,27 +35,30 @@ Biases = Literal["all", "output", "none"]
 class Attention(Observed):
     """Multi-head attention: queries (b, m, cq) read rows (b, n, ck) by softmax(q kᵀ / √c) v; the output is (b, m, cq).
 
-    ``qk_channels`` is the width of q and k over all heads, ``v_channels`` that of v (default: ``qk_channels``). The
-    default of ``qk_channels`` is ``key_channels``, as published, but at least 16, or ``query_channels`` if that is
-    less: three channels could not be divided among heads. Queries of batch 1 serve every sample. With ``kv_heads``
-    fewer than ``heads``, consecutive heads of queries share keys and values (grouped-query attention). ``qk_norm``
-    makes a norm of the channels of each head of q, and one of k (``variants.py``). ``bias`` says which linear layers
-    have biases: ``"all"``, ``"output"`` alone, or ``"none"``.
+    q is a linear map of the queries, k and v are linear maps of the rows, and c is the width of one head.
+    ``qk_channels`` is the width of q and k over all heads, ``v_channels`` the width of v (default: ``qk_channels``). By
+    default ``qk_channels`` is ``key_channels``, as in the paper. If this is less than 16 and less than
+    ``query_channels``, the smaller of these two is used, rounded up to a multiple of ``heads``. Queries with batch size
+    1 are used for every sample. With fewer ``kv_heads`` than ``heads``, consecutive heads of q share one head of k and
+    v (grouped-query attention). ``qk_norm`` is a function that builds a norm for a width (``variants.py``): one norm is
+    applied to each head of q, another to each head of k. ``bias`` says which linear layers have biases: ``"all"``,
+    ``"output"`` only, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
-    With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, so m queries
-    may be the last m of n rows. ``query_mask`` (b, m) is True where a query reads at all. The three combine. Masked
-    rows have weight zero; a query that may read nothing has a weighted sum of zero (before the output projection).
+    With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i. So the m
+    queries may be the last m of the n rows. ``query_mask`` (b, m) is False for queries that read nothing. A query reads
+    a row only if all three allow it. Masked rows have weight zero. A query that may read nothing has a weighted sum of
+    zero (before the output projection).
 
-    ``positions`` turns queries and keys by their positions, (m,) to (b, m) and (n,) to (b, n) at the call; by default
-    rows are counted from 0 and the last query is aligned with the last row. ``keys`` may be ``key_values`` of rows, so
-    that rows which are read again are projected once.
+    ``positions`` rotates queries and keys by their positions. ``forward`` takes ``query_positions`` (m,) or (b, m) and
+    ``key_positions`` (n,) or (b, n); by default the rows have positions 0 to n - 1, the queries n - m to n - 1. Pass
+    ``key_values(rows)`` in place of the rows to project them once when they are read several times.
 
-    With ``compete`` the softmax is taken over the queries first, as in slot attention: queries compete for rows, and
-    each query's shares are then normalised over its rows. The queries of diffuse attention all read the average row;
-    competing ones cannot.
+    With ``compete`` the queries compete for rows, as in slot attention: a softmax over the queries i gives the shares
+    a[i, j] of row j, and the weights of query i are a[i, j] / Σⱼ a[i, j]. Without it, queries whose weights are nearly
+    uniform all read almost the average row.
 
-    ``formula`` is the definition. ``forward`` computes the same faster (``attention_backends.py``).
+    ``formula`` is the definition. ``forward`` computes the same result, faster (``attention_backends.py``).
 
     Source: Perceiver IO (Jaegle et al. 2022), appendix E.
 
@@ -90,9 +93,9 @@ class Attention(Observed):
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if width % heads:
-                raise AssemblyError(f"attention: {name} {width} must be divisible by its {heads} heads")
+                raise AssemblyError(f"attention: {name} {width} must be divisible by heads {heads}")
         if heads % kv_heads:
-            raise AssemblyError(f"attention: its {heads} heads must be divisible by kv_heads {kv_heads}")
+            raise AssemblyError(f"attention: heads {heads} must be divisible by kv_heads {kv_heads}")
         self.heads, self.kv_heads, self.dropout, self.positions = heads, kv_heads, dropout, positions
         self.compete = compete
         qk, v = qk_channels // heads, v_channels // heads
@@ -103,7 +106,8 @@ class Attention(Observed):
         self.output = linear(v_channels, query_channels, bias=bias != "none")
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
-        # Whether scores are products of the linear layers alone, so that they may be associated either way.
+        # Whether q kᵀ is a product of the linear layers alone. Then the layer of k may be applied to the queries
+        # instead of to the rows, which are more.
         self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not compete
 
     def weights(
@@ -117,7 +121,7 @@ class Attention(Observed):
         query_positions: Shaped[Tensor, "*#b m"] | None = None,
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b heads m n"]:
-        """The attention map softmax(q kᵀ / √c): how much each query reads of each row, without dropout."""
+        """The attention map: the weight of each row for each query, with masks, without dropout."""
         masks = Masks(mask, query_mask, causal)
         q, (k, _) = self._projected(queries, keys, masks, query_positions, key_positions)
         scores = self.scale * einsum(q, k, "b heads m c, b heads n c -> b heads m n")
@@ -125,7 +129,8 @@ class Attention(Observed):
         if readable is None:
             return scores.softmax(-1)
         readable = rearrange(readable, "b m n -> b 1 m n")
-        # The lowest finite score, not -inf: a query that may read nothing would otherwise be NaN.
+        # The lowest finite score, not -inf: with -inf, a query that may read nothing has weights of NaN. Now they are
+        # uniform, and the product makes them zero.
         return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
 
     def formula(
@@ -139,7 +144,7 @@ class Attention(Observed):
         query_positions: Shaped[Tensor, "*#b m"] | None = None,
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
-        """Attention by its definition, one line for each step."""
+        """The definition of attention, one step a line."""
         options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
         weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         weights = F.dropout(weights, self.dropout, self.training)
@@ -158,10 +163,10 @@ class Attention(Observed):
         query_positions: Shaped[Tensor, "*#b m"] | None = None,
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
-        """Equal to ``formula`` within rounding."""
+        """Compute ``formula`` faster; the results differ by rounding only."""
         masks = Masks(mask, query_mask, causal).checked(queries, rows_of(keys))
         dropout = self.dropout if self.training else 0.0
-        if isinstance(keys, Tensor) and self.mergeable:
+        if isinstance(keys, Tensor) and self.mergeable:  # the cheapest order of products is chosen
             layers = Projections(self.query, self.key, self.value, self.output)
             return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
         q, (k, v) = self._projected(queries, keys, masks, query_positions, key_positions)
@@ -171,12 +176,12 @@ class Attention(Observed):
     def key_values(
         self, keys: Float[Tensor, "b n ck"], key_positions: Shaped[Tensor, "*#b n"] | None = None
     ) -> KeyValues:
-        """Rows as this attention reads them, for ``forward`` in their place."""
+        """Project rows to keys and values, which ``forward`` takes in place of the rows."""
         if key_positions is None:
             key_positions = torch.arange(keys.shape[1], device=keys.device)
         k = rearrange(self.key(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
         v = rearrange(self.value(keys), "b n (kv c) -> b kv n c", kv=self.kv_heads)
-        k = self._turned(self.key_norm(k), key_positions)
+        k = self._rotated(self.key_norm(k), key_positions)
         return KeyValues(*(repeat(x, "b kv n c -> b (kv g) n c", g=self.heads // self.kv_heads) for x in (k, v)))
 
     def _projected(
@@ -192,21 +197,21 @@ class Attention(Observed):
             m, n = queries.shape[1], read.key.shape[-2]
             query_positions = torch.arange(n - m, n, device=queries.device)
         q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
-        q = self._turned(self.query_norm(q), query_positions)
-        if self.compete:
+        q = self._rotated(self.query_norm(q), query_positions)
+        if self.compete:  # a channel more, with which the softmax over rows gives the weights of competing queries
             q, key = competing(q, read.key, masks, self.scale)
             read = read._replace(key=key)
         return q, read
 
-    def _turned(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
+    def _rotated(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
         return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
 
 
 def rows_of(keys: Keys) -> Float[Tensor, "b n c"]:
-    """Rows; of projected ones a tensor without channels, which has their number and batch."""
+    """The rows; for keys and values an empty tensor (b, n, 0), of their batch size and number of rows."""
     return keys.rows() if isinstance(keys, KeyValues) else keys
 
 
 def _default_width(query_channels: int, key_channels: int, heads: int) -> int:
-    least = min(query_channels, NARROW)
-    return key_channels if key_channels >= least else heads * math.ceil(least / heads)
+    minimum = min(query_channels, MIN_WIDTH)
+    return key_channels if key_channels >= minimum else heads * math.ceil(minimum / heads)

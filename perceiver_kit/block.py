@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from .checks import check_flag
 from .errors import AssemblyError, nearest
@@ -97,6 +98,14 @@ class Block(nn.Module, metaclass=_Recorded):
         """The lines of ``kit.describe``."""
         return [f"{type(self).__name__}({self.extra_repr()})"]
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        with _refused_names(self):
+            super().register_parameter(name, param)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        with _refused_names(self):
+            super().register_buffer(name, tensor, persistent)
+
     def arguments(self) -> dict[str, Any]:
         """The arguments that rebuild this block: as recorded, with the current children."""
         live = {}
@@ -114,6 +123,16 @@ class Block(nn.Module, metaclass=_Recorded):
     def around(cls, neighbours: Any, arguments: Mapping[str, Any]) -> Any:
         """What the blocks among its arguments read their widths off: by default its own neighbours."""
         return neighbours
+
+
+@contextlib.contextmanager
+def _refused_names(block: Block) -> Iterator[None]:
+    """An AssemblyError for a name that the block has for something else, such as ``size``; PyTorch's is a KeyError."""
+    try:
+        yield
+    except KeyError as error:
+        message = f"{type(block).__name__}: {error.args[0]}; a parameter or buffer needs a name of its own"
+        raise AssemblyError(message) from None
 
 
 def _is_incomplete(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .attention import Attention
+from .checks import describe_value
 from .errors import AssemblyError, UnknownName, nearest
 from .layers import CrossAttentionLayer, SelfAttentionLayer
 from .observing import Recorder
@@ -40,7 +41,7 @@ def capture_attention(model: nn.Module, only: str | Sequence[str] | None = None)
     for attention, name in attentions.items():
         if not isinstance(attention, Attention):
             raise AssemblyError(
-                f"{name}.attention must be an Attention, got a {type(attention).__name__}: it has no maps"
+                f"{name}.attention must be an Attention, got {describe_value(attention)}: it has no maps"
             )
     # Attention.weights takes the arguments of forward.
     recorder = Recorder(

@@ -194,7 +194,7 @@ def describe_value(value: object) -> str:
         return "a nested tensor"
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def check_finite(value: Tensor, name: str, *, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""``perceiver-kit``: list, describe, draw, demo, train, predict, generate, convert."""
+"""``perceiver-kit``: list, describe, draw, demo, train, evaluate, predict, generate, convert."""
 
 from __future__ import annotations
 
@@ -96,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--checkpoint-activations", action="store_true", help="less memory, more time")
     added.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
+    added = command("evaluate", _evaluate, "measure a trained model on held-out data, or on a benchmark's files")
+    text = "a directory of the kit or of Hugging Face, the hub's id of a Perceiver, or a recipe trained into ./runs"
+    added.add_argument("model", help=text)
+    text = "as for train, or a benchmark's folder, such as sintel:PATH and kitti:PATH for optical_flow"
+    added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
+    added.add_argument("--batch", type=int, default=1, help="samples that the model reads at once (1)")
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
+
     added = command("predict", _predict, "answer for files, folders or texts, with names for the classes")
     added.add_argument("model", help="a directory of the kit or of Hugging Face, or the hub's id of a Perceiver")
     text = "files and folders, or texts for a model on text; for optical flow, two pictures an answer"
@@ -182,11 +191,36 @@ def _train(options: argparse.Namespace) -> None:
     if options.rates is not None:
         settings["rates"] = dict(options.rates)
     metrics = train_recipe(options.recipe, options.data, directory, **settings)
-    width = max(len(name) for name in metrics)
     print("\nheld out")
+    _print_metrics(metrics)
+    print(f"model, metrics.csv and curves.png are in {directory}; kit.load({str(directory)!r}) opens the model")
+
+
+def _print_metrics(metrics: dict[str, float]) -> None:
+    width = max(len(name) for name in metrics)
     for name, value in metrics.items():
         print(f"  {name:<{width}}  {value:.4f}")
-    print(f"model, metrics.csv and curves.png are in {directory}; kit.load({str(directory)!r}) opens the model")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from .evaluation import evaluate
+    from .hub import load
+    from .registry import names
+
+    trained = Path("runs") / options.model  # where train leaves a recipe's model
+    model = load(trained if options.model in names() else options.model, device=_device(options.device))
+    metrics = evaluate(model, options.data, batch=options.batch, seed=options.seed, progress=sys.stderr.isatty())
+    print(options.data)
+    _print_metrics(metrics)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device: {str(error).splitlines()[0]}") from None
 
 
 def _factor(text: str) -> tuple[str, float]:
@@ -199,17 +233,11 @@ def _predict(options: argparse.Namespace) -> int:
     import json
     import warnings
 
-    import torch
-
     from .hub import load
     from .predict import named_sources, predict
     from .processors.base import stem_of
 
-    try:
-        device = torch.device(options.device)
-    except RuntimeError as error:
-        raise InputError(f"--device: {str(error).splitlines()[0]}") from None
-    model = load(options.model, device=device)
+    model = load(options.model, device=_device(options.device))
     sources = named_sources(model, options.source)
     skipped = done = 0
 

@@ -101,7 +101,7 @@ def _check_asked(queries: Queries, wanted: Collection[str], asked: Asked) -> Non
             raise InputError(f"queries names {name!r}, whose {type(query).__name__} takes nothing from the call")
         if name in asked:
             query.check_asked(asked[name], name)
-        elif name in wanted and query.takes is not None:
+        elif name in wanted and query.takes is not None and query.default is None:
             raise InputError(f"queries lacks {name!r}: it takes {query.takes}; pass queries={{{name!r}: …}}")
 
 

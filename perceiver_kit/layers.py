@@ -1,4 +1,4 @@
-"""The two layers made of attention: cross-attention and self-attention, each with an MLP."""
+"""The two layers built on attention: cross-attention and self-attention, each with an MLP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from .observing import Observed
 
 
 class MLP(nn.Sequential):
-    """Each row by itself: widen, activation, narrow. ``gated``: twice as wide, one half multiplies the other.
+    """A two-layer network for each row: linear to ``widening`` · channels, activation, linear back.
+
+    With ``gated`` the first layer is twice as wide, and its activated half multiplies the other half, as in GEGLU.
 
     >>> MLP(32, widening=4)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -47,15 +49,16 @@ class MLP(nn.Sequential):
 
 
 class CrossAttentionLayer(Observed):
-    """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm before and a residual around.
+    """Queries (b, m, cq) read rows (b, n, ck); an MLP follows. Both have a layer norm first and a residual connection.
 
-    With ``query_residual=False`` the attention output replaces the queries instead of being added to them. Masks are
-    those of ``Attention``, and so are ``kv_heads``, ``qk_norm``, ``bias``, ``compete`` and ``positions``. The content
-    of rows that no query may read, even NaN, never changes the result. Queries of batch 1 serve every sample. ``norm``
-    and ``mlp`` make another norm and MLP (``variants.py``), ``key_norm`` another norm of the rows; an ``mlp`` replaces
-    ``widening`` and ``activation``. ``widening=0`` leaves the MLP out. With ``read_queries`` each query also reads all
-    queries, which are appended to the rows after the norms, as in the resamplers. ``gated`` multiplies both branches by
-    the tanh of a learned number that starts at zero, as Flamingo does.
+    With ``query_residual=False`` the attention output replaces the queries instead of being added to them. The masks,
+    ``kv_heads``, ``qk_norm``, ``bias``, ``compete`` and ``positions`` mean the same as in ``Attention``. Rows that
+    ``mask`` hides from all queries have no effect, even if they hold NaN. Queries with batch size 1 are used for every
+    sample. ``norm``, ``key_norm`` (for the rows) and ``mlp`` are functions that build a module for a width
+    (``variants.py``), used instead of the default; with ``mlp``, ``widening`` and ``activation`` are ignored.
+    ``widening=0`` leaves the MLP out. With ``read_queries`` the normed queries are appended to the normed rows, so that
+    queries read each other too, as in Flamingo's resampler. ``gated`` multiplies the attention output and the MLP
+    output each by the tanh of a learned number that starts at zero, as in Flamingo.
 
     >>> CrossAttentionLayer(16, 32)(torch.zeros(1, 5, 16), torch.randn(2, 7, 32)).shape
     torch.Size([2, 5, 16])
@@ -90,13 +93,15 @@ class CrossAttentionLayer(Observed):
         check_flag(owner, query_residual=query_residual, read_queries=read_queries, gated=gated, compete=compete)
         if read_queries and query_channels != key_channels:
             widths = f"{query_channels} and {key_channels}"
-            raise AssemblyError(f"attention: read_queries needs queries and rows of one width, got {widths}")
+            raise AssemblyError(
+                f"{owner}: with read_queries query_channels and key_channels must be equal, got {widths}"
+            )
         self.query_residual, self.read_queries = query_residual, read_queries
         check_callable("CrossAttentionLayer", norm=norm, key_norm=key_norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.query_norm: Any = norm(query_channels)
         self.key_norm: Any = (key_norm or norm)(key_channels)
-        _check_carries(owner, query_channels=self.query_norm, key_channels=self.key_norm)
+        _check_norm_width(owner, query_channels=self.query_norm, key_channels=self.key_norm)
         self.attention = Attention(
             query_channels,
             key_channels,
@@ -132,11 +137,13 @@ class CrossAttentionLayer(Observed):
     ) -> Float[Tensor, "b m cq"]:
         shape = rows_of(keys).shape
         if shape[1] == 0 or queries.shape[1] == 0:
-            raise InputError(f"attention of {queries.shape[1]} queries over {shape[1]} rows: neither may be empty")
-        Masks(mask, query_mask, causal).checked(queries, rows_of(keys))
-        options = _given(query_positions=query_positions, key_positions=key_positions)
+            raise InputError(
+                f"attention needs at least one query and one row, got {queries.shape[1]} queries and {shape[1]} rows"
+            )
+        Masks(mask, query_mask, causal).checked(queries, rows_of(keys))  # before masks are padded or applied
+        options = _not_none(query_positions=query_positions, key_positions=key_positions)
         normed = self.query_norm(queries)
-        read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_readable(keys, mask))
+        read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_zero_masked(keys, mask))
         if self.read_queries and isinstance(read_rows, Tensor):
             read_rows = torch.cat([read_rows, normed.expand(shape[0], -1, -1)], 1)
             mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
@@ -144,7 +151,7 @@ class CrossAttentionLayer(Observed):
         return self.finish(queries, read)
 
     def finish(self, queries: Float[Tensor, "#b m cq"], read: Float[Tensor, "b m cq"]) -> Float[Tensor, "b m cq"]:
-        """After attention: its residual, then the MLP with its own."""
+        """Add the attention output ``read`` to the queries, then apply the MLP with its residual."""
         rows = self.attention_gate(self.dropout(read))
         if self.query_residual:
             rows = queries + rows
@@ -158,17 +165,18 @@ class CrossAttentionLayer(Observed):
         mask: Mask | None = None,
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> KeyValues:
-        """Rows as this layer's attention reads them, for ``forward`` in their place."""
-        return self.attention.key_values(self.key_norm(_readable(keys, mask)), key_positions)
+        """Norm and project rows once; ``forward`` takes the result in place of the rows."""
+        return self.attention.key_values(self.key_norm(_zero_masked(keys, mask)), key_positions)
 
 
 class SelfAttentionLayer(Observed):
-    """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm before and a residual around.
+    """Rows (b, m, d) read each other; an MLP follows. Both have a layer norm first and a residual connection.
 
-    ``mask`` is (b, m), or (1, m, m) or (b, m, m) with an entry for each reading row and each read one; with
-    ``causal=True`` each row reads itself and those before it. A masked row is not read, but reads. ``keys`` are
-    ``key_values`` of the rows to read, with the mask's n, if these are not the rows themselves but, say, earlier ones
-    too. ``bias``, ``norm``, ``mlp`` and ``positions`` are as in ``CrossAttentionLayer``.
+    ``mask`` is (b, m), or (1, m, m) or (b, m, m), whose entry [i, j] is True where row i may read row j. With
+    ``causal=True`` each row reads itself and those before it. A masked row is not read by others, but still reads them.
+    ``keys``, from ``key_values``, replace the rows that are read, for example earlier rows followed by these; the mask
+    then has as many columns. ``bias``, ``norm``, ``mlp`` and ``positions`` mean the same as in
+    ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -194,7 +202,7 @@ class SelfAttentionLayer(Observed):
         check_callable("SelfAttentionLayer", norm=norm, mlp=mlp)
         norm = norm or nn.LayerNorm
         self.norm = norm(channels)
-        _check_carries("SelfAttentionLayer", channels=self.norm)
+        _check_norm_width("SelfAttentionLayer", channels=self.norm)
         self.attention = Attention(
             channels,
             channels,
@@ -220,30 +228,30 @@ class SelfAttentionLayer(Observed):
     ) -> Float[Tensor, "b m d"]:
         Masks(mask, causal=causal).checked(rows, rows if keys is None else keys.rows())
         normed = self.norm(rows)
-        read = keys if keys is not None else normed if mask is None else _readable(normed, mask)
-        options = _given(query_positions=row_positions, key_positions=row_positions if keys is None else None)
+        read = _zero_masked(normed, mask) if keys is None else keys
+        options = _not_none(query_positions=row_positions, key_positions=row_positions if keys is None else None)
         rows = rows + self.dropout(self.attention(normed, read, mask, causal=causal, **options))
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
     def key_values(
         self, rows: Float[Tensor, "b m d"], row_positions: Shaped[Tensor, "*#b m"] | None = None
     ) -> KeyValues:
-        """Rows as they read each other, for ``forward`` as ``keys``, beside those of earlier rows."""
+        """Keys and values of these rows, which ``forward`` takes as ``keys``, alone or after those of earlier rows."""
         return self.attention.key_values(self.norm(rows), row_positions)
 
 
-def _readable(rows: Float[Tensor, "b n c"], mask: Mask | None) -> Float[Tensor, "b n c"]:
-    """Masked rows as zeros, before any product: a NaN in them would give NaN gradients."""
+def _zero_masked(rows: Float[Tensor, "b n c"], mask: Mask | None) -> Float[Tensor, "b n c"]:
+    """Set rows that no query may read to zero, before any product: a NaN there would give NaN gradients."""
     return rows if mask is None else torch.where(rearrange(for_all(mask), "b n -> b n 1"), rows, 0)
 
 
-def _given(**options: Tensor | None) -> dict[str, Any]:
-    """Options that are not None: modules that stand in for attention may not know the others."""
+def _not_none(**options: Tensor | None) -> dict[str, Any]:
+    """Drop options that are None, so that a module used in place of ``Attention`` need not accept them."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 class TanhGate(nn.Module):
-    """Rows times the tanh of one learned number, which starts at zero.
+    """Multiply rows by the tanh of one learned number, which starts at zero.
 
     >>> TanhGate()(torch.ones(1, 2, 3)).abs().max().item()
     0.0
@@ -258,16 +266,16 @@ class TanhGate(nn.Module):
 
 
 def residual_drop(probability: float) -> nn.Module:
-    """Dropout on a layer's output before it is added; the identity for a probability of zero."""
+    """Dropout on a layer's output before the residual sum; the identity for a probability of zero."""
     check_probability("residual", dropout=probability)
     return nn.Dropout(probability) if probability else nn.Identity()
 
 
-def _check_carries(owner: str, /, **norms: nn.Module) -> None:
+def _check_norm_width(owner: str, /, **norms: nn.Module) -> None:
     """Raise AssemblyError for a layer norm of one channel: its output is the same for every input."""
     for name, norm in norms.items():
         if isinstance(norm, nn.LayerNorm) and norm.normalized_shape == (1,):
             raise AssemblyError(
-                f"{owner}: {name} must be at least 2, got 1: a layer norm of one channel gives the same for all "
-                "values; add positions, or padding by Inputs(min_padding=8) or Queries(min_padding=8)"
+                f"{owner}: {name} must be at least 2, got 1: the layer norm of one channel has the same output for all "
+                "values; add positions, or pad channels with Inputs(min_padding=8) or Queries(min_padding=8)"
             )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from .block import Block, with_arguments
+from .checks import describe_value
 from .errors import AssemblyError, UnknownName, nearest
 
 
@@ -36,9 +37,9 @@ class ByModality(nn.Module):
         """
         old = self[name]
         if isinstance(old, Block):
-            kind = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
-            if not isinstance(block, kind):
-                raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got a {type(block).__name__}")
+            kind: type[Block] = next(kind for kind in type(old).__mro__ if "joint" in vars(kind))
+            if not isinstance(block, Block) or not isinstance(block, kind):
+                raise AssemblyError(f"{name!r}: expected a block of kind {kind.__name__}, got {describe_value(block)}")
             if block.left_out:
                 block = with_arguments(block, **{argument: getattr(old, argument, None) for argument in block.left_out})
             width, found = (getattr(each, str(old.joint), None) for each in (old, block))
@@ -72,9 +73,12 @@ def _key(name: str) -> str:
 def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str, Block]) -> dict[str, Block]:
     """Merge blocks given as a mapping and as keywords; AssemblyError if there are none or one has the wrong type."""
     if blocks is not None and not isinstance(blocks, Mapping):
-        raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got a {type(blocks).__name__}")
+        raise AssemblyError(f"{owner}: give blocks by name, such as {owner}(image=…), got {describe_value(blocks)}")
     merged = {**(blocks or {}), **named}
-    if not merged or len(merged) < len(blocks or {}) + len(named):
+    if not merged:
+        hint = f"one named like an argument of {owner} is given in a mapping, {owner}({{'name': …}})"
+        raise AssemblyError(f"{owner}: expected at least one modality, got none; {hint}")
+    if len(merged) < len(blocks or {}) + len(named):
         raise AssemblyError(f"{owner}: each modality needs one block, got {[*(blocks or {}), *named]}")
     for name, block in merged.items():
         if not isinstance(name, str) or not name:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attention_backends import keep_in_graph
 from .block import Block, completed
-from .checks import check_class_names, short
+from .checks import check_class_names, describe_value, short
 from .decoding import Asked, At, QueryMask, Sizes, check_query_mask, check_request, decode_outputs
 from .errors import AssemblyError
 from .inputs import Inputs
@@ -28,17 +28,16 @@ Labels = Mapping[str, Sequence[str] | None]
 
 @register("models")
 class PerceiverIO(Block):
-    """A mapping of raw inputs → a dict of outputs, through a fixed array of latents.
+    """Takes a dict of raw inputs, returns a dict of outputs. Between them is an array of latents of fixed size.
 
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'); one whose queries read each other sets ``mixes_rows``. Without
-    ``queries``, each output has one query of no channels, for decoders that pool the latents (``MeanPool``). Without
-    decoder and outputs the model only encodes. Blocks may leave widths out: each is filled in from the stages before
-    it.
+    (b, o, d'). If its queries read each other, its attribute ``mixes_rows`` is True. Without ``queries`` each output
+    has one query of zero channels, for decoders that need none (``MeanPool``). Without decoder and outputs the model
+    only encodes. Widths may be left out: they are filled in from the stages before.
 
-    ``labels`` names the classes of outputs: ``model.labels`` is ``{"label": ("cat", "dog")}``, or ``{}``. Names are
-    metadata that specs and checkpoints keep. Assign to ``model.labels`` to change them; an output block that is
-    replaced loses its names.
+    ``labels`` gives names of classes for each output: ``{"label": ("cat", "dog")}``. They are saved in specs and
+    checkpoints and never affect results. Assign to ``model.labels`` to change them. After an output block is replaced,
+    set its names again.
 
     Source: Perceiver IO (Jaegle et al. 2022).
 
@@ -53,6 +52,7 @@ class PerceiverIO(Block):
     torch.Size([2, 10])
     """
 
+    # It fills in widths that its parts left out.
     completes = True
 
     def __init__(
@@ -67,7 +67,7 @@ class PerceiverIO(Block):
     ) -> None:
         super().__init__()
         if (decoder is None) != (outputs is None) or (decoder is None and queries is not None):
-            raise AssemblyError("PerceiverIO: a decoder needs outputs and outputs need a decoder; queries need both")
+            raise AssemblyError("PerceiverIO: decoder and outputs must be given together, and queries only with both")
         if queries is None and outputs is not None:
             queries = Queries({outputs.query_of(name): NoQuery() for name in named(outputs)})
         for name, block, kind in (
@@ -78,8 +78,8 @@ class PerceiverIO(Block):
             ("outputs", outputs, Outputs),
         ):
             if not isinstance(block, kind) and (block is not None or name in ("inputs", "encoder")):
-                raise AssemblyError(f"PerceiverIO: {name} must be {kind.__name__}, got a {type(block).__name__}")
-        # Each stage reads the widths that it leaves out off the stages before it.
+                raise AssemblyError(f"PerceiverIO: {name} must be {kind.__name__}, got {describe_value(block)}")
+        # Widths that a stage leaves out are taken from the stages before it.
         self.inputs = inputs
         self.encoder: Any = completed(encoder, self)  # a block of any class
         self.queries: Queries | None = completed(queries, self)
@@ -89,9 +89,9 @@ class PerceiverIO(Block):
             ("encoder", self.encoder, ("channels", "latent_dim")),
             ("decoder", self.decoder, ("query_channels", "latent_dim", "out_channels")),
         ):
-            lacking = [w for w in widths if block is not None and not isinstance(getattr(block, w, None), int)]
-            if lacking:
-                raise AssemblyError(f"PerceiverIO: {name} {type(block).__name__} must have {', '.join(lacking)}: int")
+            missing = [w for w in widths if block is not None and not isinstance(getattr(block, w, None), int)]
+            if missing:
+                raise AssemblyError(f"PerceiverIO: {name} {type(block).__name__} must have int {', '.join(missing)}")
         self._check_widths()
         self.labels = labels or {}
 
@@ -107,7 +107,7 @@ class PerceiverIO(Block):
     def labels(self, labels: Labels) -> None:
         owner, blocks = f"{type(self).__name__}: labels", self._output_blocks()
         if not isinstance(labels, Mapping):
-            expected = "class names by output, such as {'label': ('cat', 'dog')}"
+            expected = "a dict from output to class names, such as {'label': ('cat', 'dog')}"
             raise AssemblyError(f"{owner}: expected {expected}, got {short(labels)}")
         check_names(owner, labels, blocks)
         checked = {
@@ -116,9 +116,9 @@ class PerceiverIO(Block):
             if names is not None
         }
         for name, names in checked.items():
-            width = getattr(blocks[name], "channels", blocks[name].in_channels)
+            width = blocks[name].width
             if len(names) != width:
-                expected = f"{width} names, one for each value of the output"
+                expected = f"{width} names, one for each class"
                 raise AssemblyError(f"{owner} of {name!r}: expected {expected}, got {len(names)}")
         for block in blocks.values():
             block.labels = ()
@@ -129,33 +129,39 @@ class PerceiverIO(Block):
         return {} if self.outputs is None else {name: self.outputs.blocks[name] for name in self.outputs.blocks}
 
     def _check_widths(self) -> None:
-        joints = [("inputs.channels", self.inputs.channels, "encoder.channels", self.encoder.channels)]
+        width_pairs = [("inputs.channels", self.inputs.channels, "encoder.channels", self.encoder.channels)]
         if self.queries is not None and self.decoder is not None and self.outputs is not None:
             wanted = [self.outputs.query_of(name) for name in self.outputs.blocks]
             check_names("PerceiverIO: outputs", wanted, self.queries.blocks)
             check_names("PerceiverIO: queries", self.queries.blocks, wanted)
             queries, decoder = self.queries, self.decoder
-            joints.append(("queries.channels", queries.channels, "decoder.query_channels", decoder.query_channels))
-            joints.append(("encoder.latent_dim", self.encoder.latent_dim, "decoder.latent_dim", decoder.latent_dim))
+            width_pairs.append(("queries.channels", queries.channels, "decoder.query_channels", decoder.query_channels))
+            width_pairs.append(
+                ("encoder.latent_dim", self.encoder.latent_dim, "decoder.latent_dim", decoder.latent_dim)
+            )
             for name in self.outputs.blocks:
                 width, size = self.outputs.blocks[name].in_channels, self.outputs.blocks[name].size
-                joints.append(("decoder.out_channels", decoder.out_channels, f"outputs {name!r} in_channels", width))
+                width_pairs.append(
+                    ("decoder.out_channels", decoder.out_channels, f"outputs {name!r} in_channels", width)
+                )
                 own = queries.blocks[self.outputs.query_of(name)].size
                 if size is not None and own is not None and own != size:
-                    raise AssemblyError(f"PerceiverIO: output {name!r} is of size {size}, but its query of {own}")
+                    raise AssemblyError(f"PerceiverIO: output {name!r} has size {size}, but its query has size {own}")
             for name in queries.blocks:
                 query = queries.blocks[name]
                 if query.follows is not None:
                     check_names(f"PerceiverIO: query {name!r} follows", [query.follows], self.inputs.blocks)
                 if query.reads == "latents":
-                    joints.append(("encoder.latent_dim", self.encoder.latent_dim, f"query {name!r}", query.channels))
+                    width_pairs.append(
+                        ("encoder.latent_dim", self.encoder.latent_dim, f"query {name!r}", query.channels)
+                    )
                 elif query.reads is not None:
                     block = self.inputs.blocks[query.follows]
                     whole = query.reads == "rows"
                     own = query.channels if whole else query.content_channels
                     width = self.inputs.channels if whole else block.content_channels
-                    joints.append((f"{query.reads} of input {query.follows!r}", width, f"query {name!r}", own))
-        for left, width, right, wanted in joints:
+                    width_pairs.append((f"{query.reads} of input {query.follows!r}", width, f"query {name!r}", own))
+        for left, width, right, wanted in width_pairs:
             if width != wanted:
                 raise AssemblyError(f"PerceiverIO: {left} is {width}, but {right} is {wanted}; they must be equal")
 
@@ -171,10 +177,10 @@ class PerceiverIO(Block):
         query_mask: QueryMask | None = None,
         queries: Asked | None = None,
     ) -> dict[str, Tensor]:
-        """``decode(encode(inputs))``. Train through ``forward``: distributed wrappers hook only this method.
+        """``decode(encode(inputs))``. For training call the model itself: wrappers such as DDP act on ``forward`` only.
 
-        In a process group, outputs that ``at`` leaves out have zero gradients, since DDP raises for missing ones;
-        without a group they have none.
+        While ``torch.distributed`` is initialised, the parameters of outputs that ``at`` leaves out get zero gradients,
+        because DDP raises an error for a missing one. Otherwise their gradient is None.
         """
         # Refuse a wrong request before the encoder runs.
         at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
@@ -188,19 +194,21 @@ class PerceiverIO(Block):
         return decoded
 
     def encode(self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None) -> Encoded:
-        """Latents (b, m, d) = encoder(inputs), with those input rows that a query reads.
+        """Latents (b, m, d) = encoder(inputs). Returns them and the input rows that queries need.
 
-        ``inputs`` maps modality to raw tensor (one tensor where there is one modality). ``mask`` maps it to bool
-        (b, rows) or (b, *grid), True where a row may be read. ``hidden`` maps it to bool (b,) or (b, rows), True where
-        the mask token replaces a row, in place of a random draw. Raises InputError for tensors that do not fit.
+        ``inputs`` maps each modality to its raw tensor, or is one tensor if there is one modality. ``mask`` maps a
+        modality to bool (b, rows) or (b, *grid), True where a row may be read. ``hidden`` maps a modality to bool (b,)
+        or (b, rows), True where the mask token replaces a row; by default these rows are drawn at random, as declared
+        by ``Inputs(hide=…)``. Raises InputError for tensors that do not fit.
         """
-        read: dict[str, set[str]] = {"rows": set(), "content": set()}
+        # A query reads whole rows of its input, or their content without positions.
+        needed: dict[str, set[str]] = {"rows": set(), "content": set()}
         if self.queries is not None:
-            read = {"rows": self.queries.reading("rows"), "content": self.queries.reading("content")}
-        tokens, content = self.inputs(inputs, mask, hidden=hidden, content=read["content"])
+            needed = {"rows": self.queries.reading("rows"), "content": self.queries.reading("content")}
+        tokens, content = self.inputs(inputs, mask, hidden=hidden, content=needed["content"])
         latents = self.encoder(tokens)
         given = tuple(inputs) if isinstance(inputs, Mapping) else tuple(tokens.layout)
-        rows = {name: tokens[name] for name in sorted(read["rows"]) if name in given}
+        rows = {name: tokens[name] for name in sorted(needed["rows"]) if name in given}
         return Encoded(latents, tokens.layout, given, rows, content)
 
     @joined
@@ -214,24 +222,26 @@ class PerceiverIO(Block):
         query_mask: QueryMask | None = None,
         queries: Asked | None = None,
     ) -> dict[str, Tensor]:
-        """Each output = output(decoder(queries, latents)); without ``at`` all outputs, whole.
+        """Each output = output(decoder(queries, latents)). Without ``at`` every output is decoded completely.
 
-        ``at`` maps an output to int64 flat indices into its grid (row-major), (k,) for the whole batch or (b, k) for
-        each sample, and gives rows (b, k, channels); None means all rows in their whole form. Outputs that it does
-        not name are not decoded. ``chunk`` is the number of query rows of one decoder call: memory is bounded, the
-        result the same within rounding. A decoder whose queries read each other (``mixes_rows``) refuses both.
-        ``size`` maps an output to a grid in place of its own. ``query_mask`` maps it to bool (b, rows) or (b, *grid),
-        True where a query reads the latents, as in the original for padded text; by default all do. ``queries`` maps a
-        query to what only the call knows, such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``.
-        Outputs of one query are decoded together where their ``at``, ``size`` and ``query_mask`` are the same. Raises
-        InputError for a request that does not fit.
+        ``at`` maps an output to int64 indices into its flattened grid (row-major): (k,) for the whole batch or (b, k)
+        for each sample. The output is then (b, k, channels). With None in place of indices it is decoded completely.
+        Outputs that are not in ``at`` are not decoded. ``chunk`` is the number of query rows per decoder call: it
+        limits memory, and changes results by rounding only. A decoder whose queries read each other (``mixes_rows``)
+        accepts neither ``at`` nor ``chunk``. ``size`` maps an output to the grid to use instead of its own.
+        ``query_mask`` maps an output to bool (b, rows) or (b, *grid), False for queries that read no latents, as the
+        original code does for padded text; by default every query reads. ``queries`` maps a query to data that it needs
+        at the call, such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``. Outputs that share a
+        query are decoded in one pass where their ``at``, ``size`` and ``query_mask`` are equal. Raises InputError for a
+        request that does not fit.
         """
+        # ``forward`` checked this already, but ``decode`` may be called alone.
         at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
         query_mask = check_query_mask(query_mask, self, at, size)
         return decode_outputs(self, encoded, at, chunk, size, query_mask, queries)
 
     def stages(self) -> list[str]:
-        """One line a stage, with shapes in the letters of the legend: the body of ``kit.describe``."""
+        """One line for each stage, with its shape. ``kit.describe`` prints them under a title."""
 
         def line(stage: str, name: str, block: object, shape: str) -> str:
             return f"  {stage:<8} {name:<10} {type(block).__name__:<14} {shape}"

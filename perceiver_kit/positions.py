@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .block import LEFT_OUT, Block, undefined
-from .checks import check_choice, check_positive, check_sizes, checks_values, short
+from .checks import check_choice, check_positive, check_sizes, checks_values, describe_value, short
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines, spread
 from .plain import match_dtype
@@ -86,7 +86,7 @@ class Positions(Block):
 def check_positions(owner: str, positions: object) -> None:
     """Raise AssemblyError unless ``positions`` is a Positions block."""
     if not isinstance(positions, Positions):
-        raise AssemblyError(f"{owner}: positions must be a block of positions, got a {type(positions).__name__}")
+        raise AssemblyError(f"{owner}: positions must be a block of positions, got {describe_value(positions)}")
 
 
 def check_coordinates(owner: str, positions: object, axes: int | None = None) -> int:

@@ -6,12 +6,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from .checks import check_choice, check_flag, check_positive, describe_value
@@ -20,6 +21,8 @@ from .processors.base import Answer, Item, Processor, name_of_source
 from .recipe import processor_of
 
 OnError = Literal["raise", "skip"]
+WINDOWS = 16
+"""Windows of a source that a model reads at once."""
 
 
 def predict(
@@ -74,7 +77,7 @@ def predict(
             if (path := chosen.missing(one)) is not None:
                 raise InputError(f"no such file: {path}; on_error='skip' reads the others")
     if progress:
-        sources = _with_bar(sources)
+        sources = with_bar(sources, "predict")
     answers = _answers(model, sources, chosen, batch=size, skip=on_error == "skip")
     return answers if stream else [*answers]
 
@@ -143,7 +146,7 @@ def _answers(
         return processor.interpreter.prepare(processor.item(source))
 
     def interpret(source: Any, item: Item, own: dict[str, Tensor]) -> Answer:
-        with evaluation(model):
+        with evaluation_mode(model):
             return processor.interpreter.answer(source, item, own, model, processor)
 
     def answered(pairs: list[tuple[Any, Item]]) -> Iterator[Answer]:
@@ -170,11 +173,14 @@ def _answers(
 
 def _sizes(item: Item) -> dict[str, tuple[int, ...]]:
     """Sizes that must agree within a batch."""
-    return {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+    sizes = {name: tuple(x.shape[name in item.ragged :]) for name, x in sorted(item.inputs.items())}
+    return sizes | {f"queries {name}": tuple(x.shape) for name, x in sorted(item.queries.items())}
 
 
 def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
     """The outputs of a model for each item, float tensors on the CPU in float32, ragged ones without padding."""
+    if items[0].windows:
+        return [_averaged(model, item) for item in items]
     like = next(model.parameters())
     inputs: dict[str, Tensor] = {}
     mask: dict[str, Tensor] = {}
@@ -192,8 +198,10 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
         inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
     wanted = items[0].outputs
     at = None if wanted is None else dict.fromkeys(wanted)
-    with evaluation(model), torch.inference_mode():
-        outputs = model(inputs, mask=mask or None, at=at)
+    queries = {name: torch.stack([item.queries[name] for item in items]).to(like) for name in items[0].queries}
+    asked = {"queries": queries} if queries else {}  # wrappers may know no such argument
+    with evaluation_mode(model), torch.inference_mode():
+        outputs = model(inputs, mask=mask or None, at=at, **asked)
     each = []
     for i, item in enumerate(items):
         rows = {name: len(item.inputs[name]) for name in mask if name in item.ragged}
@@ -202,8 +210,18 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
     return each
 
 
+def _averaged(model: nn.Module, item: Item) -> dict[str, Tensor]:
+    """The mean of the outputs for all windows of an item, which the model reads ``WINDOWS`` at a time."""
+    count = len(next(iter(item.inputs.values())))
+    inputs = [{name: x[i] for name, x in item.inputs.items()} for i in range(count)]
+    windows = [replace(item, inputs=own, windows=False) for own in inputs]
+    parts = [windows[start : start + WINDOWS] for start in range(0, count, WINDOWS)]
+    outputs = [output for part in parts for output in _outputs(model, part)]
+    return {name: reduce([output[name] for output in outputs], "w ... -> ...", "mean") for name in outputs[0]}
+
+
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards each module has its own mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -214,10 +232,10 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _with_bar(sources: Iterable[Any]) -> Iterable[Any]:
-    """A progress bar over sources, if tqdm is installed."""
+def with_bar(items: Iterable[Any], text: str) -> Iterable[Any]:
+    """A progress bar over items, if tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
-        return sources
-    return tqdm(sources, desc="predict", leave=False)
+        return items
+    return tqdm(items, desc=text, leave=False)

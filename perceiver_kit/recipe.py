@@ -213,7 +213,7 @@ def objective_for(what: str | nn.Module, name: str | None = None) -> Objective:
         if entry.objective is None:
             raise UnknownName(f"recipe {what!r} declares no objective: give one")
         return entry.objective()
-    blocks = {output: what.outputs.blocks[output] for output in what.outputs.blocks}  # type: ignore[union-attr]
+    blocks: dict[str, Any] = {output: what.outputs.blocks[output] for output in what.outputs.blocks}  # type: ignore[union-attr]
     if name is not None and len(blocks) > 1:
         raise AssemblyError(
             f"objective {name!r} is for one output, got {', '.join(blocks)}; give an objective for each"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .block import Block, copied
+from .checks import describe_value
 from .errors import AssemblyError, PerceiverKitError, nearest
 from .registry import find, name_of
 
@@ -47,7 +48,7 @@ def spec(model: nn.Module) -> dict[str, Any]:
 def assembly(model: nn.Module) -> dict[str, Any]:
     """The blocks of a model as ``spec`` writes them, for a model that may have adapters or wrappers inside them."""
     if not isinstance(model, Block):
-        raise AssemblyError(f"spec takes a model made of blocks, got a {type(model).__name__}")
+        raise AssemblyError(f"spec takes a model made of blocks, got {describe_value(model)}")
     document: dict[str, Any] = {"perceiver_kit": FORMAT}
     if getattr(model, "recipe", None):
         document["recipe"] = _encode(model.recipe, {}, "recipe")["dict"]
@@ -71,11 +72,11 @@ def from_spec(document: Mapping[str, Any]) -> nn.Module:
     except RecursionError:
         raise AssemblyError("spec: it is nested deeper than any model is") from None
     if not isinstance(model, Block):
-        raise AssemblyError(f"spec: model must be a block, got a {type(model).__name__}")
+        raise AssemblyError(f"spec: model must be a block, got {describe_value(model)}")
     if recipe is not None:
         model.recipe = recipe
     if isinstance(processor, nn.Module) or not (processor is None or is_dataclass(processor)):
-        raise AssemblyError(f"spec: processor must be a registered processor, got a {type(processor).__name__}")
+        raise AssemblyError(f"spec: processor must be a registered processor, got {describe_value(processor)}")
     model.processor = processor
     return model
 
@@ -173,7 +174,7 @@ def build(what: str | Mapping[str, Any], *, preset: str | None = None, **overrid
             raise AssemblyError("build(spec) takes no preset and no overrides: a spec is complete; edit it instead")
         return from_spec(what)
     if not isinstance(what, str):
-        raise AssemblyError(f"build takes a recipe's name or a spec (a dict), got a {type(what).__name__}")
+        raise AssemblyError(f"build takes a recipe's name or a spec (a dict), got {describe_value(what)}")
     recipe = find("recipes", what)
     preset = "base" if preset is None else preset
     parameters = recipe.parameters(preset, overrides)

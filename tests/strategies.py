@@ -55,6 +55,9 @@ RAW: dict[str, Callable[[Any, int, Grid], Tensor]] = {
     "Features": lambda block, b, grid: torch.randn(b, *grid, block.content_channels),
     "Matches": lambda block, b, grid: torch.randn(b, 2, block.raw_channels, *(n * block.stride for n in grid)),
     "LogMel": lambda block, b, grid: torch.randn(b, grid[0] * block.hop),
+    "MovingPatches": lambda block, b, grid: torch.randn(
+        b, grid[0] + 1, block.raw_channels, *(n * block.size for n in grid[1:])
+    ),
     "Neighbourhoods": lambda block, b, grid: torch.randn(b, block.frames, block.raw_channels, *grid),
     "OneHot": lambda block, b, grid: torch.randn(b, block.classes).softmax(-1),
     "PastTokens": lambda block, b, grid: torch.randint(block.vocabulary, (b, *grid)),
@@ -123,6 +126,7 @@ ROWS: dict[str, Callable[[Tensor], Tensor]] = {
     "Choose": lambda whole: whole[..., None],
     "Classify": lambda whole: whole[:, None],
     "Flow": _pixels,
+    "Quantiles": lambda whole: rearrange(whole, "b o s q -> b o (s q)"),
     "ToPixels": _pixels,
 }
 

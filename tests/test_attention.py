@@ -194,8 +194,8 @@ def test_dropout_applies_in_training_only_and_keeps_the_mean() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(heads=3, qk_channels=8), "qk_channels 8 must be divisible by its 3 heads"),
-        (dict(heads=2, qk_channels=4, v_channels=5), "v_channels 5 must be divisible by its 2 heads"),
+        (dict(heads=3, qk_channels=8), "qk_channels 8 must be divisible by heads 3"),
+        (dict(heads=2, qk_channels=4, v_channels=5), "v_channels 5 must be divisible by heads 2"),
         (dict(heads=0), "heads must be an int of at least 1, got 0"),
         (dict(v_channels=True), "v_channels must be an int of at least 1, got True"),
         (dict(dropout=1.5), r"dropout must be a number in \[0, 1\], got 1.5"),

@@ -165,7 +165,7 @@ def test_residual_dropout_applies_to_attention_and_mlp() -> None:
 
 @pytest.mark.parametrize(("m", "n"), [(0, 3), (3, 0)])
 def test_empty_attention_is_refused(m: int, n: int) -> None:
-    with pytest.raises(kit.InputError, match=f"{m} queries over {n} rows: neither may be empty"):
+    with pytest.raises(kit.InputError, match=f"at least one query and one row, got {m} queries and {n} rows"):
         CrossAttentionLayer(4, 4)(torch.zeros(1, m, 4), torch.zeros(1, n, 4))
 
 

@@ -75,7 +75,7 @@ def test_mean_pooling_ignores_queries(b: int, o: int) -> None:
         (lambda: Decoder(0, 8), "Decoder: query_channels must be an int of at least 1, got 0"),
         (lambda: Decoder(3, 0), "Decoder: latent_dim must be an int of at least 1, got 0"),
         (lambda: Decoder(3, 8, out_channels=0), "out_channels must be an int of at least 1, got 0"),
-        (lambda: Decoder(3, 8, heads=3), "qk_channels 8 must be divisible by its 3 heads"),
+        (lambda: Decoder(3, 8, heads=3), "qk_channels 8 must be divisible by heads 3"),
         (lambda: MeanPool(8, out_channels=0), "MeanPool: out_channels must be an int of at least 1, got 0"),
     ],
 )

@@ -128,7 +128,7 @@ def test_one_channel_is_refused_with_the_remedy() -> None:
         (lambda: kit.Decoder(1, 8), "CrossAttentionLayer: query_channels"),
         (lambda: kit.SelfAttentionLayer(1, heads=1), "SelfAttentionLayer: channels"),
     ):
-        with pytest.raises(kit.AssemblyError, match=rf"^{name} must be at least 2, got 1: .*add positions, or padding"):
+        with pytest.raises(kit.AssemblyError, match=rf"^{name} must be at least 2, got 1: .*add positions, or pad"):
             make()
     kit.SelfAttentionLayer(1, heads=1, norm=kit.variants.RMSNorm())  # which keeps the sign
     inputs = kit.Inputs(dna=kit.inputs.Features(1), min_padding=8)
@@ -192,7 +192,7 @@ def test_masked_content_never_changes_latents_or_gradients(seed: int, n: int) ->
         (dict(num_latents=0), "num_latents must be an int of at least 1, got 0"),
         (dict(layers=-1), "layers must be an int of at least 0, got -1"),
         (dict(blocks=2, cross_attends=3), "cross_attends must be at most blocks, got cross_attends=3, blocks=2"),
-        (dict(self_heads=3), "qk_channels 8 must be divisible by its 3 heads"),
+        (dict(self_heads=3), "qk_channels 8 must be divisible by heads 3"),
         (dict(latents=3), "unexpected keyword argument 'latents'; did you mean 'num_latents'"),
         (dict(residual_dropout=-0.1), r"dropout must be a number in \[0, 1\], got -0.1"),
     ],

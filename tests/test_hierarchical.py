@@ -178,7 +178,7 @@ SIZES = dict(groups=(4, 1, 4), num_latents=(4, 4, 4), widths=8, layers=1)
         (dict(groups=(4, 1, 2)), r"got \(2, 4\) and \(4, 4\)"),
         (dict(groups=(4, 3, 1, 3, 4), num_latents=4), r"must be divisible by the 3 groups"),
         (dict(num_latents=(4, 4)), "must have 3 numbers"),
-        (dict(widths=(8, 8, 9), self_heads=2), "must be divisible by its 2 heads"),
+        (dict(widths=(8, 8, 9), self_heads=2), "must be divisible by heads 2"),
         (dict(regroup="transposed"), "did you mean 'transpose'"),
         (dict(order="block"), "did you mean 'blocks'"),
     ],
@@ -214,5 +214,5 @@ def test_wrong_modalities_are_refused(options: dict, message: str, unchecked: No
 
 
 def test_latents_that_groups_do_not_divide_are_refused() -> None:
-    with pytest.raises(kit.InputError, match="6 latents must be divisible by its 4 groups"):
+    with pytest.raises(kit.InputError, match="number of latents 6 must be divisible by groups 4"):
         kit.Decoder(8, 16, groups=4)(torch.zeros(1, 3, 8), torch.zeros(1, 6, 16))

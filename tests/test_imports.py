@@ -67,6 +67,7 @@ ORDER = [
     "draw",
     "processors",
     "predict",
+    "evaluation",
     "training",  # the only user of data, hub and draw together
     "demo",
     "cli",

@@ -226,7 +226,7 @@ def test_every_input_block_refuses_a_bad_tensor() -> None:
         (VALUE | {"point": 1}, None, "inputs names 'point'; did you mean 'points'"),
         (VALUE | {"points": torch.ones(3, 4, 2)}, None, r"share one batch size, got \{'image': 2, 'points': 3\}"),
         (VALUE | {"points": torch.ones(1, 4, 2)}, None, r"share one batch size, got \{'image': 2, 'points': 1\}"),
-        (VALUE | {"points": None}, None, "points must be a tensor with a batch axis, got a NoneType"),
+        (VALUE | {"points": None}, None, "points must be a tensor with a batch axis, got None"),
         (VALUE | {"points": torch.tensor(0.0)}, None, r"points must be a tensor with a batch axis, got float32 \(\)"),
         (VALUE["image"], None, "inputs must be a mapping with image, points, got a Tensor"),
         ([VALUE["image"]], None, "inputs must be a mapping with image, points, got a list"),
@@ -240,7 +240,7 @@ def test_every_input_block_refuses_a_bad_tensor() -> None:
         (VALUE, {"image": torch.ones(2, 3, 2) > 0}, r"must be bool \(2, 6\) or \(2, 2, 3\).* got bool \(2, 3, 2\)"),
         (VALUE, {"image": torch.ones(6) > 0}, r"must be bool \(2, 6\) or \(2, 2, 3\).* got bool \(6,\)"),
         (VALUE, {"points": torch.ones(1, 4) > 0}, r"mask of 'points' must be bool \(2, 4\), .* got bool \(1, 4\)"),
-        (VALUE, {"points": None}, r"mask of 'points' must be bool \(2, 4\), .* got a NoneType"),
+        (VALUE, {"points": None}, r"mask of 'points' must be bool \(2, 4\), .* got None"),
     ],
 )
 def test_wrong_calls_are_refused(value: object, mask: object, message: str) -> None:
@@ -283,7 +283,10 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: inputs.Inputs(), r"Inputs: each modality needs one block, got \[\]"),
+        (
+            lambda: inputs.Inputs(),
+            r"Inputs: expected at least one modality, got none; one named like an argument",
+        ),
         (lambda: inputs.Inputs([inputs.OneHot(2)]), r"give blocks by name, such as Inputs\(image=…\), got a list"),
         (lambda: inputs.Inputs({"a": inputs.OneHot(2)}, a=inputs.OneHot(2)), r"needs one block, got \['a', 'a'\]"),
         (lambda: inputs.Inputs({"": inputs.OneHot(2)}), "a modality's name must be a non-empty str, got ''"),

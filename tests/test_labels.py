@@ -96,13 +96,13 @@ def assembly(labels: Any = None) -> kit.PerceiverIO:
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        ({"kind": ("a",)}, kit.AssemblyError, "labels of 'kind': expected 2 names, one for each value .*, got 1"),
+        ({"kind": ("a",)}, kit.AssemblyError, "labels of 'kind': expected 2 names, one for each class, got 1"),
         ({"kind": ("a", "a")}, kit.AssemblyError, "labels of 'kind': .*none twice, got 'a' twice"),
         ({"kind": "ab"}, kit.AssemblyError, "labels of 'kind': expected the names of the classes, .*got 'ab'"),
         ({"kind": ("a", "")}, kit.AssemblyError, "labels of 'kind'"),
         ({"kind": ()}, kit.AssemblyError, "labels of 'kind'"),
         ({"kin": ("a", "b")}, kit.UnknownName, "labels names 'kin'; did you mean 'kind'"),
-        (["a", "b"], kit.AssemblyError, "labels: expected class names by output"),
+        (["a", "b"], kit.AssemblyError, "labels: expected a dict from output to class names"),
     ],
 )
 def test_wrong_names_are_refused_at_construction_and_later(
@@ -126,7 +126,7 @@ def test_names_of_any_output_can_be_set_and_removed() -> None:
 
 
 def test_a_recipe_refuses_names_that_contradict_num_labels() -> None:
-    with pytest.raises(kit.AssemblyError, match="expected 3 names, one for each value of the output, got 2"):
+    with pytest.raises(kit.AssemblyError, match="expected 3 names, one for each class, got 2"):
         kit.build("sequence_classification", preset="tiny", labels=("a", "b"), num_labels=3)
 
 

@@ -21,12 +21,12 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(outputs=None), "a decoder needs outputs and outputs need a decoder"),
-        (dict(decoder=None), "a decoder needs outputs and outputs need a decoder"),
-        (dict(decoder=None, outputs=None), "queries need both"),
+        (dict(outputs=None), "decoder and outputs must be given together"),
+        (dict(decoder=None), "decoder and outputs must be given together"),
+        (dict(decoder=None, outputs=None), "queries only with both"),
         (dict(inputs=inputs.Features(3)), "inputs must be Inputs, got a Features"),
         (dict(encoder=nn.Linear(3, 3)), "encoder must be Block, got a Linear"),
-        (dict(encoder=None), "encoder must be Block, got a NoneType"),
+        (dict(encoder=None), "encoder must be Block, got None"),
         (
             dict(encoder=kit.Encoder(4, num_latents=4, latent_dim=16, layers=1)),
             "inputs.channels is 3, but encoder.channels is 4; they must be equal",

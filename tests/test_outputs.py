@@ -121,7 +121,10 @@ def test_unsuitable_grids_are_refused(block: nn.Module, grid: tuple, message: st
         (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a finite number, got '1'"),
         (lambda: outputs.Flow(3, scale=float("nan")), "Flow: scale must be a finite number, got nan"),
         (lambda: outputs.TiedText(inputs.OneHot(3)), "TiedText: text must be .* TextTokens block, got a OneHot"),
-        (lambda: outputs.Outputs(), r"Outputs: each modality needs one block, got \[\]"),
+        (
+            lambda: outputs.Outputs(),
+            r"Outputs: expected at least one modality, got none; one named like an argument",
+        ),
         (lambda: outputs.Outputs(a=inputs.OneHot(3)), r"'a' must be a block for outputs \(Output\), got OneHot"),
     ],
 )

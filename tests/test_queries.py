@@ -135,7 +135,10 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
         (lambda: queries.ContentQuery("a", content_channels=0), "content_channels must be an int of at least 1, got 0"),
         (lambda: queries.InputQuery("a", channels=-1), "InputQuery: channels must be an int of at least 1, got -1"),
         (lambda: queries.LearnedQuery(0, 3), "LearnedQuery: rows must be an int of at least 1, got 0"),
-        (lambda: queries.Queries(), r"Queries: each modality needs one block, got \[\]"),
+        (
+            lambda: queries.Queries(),
+            r"Queries: expected at least one modality, got none; one named like an argument",
+        ),
         (lambda: queries.Queries(a=FOURIER), r"'a' must be a block for queries \(Query\), got Fourier"),
         (
             lambda: queries.Queries(a=queries.LearnedQuery(1, 2), min_padding=-1),

@@ -28,6 +28,8 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 
 IMAGE = (dict(num_labels=3), {"image": (2, 3, 20, 28)}, {"label": (2, 3)})
 SHAPES = {
+    "audio_classification": (dict(num_labels=3), {"audio": (2, 1280)}, {"label": (2, 3)}),
+    "forecasting": (dict(series=2, quantiles=5, horizon=4), {"history": (2, 9, 3)}, {"future": (2, 4, 2, 5)}),
     "hierarchical_autoencoding": (
         dict(modalities=dict(image=(9, 7, 2), sound=(11, 4))),
         {"image": (2, 2, 9, 7), "sound": (2, 11, 4)},
@@ -37,8 +39,19 @@ SHAPES = {
     "image_classification_fourier": IMAGE,
     "image_classification_learned": (IMAGE[0] | dict(image_size=(20, 28)), *IMAGE[1:]),
     "masked_lm": ({}, {"text": (2, 9)}, {"text": (2, 9, 262)}),
+    "point_cloud_classification": (dict(num_labels=5, features=1), {"points": (2, 9, 4)}, {"label": (2, 5)}),
+    "set_classification": (
+        dict(num_labels=5, features=3, entity_labels=4),
+        {"entities": (2, 9, 3)},
+        {"label": (2, 5), "entities": (2, 9, 4)},
+    ),
     "sequence_classification": (dict(num_labels=5), {"text": (2, 9)}, {"label": (2, 5)}),
     "optical_flow": (dict(image_size=(16, 24)), {"frames": (2, 2, 3, 16, 24)}, {"flow": (2, 2, 16, 24)}),
+    "video_classification": (
+        dict(num_frames=2, image_size=(8, 12), num_labels=3, audio_samples=320),
+        {"video": (2, 2, 3, 8, 12), "audio": (2, 320)},
+        {"label": (2, 3)},
+    ),
     "multimodal_autoencoding": (
         dict(num_frames=2, image_size=(8, 12), num_labels=3, audio_samples=64),
         {"image": (2, 2, 3, 8, 12), "audio": (2, 64), "label": (2, 3)},
@@ -48,7 +61,7 @@ SHAPES = {
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    return torch.randint(262, shape) if name == "text" else torch.randn(shape)
+    return torch.randint(262, shape) if name == "text" else torch.randn(shape).clamp(-1, 1)
 
 
 @pytest.mark.parametrize("recipe", SHAPES)
@@ -268,7 +281,7 @@ def test_positions_of_wide_clips_follow_their_grid() -> None:
         (dict(audio_samples=100), "audio_samples 100 must be divisible by samples_per_patch 16"),
         (dict(audio_samples=-16), "audio_samples must be an int of at least 1, got -16"),
         (dict(num_labels=0), "classes must be an int of at least 1, got 0"),
-        (dict(self_heads=7), "qk_channels 64 must be divisible by its 7 heads"),
+        (dict(self_heads=7), "qk_channels 64 must be divisible by heads 7"),
         (dict(hide_label=(0.5, 0.5)), "label in evaluation is all or nothing, 0.0 or 1.0, got 0.5"),
         (dict(hide_label=2.0), r"label must be a number in \[0, 1\], got 2.0"),
         (dict(dropout="no"), r"dropout must be a number in \[0, 1\], got 'no'"),

@@ -57,7 +57,7 @@ def test_grouped_heads_equal_repeated_ones() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(heads=4, kv_heads=3), "its 4 heads must be divisible by kv_heads 3"),
+        (dict(heads=4, kv_heads=3), "heads 4 must be divisible by kv_heads 3"),
         (dict(layers=0), "layers must be an int of at least 1"),
         (dict(frames=0), "frames must be an int of at least 1"),
     ],

@@ -191,6 +191,20 @@ def test_a_model_changed_by_hand_is_refused(change) -> None:
         kit.spec(model)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["stages", "grid", "a.b", ""])
+def test_a_parameter_named_like_an_attribute_is_refused(name: str) -> None:
+    class Clashing(kit.inputs.Input):
+        def __init__(self, buffer: bool) -> None:
+            super().__init__(3)
+            register = self.register_buffer if buffer else self.register_parameter
+            register(name, torch.nn.Parameter(torch.zeros(3)))
+
+    for buffer in (False, True):
+        with pytest.raises(kit.AssemblyError, match=r"Clashing: .*; a parameter or buffer needs a name of its own"):
+            Clashing(buffer)
+
+
 def test_unregistered_blocks_are_refused() -> None:
     class Mine(decoders.Decoder):
         pass

@@ -25,8 +25,8 @@ from einops import rearrange
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from perceiver_kit.checks import check_positive
-from perceiver_kit.errors import InputError, nearest
+from ..checks import check_positive, describe_value
+from ..errors import InputError, nearest
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
 TRUNCATIONS = ("longest_first", "only_first", "only_second")
@@ -262,7 +262,7 @@ class ByteTokenizer:
     def _ids(self, text: str, name: str) -> list[int]:
         if not isinstance(text, str):
             hint = "; pass second texts as pairs=" if isinstance(text, list | tuple) else ""
-            raise InputError(f"{name} must be a str, got a {type(text).__name__}{hint}")
+            raise InputError(f"{name} must be a str, got {describe_value(text)}{hint}")
         ids: list[int] = []
         for i, piece in enumerate(_SPECIAL_IN_TEXT.split(text) if self.parse_special else [text]):
             if i % 2:  # re.split puts the matches at odd indices
@@ -306,7 +306,7 @@ def _texts(texts: object, name: str) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     if not isinstance(texts, Sequence) or isinstance(texts, bytes):
-        raise InputError(f"{name} must be a str or a list of str, got a {type(texts).__name__}")
+        raise InputError(f"{name} must be a str or a list of str, got {describe_value(texts)}")
     if not texts:
         raise InputError(f'{name} is empty; give at least one text (it may be "")')
     return list(texts)

@@ -34,7 +34,7 @@ class Window(NamedTuple):
 class Footage(NamedTuple):
     """A clip with uint8 frames: a quarter of the memory, without loss."""
 
-    frames: UInt8[Tensor, "t 3 h w"]
+    frames: UInt8[Tensor, "t c h w"]
     audio: Float[Tensor, "samples"]
 
 
@@ -46,7 +46,7 @@ def footage(clip: Clip) -> Footage:
 class Windows(Samples):
     """Windows of ``num_frames`` frames: image, audio and label are inputs and targets. Items are deterministic.
 
-    ``image`` float32 (t, 3, h, w) in [-1, 1], ``audio`` float32 (samples,), and ``label``: one-hot float32 (classes,)
+    ``image`` float32 (t, c, h, w) in [-1, 1], ``audio`` float32 (samples,), and ``label``: one-hot float32 (classes,)
     as input, int64 () as target.
 
     With ``augment``, training items are mirrored and recoloured, and their sound is shifted by up to half a frame,
@@ -100,10 +100,10 @@ class Windows(Samples):
         }
 
 
-def recoloured(image: Float[Tensor, "t 3 h w"], random: Generator) -> Float[Tensor, "t 3 h w"]:
+def recoloured(image: Float[Tensor, "t c h w"], random: Generator) -> Float[Tensor, "t c h w"]:
     """Frames in [-1, 1], possibly mirrored, with another brightness and another contrast of each colour."""
     image = image if _sign(random) > 0 else image.flip(-1)
-    contrast = _uniform(random, 0.7, 1.3, 3, 1, 1)
+    contrast = _uniform(random, 0.7, 1.3, image.shape[1], 1, 1)
     return (image * contrast + _uniform(random, -0.3, 0.3)).clamp_(-1, 1)
 
 
@@ -142,6 +142,7 @@ def video_folder(
     *,
     num_frames: int,
     image_size: tuple[int, int],
+    channels: int = 3,
     rate: int,
     fps: float,
     seconds: float = math.inf,
@@ -161,7 +162,7 @@ def video_folder(
     by_class = not top_level_files(root, VIDEOS)
 
     def read(path: Path) -> None:
-        clip = load_clip(path, size=image_size, fps=fps, rate=rate, seconds=seconds)
+        clip = load_clip(path, size=image_size, channels=channels, fps=fps, rate=rate, seconds=seconds)
         if not by_class:
             halves[path] = split_starts(clip, parts=1, num_frames=num_frames)
         elif len(clip.frames) < num_frames:

@@ -59,8 +59,13 @@ def read_frames(
     fps: int | float | None,
     seconds: int | float,
     progress: Callable[[Iterable[Any]], Iterable[Any]],
+    *,
+    channels: int = 3,
 ) -> tuple[list[np.ndarray], float, float]:
-    """Resized uint8 frames (h, w, 3), one per 1 / fps seconds; fps; and the time of the first frame in seconds."""
+    """Resized uint8 frames, one per 1 / fps seconds; fps; and the time of the first frame in seconds.
+
+    Frames are (h, w, 3), or (h, w) if ``channels`` is 1.
+    """
     with open_video(path) as container:
         if not container.streams.video:
             raise InputError(f"{path} has no video stream")
@@ -73,7 +78,7 @@ def read_frames(
         fps = float((stream.average_rate or stream.guessed_rate or 25) if fps is None else fps)
         if not 0 < fps <= MAX_RATE:
             raise InputError(f"{path} declares {fps:g} frames per second; pass fps")
-        frames, start = _resample(path, progress(container.decode(stream)), size, fps, seconds)
+        frames, start = _resample(path, progress(container.decode(stream)), size, fps, seconds, channels)
         declared = min(float((stream.duration or 0) * (stream.time_base or 0)), seconds)
     if not frames or len(frames) + 1 < 0.9 * declared * fps:
         raise InputError(f"{path} is truncated: expected {declared:.2f} s, got {len(frames) / fps:.2f} s")
@@ -81,7 +86,7 @@ def read_frames(
 
 
 def _resample(
-    path: Path, decoded: Iterable[Any], size: Sequence[int], fps: float, seconds: int | float
+    path: Path, decoded: Iterable[Any], size: Sequence[int], fps: float, seconds: int | float, channels: int
 ) -> tuple[list[np.ndarray], float]:
     """Resize the decoded frames and choose the one shown at each multiple of 1 / fps."""
     times: list[float] = []
@@ -92,7 +97,7 @@ def _resample(
         if times and time - times[0] >= seconds:
             break
         times.append(time)
-        resized.append(_resize(frame, *size))
+        resized.append(_resize(frame, *size, channels=channels))
         check_memory(path, len(resized) * resized[0].size)
         duration = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
         end = time - times[0] + duration
@@ -104,8 +109,8 @@ def _resample(
     return [resized[index] for index in shown], times[0]
 
 
-def _resize(frame: Any, height: int, width: int) -> np.ndarray:
-    """A frame resized to cover (height, width), centre-cropped and rotated upright: uint8 (height, width, 3)."""
+def _resize(frame: Any, height: int, width: int, *, channels: int) -> np.ndarray:
+    """A frame resized to cover (height, width), centre-cropped and rotated upright: uint8 (height, width[, 3])."""
     turns = round(frame.rotation / 90) % 4
     tall, wide = (height, width) if turns % 2 == 0 else (width, height)
     scale = max(tall / frame.height, wide / frame.width)
@@ -115,7 +120,9 @@ def _resize(frame: Any, height: int, width: int) -> np.ndarray:
             f"a frame of {frame.height} × {frame.width} pixels is too large or too narrow for {(height, width)}"
         )
     interpolation = "AREA" if scale < 1 else "BICUBIC"
-    scaled = frame.reformat(to_wide, to_tall, "rgb24", interpolation=interpolation).to_ndarray()
+    scaled = frame.reformat(
+        to_wide, to_tall, "rgb24" if channels == 3 else "gray", interpolation=interpolation
+    ).to_ndarray()
     top, left = (to_tall - tall) // 2, (to_wide - wide) // 2
     return np.ascontiguousarray(np.rot90(scaled[top : top + tall, left : left + wide], turns))
 

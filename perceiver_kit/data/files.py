@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv")
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".gsm")
 TEXTS = (".txt",)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Accepted contents of a picture file. Pillow reads more formats, some by starting other programs."""
@@ -80,7 +81,7 @@ def split_files(folder: str | Path, suffixes: Sequence[str], reader: Reader) -> 
     """
     root = Path(folder)
     files = readable_files(find_files(root, suffixes), reader, root)
-    train, held_out = _hold_out(files, root, str(root))
+    train, held_out = hold_out(files, root, str(root))
     return FileSplit(train, held_out, [0] * len(train), [0] * len(held_out), ("",))
 
 
@@ -102,13 +103,14 @@ def split_by_class(folder: str | Path, suffixes: Sequence[str], reader: Reader) 
     parts: tuple[list[tuple[Path, int]], ...] = ([], [])
     for label, name in enumerate(classes):
         members = [path for path in files if path.relative_to(root).parts[0] == name]
-        for part, chosen in zip(parts, _hold_out(members, root, f"class {name!r} of {root}"), strict=True):
+        for part, chosen in zip(parts, hold_out(members, root, f"class {name!r} of {root}"), strict=True):
             part += [(path, label) for path in chosen]
     (train, held_out), (labels, held_out_labels) = ([[row[i] for row in part] for part in parts] for i in (0, 1))
     return FileSplit(train, held_out, labels, held_out_labels, tuple(classes))  # type: ignore[arg-type]
 
 
-def _hold_out(paths: list[Path], root: Path, owner: str) -> tuple[list[Path], list[Path]]:
+def hold_out(paths: list[Path], root: Path, owner: str) -> tuple[list[Path], list[Path]]:
+    """Training and held-out files of ``owner``: a tenth, at least one. Raises InputError for fewer than two."""
     if len(paths) < 2:
         raise InputError(f"{owner} has {len(paths)} readable files, expected at least two: one is held out")
     order = sorted(paths, key=lambda path: _hash(path, root))
@@ -165,10 +167,15 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = None) -> UInt8[Tensor, "3 h w"]:
-    """A picture file, rotated as its EXIF data say, as RGB: centre-cropped to the aspect ratio, resized to ``size``.
+def read_picture(
+    path: Path, size: tuple[int, int], *, cover: float | None = None, crop: bool = True, channels: int = 3
+) -> UInt8[Tensor, "c h w"]:
+    """A picture file, rotated as its EXIF data say, of 1, 3 or 4 channels.
 
-    With ``cover``, the whole picture, resized to cover ``cover`` times the size.
+    It is centre-cropped to the aspect ratio of ``size`` and resized to it.
+
+    Without ``crop`` the whole picture, which changes its aspect ratio. With ``cover``, the whole picture, resized to
+    cover ``cover`` times the size.
 
     Raises as ``open_picture``, and InputError for a picture that is too narrow to be resized.
     """
@@ -180,7 +187,7 @@ def read_picture(path: Path, size: tuple[int, int], *, cover: float | None = Non
             raise InputError(
                 f"{path} has {image.width} × {image.height} pixels: too narrow to be resized to height {size[0]}"
             )
-    processor = ImageProcessor(size, crop=None if cover is not None else 1.0, mean=0.0, std=1.0)
+    processor = ImageProcessor(size, crop=1.0 if crop and cover is None else None, mean=0.0, std=1.0, channels=channels)
     return processor(image)[0].mul(255).round().byte()
 
 
@@ -227,10 +234,18 @@ def read_text(path: Path) -> str:
 
 
 class Pictures(Sequence[Tensor]):
-    """Picture files as uint8 tensors (3, h, w), read lazily and cached up to ``CACHE_BYTES``."""
+    """Picture files as uint8 tensors (channels, h, w), read lazily and cached up to ``CACHE_BYTES``."""
 
-    def __init__(self, paths: Sequence[Path], size: tuple[int, int], *, cover: float | None = None) -> None:
-        self.paths, self.size, self.cover = tuple(paths), size, cover
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: tuple[int, int],
+        *,
+        cover: float | None = None,
+        crop: bool = True,
+        channels: int = 3,
+    ) -> None:
+        self.paths, self.size, self.cover, self.crop, self.channels = tuple(paths), size, cover, crop, channels
         self.cache: dict[int, Tensor] = {}
         self.cached_bytes = 0
 
@@ -240,7 +255,8 @@ class Pictures(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         if index in self.cache:
             return self.cache[index]
-        picture = read_picture(self.paths[index], self.size, cover=self.cover)
+        options: dict[str, Any] = dict(cover=self.cover, crop=self.crop, channels=self.channels)
+        picture = read_picture(self.paths[index], self.size, **options)
         if self.cached_bytes + picture.nbytes <= CACHE_BYTES:
             self.cache[index] = picture
             self.cached_bytes += picture.nbytes

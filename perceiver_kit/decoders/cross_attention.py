@@ -25,16 +25,16 @@ from ..tokens import Grid, Layout
 
 @register("decoders")
 class Decoder(Block):
-    """Each query cross-attends to the latents; a linear layer to ``out_channels`` follows, if given.
+    """Each query cross-attends to the latents. If ``out_channels`` is given, a linear layer to that width follows.
 
-    Queries do not interact: decoding a subset of them gives the same rows. ``query_mask`` (b, o) is True where a query
-    reads the latents, as the original's decoder has for padded text; without it all do. ``zero_output`` initialises the
-    final linear layer to zero. ``norm`` and ``mlp`` make other norms and MLPs, as in ``CrossAttentionLayer``;
-    ``widening=0`` leaves the MLP out.
+    Queries do not interact: decoding some of them gives the same rows as decoding all. ``query_mask`` (b, o) is False
+    for queries that read no latents, such as padding (the original code does this for text); by default every query
+    reads. ``zero_output`` initialises the final linear layer to zero. ``norm``, ``mlp`` and ``widening`` are as in
+    ``CrossAttentionLayer``.
 
-    With ``groups``, the latents (b, groups · m, d) are those of as many groups, as ``HierarchicalEncoder`` has them.
-    A query that follows an input is divided into groups as the encoder divides the rows of that input, by the same
-    ``order``, and reads the latents of its own group. A query that follows no input reads all latents.
+    With ``groups`` > 1 the latents (b, groups · m, d) are in groups, as ``HierarchicalEncoder`` returns them. Queries
+    that follow an input (one query for each of its rows) are divided into groups as the encoder divides these rows, by
+    the same ``order`` (``grouping.py``), and read the latents of their own group. Other queries read all latents.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2; the groups: Hierarchical Perceiver (Carreira et al. 2022).
 
@@ -96,7 +96,7 @@ class Decoder(Block):
             nn.init.zeros_(self.project.weight)
 
     def place(self, follows: str | None, grid: Grid, index: Tensor | None, layout: Layout) -> Mapping[str, Any]:
-        """Options of ``forward`` for queries that follow an input: those at ``index`` of a grid, all for None."""
+        """Options of ``forward`` for queries that follow an input: ``index`` selects queries of its grid, None all."""
         if follows is None or self.groups == 1:
             return {}
         own = groups_of(layout, self.groups, self.order)[follows]
@@ -112,35 +112,38 @@ class Decoder(Block):
         index: Int64[Tensor, "*b o"] | None = None,
     ) -> Float[Tensor, "b o out"]:
         if latents.shape[1] % self.groups:
-            raise InputError(f"Decoder: {latents.shape[1]} latents must be divisible by its {self.groups} groups")
+            raise InputError(
+                f"Decoder: the number of latents {latents.shape[1]} must be divisible by groups {self.groups}"
+            )
         if group is None:
             rows = self.cross(queries, latents, query_mask=query_mask)
-        # A capture needs one map for all groups.
+        # Where attention maps are captured, the masked form below gives one map for all groups.
         elif index is None and not is_observed(self.cross) and not is_observed(self.cross.attention):
             rows = self._by_group(queries, latents, query_mask, group)
         else:
             index = torch.arange(queries.shape[1], device=queries.device) if index is None else index
-            rows = self.cross(queries, latents, self._own(index, latents, group), query_mask=query_mask)
+            rows = self.cross(queries, latents, self._readable(index, latents, group), query_mask=query_mask)
         return rows if self.project is None else self.project(rows)
 
     def _by_group(
         self, queries: Tensor, latents: Tensor, query_mask: Tensor | None, group: Group
     ) -> Float[Tensor, "b o c"]:
-        """All queries of a grid: each group is a sample of its own."""
+        """Decode all queries of a grid, with each group as a sample of its own, so that no mask is needed."""
         b = latents.shape[0]
-        own = rearrange(latents, "b (groups m) d -> b groups m d", groups=self.groups)
-        own = rearrange(own[:, group.first : group.first + group.count], "b groups m d -> (b groups) m d")
+        read = rearrange(latents, "b (groups m) d -> b groups m d", groups=self.groups)
+        read = rearrange(read[:, group.first : group.first + group.count], "b groups m d -> (b groups) m d")
+        # Queries with batch size 1 are repeated for each sample.
         split = repeat(group.split(queries), "one groups o c -> (b one groups) o c", b=b // queries.shape[0])
-        keep = None if query_mask is None else rearrange(group.split(query_mask), "b groups o -> (b groups) o")
-        rows = self.cross(split, own, query_mask=keep)
+        group_mask = None if query_mask is None else rearrange(group.split(query_mask), "b groups o -> (b groups) o")
+        rows = self.cross(split, read, query_mask=group_mask)
         return group.join(rearrange(rows, "(b groups) o c -> b groups o c", b=b))
 
-    def _own(self, index: Tensor, latents: Tensor, group: Group) -> Bool[Tensor, "#b o m"]:
-        """The latents that each query may read, those of its group."""
+    def _readable(self, index: Tensor, latents: Tensor, group: Group) -> Bool[Tensor, "#b o m"]:
+        """A mask, True where a latent belongs to the group of a query."""
         owner = repeat(
             torch.arange(self.groups, device=index.device),
             "groups -> (groups m)",
             m=latents.shape[1] // self.groups,
         )
-        own = rearrange(group.of(index), "... o -> ... o 1") == owner
-        return own if own.ndim == 3 else rearrange(own, "o m -> 1 o m")
+        readable = rearrange(group.of(index), "... o -> ... o 1") == owner
+        return readable if readable.ndim == 3 else rearrange(readable, "o m -> 1 o m")

@@ -26,24 +26,25 @@ Sharing = Literal["all", "after_first", "none"]
 
 @register("encoders")
 class Encoder(Block):
-    """Latents (m, d) cross-attend to rows of width ``channels``; ``blocks`` × ``layers`` of self-attention follow.
+    """Latents (m, d) cross-attend to rows of width ``channels``; ``blocks`` of ``layers`` self-attentions follow.
 
-    With several ``cross_attends`` (at most one per block) the latents read the inputs again before each of the first
-    blocks. ``share_cross_attends`` says which of these layers share weights: ``"all"``, all but the first
-    (``"after_first"``, as in the first Perceiver) or ``"none"``. All blocks have the same weights unless
-    ``share_blocks`` is False, or ``"after_first"``. ``compete`` says of all cross-attends, or of each of those with
-    weights of their own, whether the latents compete for the rows (``Attention``). ``bias`` is that of ``Attention``.
-    With ``quiet_start`` the layers after cross-attention start as the identity. Both help small models.
+    The latents read the rows before each of the first ``cross_attends`` blocks. ``share_cross_attends`` says which of
+    these layers share weights. ``"all"``: all of them. ``"after_first"``: the first has its own, the others share, as
+    in the first Perceiver. ``"none"``: each has its own. ``share_blocks`` says the same of the blocks: True,
+    ``"after_first"`` or False. ``compete`` says whether the latents compete for rows (``Attention``): one flag, or one
+    for each cross-attention that has its own weights. With ``quiet_start`` the self-attention layers start as the
+    identity. ``compete`` and ``quiet_start`` help small models. ``bias`` is as in ``Attention``.
 
-    ``qk_channels`` and ``v_channels`` are the widths of all attention (default: as in ``Attention``);
-    ``cross_qk_channels`` and ``cross_v_channels`` replace them in cross-attention. ``dropout`` is applied to attention
-    weights, ``residual_dropout`` to the output of each layer. ``norm`` and ``mlp`` make other norms and MLPs
-    (``variants.py``); an ``mlp`` replaces the widenings and ``activation``.
+    ``qk_channels`` and ``v_channels`` are the widths of every attention (default: as in ``Attention``);
+    ``cross_qk_channels`` and ``cross_v_channels`` override them in cross-attention. ``dropout`` is applied to attention
+    weights, ``residual_dropout`` to the output of each layer. ``norm`` and ``mlp`` are functions that build a module
+    for a width (``variants.py``), used instead of the default; with ``mlp``, the widenings and ``activation`` are
+    ignored.
 
-    The input is ``Tokens``, or rows (b, n, c), so the encoder works without any input block. ``mask`` is (b, n), or
-    (1, m, n) or (b, m, n) with an entry for each latent and row; a mask of the tokens applies, too. With
-    ``causal=True`` the last latent reads all rows, each one before it a row less, and latents read only themselves and
-    those before them.
+    The input is ``Tokens``, or rows (b, n, c), so that the encoder also works alone. ``mask`` is True where a row may
+    be read: (b, n), or (1, m, n) or (b, m, n) with an entry for each latent and row. The mask in ``Tokens`` is applied
+    as well. With ``causal=True`` the last latent reads all rows, the one before it all but the last row, and so on, and
+    a latent reads only itself and earlier latents.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
 
@@ -52,6 +53,7 @@ class Encoder(Block):
     torch.Size([2, 8, 64])
     """
 
+    # How a model fills in the widths that were left out.
     fills: ClassVar = {"channels": lambda model, arguments: model.inputs.channels}
 
     def __init__(
@@ -101,8 +103,8 @@ class Encoder(Block):
         distinct = {"all": 1, "after_first": min(2, cross_attends), "none": cross_attends}[share_cross_attends]
         competing = tuple(compete) if isinstance(compete, tuple | list) else (compete,) * distinct
         if len(competing) != distinct:
-            expected = f"a flag for each of the {distinct} cross-attentions with weights of their own"
-            raise AssemblyError(f"Encoder: compete must be {expected}, got {len(competing)}")
+            expected = f"one flag, or one for each of the {distinct} cross-attentions with weights of their own"
+            raise AssemblyError(f"Encoder: compete must be {expected}, got {len(competing)} flags")
         for flag in competing:
             check_flag("Encoder", compete=flag)
         self.cross = nn.ModuleList(
@@ -124,7 +126,7 @@ class Encoder(Block):
             )
             for flag in competing
         )
-        own_blocks = {True: 1, "after_first": min(2, blocks), False: blocks}[share_blocks]
+        distinct_blocks = {True: 1, "after_first": min(2, blocks), False: blocks}[share_blocks]
         self.transformer = nn.ModuleList(
             SelfAttentionLayer(
                 latent_dim,
@@ -139,9 +141,9 @@ class Encoder(Block):
                 norm=norm,
                 mlp=mlp,
             )
-            for _ in range(layers * own_blocks)
+            for _ in range(layers * distinct_blocks)
         )
-        if quiet_start:
+        if quiet_start:  # both residual branches add nothing at first
             layer: Any
             for layer in self.transformer:
                 last = [part for part in layer.mlp.modules() if isinstance(part, nn.Linear)][-1]
@@ -157,16 +159,16 @@ class Encoder(Block):
         if rows.shape[-1] != self.channels:
             raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
-        # Batch size 1: the first cross-attention projects the latents once and broadcasts them over the batch.
+        # With batch size 1 the first cross-attention projects the latents only once.
         latents = rearrange(self.latents, "m d -> 1 m d")
-        # Before the masks are combined, which would broadcast a wrong one.
+        # Check the mask before it is combined: that would broadcast a mask of the wrong shape.
         mask = combine(Masks(mask, causal=causal).checked(latents, rows).rows, own_mask)
-        options = {"causal": True} if causal else {}  # layers of others may know no such argument
+        options = {"causal": True} if causal else {}  # a user's own layer may not accept causal
         for block in range(self.blocks):
             if block < self.cross_attends:
                 latents = self.cross[min(block, len(self.cross) - 1)](latents, rows, mask, **options)
             for layer in range(self.layers):
-                # The last block with weights of its own serves the later ones, too.
+                # Later blocks reuse the last block that has weights of its own.
                 own = min(block, len(self.transformer) // self.layers - 1)
                 latents = self.transformer[own * self.layers + layer](latents, **options)
         return latents

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..checks import describe_value
 from ..errors import CheckpointError
 
 try:
@@ -105,5 +106,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got a {type(content).__name__}")
+        raise CheckpointError(f"{path} must hold a JSON object, got {describe_value(content)}")
     return content

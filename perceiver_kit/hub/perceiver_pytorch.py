@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..checks import describe_value
 from ..decoders import Decoder, MeanPool
 from ..encoders import Encoder
 from ..errors import CheckpointError
@@ -47,7 +48,7 @@ def from_perceiver_pytorch(module: nn.Module, *, queries: Tensor | None = None) 
     core = getattr(module_, "perceiver_io", module_)
     if not all(hasattr(core, name) for name in ("layers", "latents", "to_logits")):
         kinds = "Perceiver, PerceiverIO or PerceiverLM of perceiver-pytorch 0.11"
-        raise CheckpointError(f"from_perceiver_pytorch takes a {kinds}, got a {type(module).__name__}")
+        raise CheckpointError(f"from_perceiver_pytorch takes a {kinds}, got {describe_value(module)}")
     if getattr(core, "has_attn_residual", False):
         raise CheckpointError("from_perceiver_pytorch: attn_residual has no counterpart here")
     if hasattr(module_, "token_emb"):

@@ -6,6 +6,7 @@ from .convolutions import Conv1x1, ConvStem
 from .embedded import Embedded
 from .image import Patches, Pixels
 from .matches import Matches
+from .motion import MovingPatches
 from .neighbourhoods import Neighbourhoods
 from .past import PastTokens
 from .points import Points
@@ -24,6 +25,7 @@ __all__ = [
     "Inputs",
     "LogMel",
     "Matches",
+    "MovingPatches",
     "Neighbourhoods",
     "OneHot",
     "PastTokens",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from einops import pack, rearrange, unpack
 from torch import Tensor, nn
@@ -75,7 +76,8 @@ class ConvStem(Input):
 
     Each of ``layers`` divides height and width by 4. ``axes`` is 2 for images (b, c, h, w) and 3 for video
     (b, t, c, h, w), frame by frame. ``padding`` is ``"same"`` as in the original (224 → 56), or
-    ``"huggingface"``, which pads the convolution by 3 on each side and the pool not at all (224 → 55).
+    ``"huggingface"``, which pads the convolution by 3 on each side and the pool not at all (224 → 55). With ``"same"``
+    the mask of an image may be over pixels: a row is read if one of its pixels is.
 
     Source: deepmind-research/perceiver, io_processors.py, Conv2DDownsample; batch norm decay 0.9.
 
@@ -126,6 +128,16 @@ class ConvStem(Input):
                 raise InputError(f"{name} is {tuple(raw.shape)}, too small for a stem whose pool is not padded")
             frames = F.max_pool2d(self._padded(frames, 3, -math.inf), 3, stride=2)
         return unpack(rearrange(frames, "b c h w -> b h w c"), leading, "* h w c")[0]
+
+    def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if self.axes == 2 and self.padding == "same" and raw.ndim == 4 and mask.dtype == torch.bool:
+            (height, width), part = raw.shape[-2:], 4 ** len(self.convs)
+            if mask.numel() == len(raw) * height * width and mask.shape[0] == len(raw):
+                pixels = rearrange(rearrange(mask, "b ... -> b (...)"), "b (h w) -> b 1 h w", h=height)
+                raw = raw.masked_fill(~pixels, 0)
+                pooled = F.max_pool2d(pixels.float(), part, ceil_mode=True)
+                mask = rearrange(pooled > 0, "b 1 h w -> b h w")
+        return raw, mask
 
     def _padded(self, frames: Tensor, kernel: int, value: float) -> Tensor:
         if self.padding == "huggingface":

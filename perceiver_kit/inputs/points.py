@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..block import completed
-from ..checks import check_positive, check_tensor
+from ..checks import check_flag, check_positive, check_tensor
 from ..positions import Place, Positions, check_coordinates
 from ..registry import register
 from ..tokens import Grid
@@ -19,7 +20,8 @@ class Points(Input):
 
     ``positions`` gives features of the coordinates, such as ``Fourier`` with the ``ranges`` of the axes; the features
     alone are then the content. Without positions the content is coordinates and features as given. The order of points
-    has no effect.
+    has no effect. With ``missing``, a NaN among the features is a missing value: it becomes zero, and a second half of
+    the features says by 1 or 0 which values are there. In training, name the input in ``Data(missing=…)``.
 
     >>> clock = Fourier(bands=8, max_resolution=(24,), ranges=((0.0, 24.0),))
     >>> Points(1, channels=2, positions=clock)(torch.rand(2, 50, 3)).rows.shape
@@ -31,6 +33,7 @@ class Points(Input):
         axes: int,
         *,
         channels: int = 0,
+        missing: bool = False,
         grid: Grid | None = None,
         positions: Positions | None = None,
         combine: Combine = "concat",
@@ -40,9 +43,10 @@ class Points(Input):
         if positions is not None:
             positions = completed(positions, Place(None, axes, channels if combine == "add" else None))
             check_coordinates("Points", positions, axes)
-        content = axes + channels if positions is None else channels
+        check_flag("Points", missing=missing)
+        content = (axes if positions is None else 0) + channels * (1 + missing)
         super().__init__(content, grid=grid, positions=positions, combine=combine)
-        self.dimensions, self.features = axes, channels
+        self.dimensions, self.features, self.missing = axes, channels, missing
 
     @property
     def raw_axes(self) -> str:
@@ -53,4 +57,9 @@ class Points(Input):
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, hint=f"{self.dimensions} coordinates, then {self.features} features")
-        return raw if self.positions is None else raw[..., self.dimensions :]
+        if not self.missing:
+            return raw if self.positions is None else raw[..., self.dimensions :]
+        places, values = raw.tensor_split([self.dimensions], -1)
+        there = ~values.isnan()
+        content = torch.cat([torch.where(there, values, 0), there.to(raw.dtype)], -1)
+        return torch.cat([places, content], -1) if self.positions is None else content

@@ -62,7 +62,7 @@ class Inputs(Block):
         self.channels, self.padding = common_width(merged, min_padding)
         self.min_padding = min_padding
         if hide is not None and not isinstance(hide, Mapping):
-            raise AssemblyError(f"Inputs: hide must map modalities to probabilities, got a {type(hide).__name__}")
+            raise AssemblyError(f"Inputs: hide must map modalities to probabilities, got {describe_value(hide)}")
         self.hide = {name: _probabilities(name, value) for name, value in (hide or {}).items()}
         check_names("Inputs: hide", self.hide, merged)
         check_names("Inputs: optional", optional, merged)
@@ -147,7 +147,7 @@ class Inputs(Block):
         if len(self.blocks) > 1 or not isinstance(value, Tensor):
             raise InputError(
                 f"{argument} must be a mapping with {', '.join(self.blocks)}"
-                f"{'' if len(self.blocks) > 1 else ' (or its tensor alone)'}, got a {type(value).__name__}"
+                f"{'' if len(self.blocks) > 1 else ' (or its tensor alone)'}, got {describe_value(value)}"
             )
         return {next(iter(self.blocks)): value}
 

@@ -55,7 +55,7 @@ class Objective(Block):
         there = ~target.isnan() if target.is_floating_point() else target != MISSING
         if self.valid is None:
             return there
-        valid, shape = _lookup(targets, self.valid, "targets"), tuple(target.shape)
+        valid, shape = lookup(targets, self.valid, "targets"), tuple(target.shape)
         if valid.dtype == torch.bool and tuple(valid.shape) == shape[: valid.ndim]:
             return there & rearrange(valid, f"... -> ... {'1 ' * (target.ndim - valid.ndim)}")
         if valid.dtype == torch.bool and tuple(valid.shape) == (*shape[:-3], *shape[-2:]):
@@ -68,7 +68,7 @@ class Objective(Block):
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         """The terms of the loss, by name."""
         name = self._name()
-        result = self.loss_sum(_lookup(outputs, name, "outputs"), _lookup(targets, name, "targets"), targets)
+        result = self.loss_sum(lookup(outputs, name, "outputs"), lookup(targets, name, "targets"), targets)
         if not _is_sum(result):
             expected = "a tensor without axes, and its number of elements"
             raise AssemblyError(f"{type(self).__name__}: loss_sum must return {expected}, got {_shown(result)}")
@@ -140,7 +140,8 @@ def _shown(result: object) -> str:
     return f"({', '.join(map(describe_value, result))})" if isinstance(result, tuple) else describe_value(result)
 
 
-def _lookup(values: Outputs, name: str, argument: str) -> Tensor:
+def lookup(values: Outputs, name: str, argument: str) -> Tensor:
+    """The tensor of a name; UnknownName with the nearest one."""
     if name not in values:
         raise UnknownName(f"{argument} has no {name!r}; {nearest(name, values)}")
     return values[name]

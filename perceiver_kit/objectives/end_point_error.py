@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
+OUTLIER = (3.0, 0.05)
+"""Fl-all counts errors above so many pixels and above this share of the true distance."""
+
+
 @register("objectives")
 class EndPointError(Objective):
     """Distance in pixels between flow (b, 2, h, w) and its target.
@@ -26,7 +30,8 @@ class EndPointError(Objective):
     Pixels count where the target is not NaN and the target ``valid`` (b, h, w), if there is one, is True.
 
     ``scales`` adds the same at halved resolutions, with equal weights; ``robust`` uses (distance + 0.01) ** 0.4, as in
-    fine-tuning flow networks. Metric: the end-point error itself.
+    fine-tuning flow networks. Metrics: the end-point error itself, and KITTI's Fl-all, the share of pixels whose error
+    is above 3 pixels and above 5 % of the true distance.
 
     >>> from einops import repeat
     >>> truth = repeat(torch.tensor([3.0, 4.0]), "c -> 1 c h w", h=8, w=8)
@@ -73,14 +78,18 @@ class EndPointError(Objective):
         return (known & rearrange(valid, "b h w -> b 1 h w").bool()).float()
 
     def meters(self) -> dict[str, Metric]:
-        return {"epe": torchmetrics_package().MeanMetric()}
+        mean = torchmetrics_package().MeanMetric
+        return {"epe": mean(), "fl_all": mean()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         target = targets[self.output].float()
         valid = self._weights(target, targets) > 0
         error = torch.where(valid, outputs[self.output].float() - target, 0)
         if valid.any():
-            meters["epe"].update(_distance(error)[valid[:, 0]])
+            distance, there = _distance(error), valid[:, 0]
+            outlier = (distance > OUTLIER[0]) & (distance > OUTLIER[1] * _distance(torch.where(valid, target, 0)))
+            meters["epe"].update(distance[there])
+            meters["fl_all"].update(outlier[there].float())
 
 
 def _distance(error: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..checks import short
+from ..checks import describe_value, short
 from ..errors import AssemblyError, InputError
 from ..modalities import ByModality, check_names
 from ..registry import register
@@ -35,7 +35,7 @@ class Weighted(Objective):
             raise AssemblyError("Weighted: give at least one objective by name, such as dict(label=Classification())")
         for name, objective in objectives.items():
             if not isinstance(objective, Objective):
-                raise AssemblyError(f"Weighted: {name!r} must be an objective, got a {type(objective).__name__}")
+                raise AssemblyError(f"Weighted: {name!r} must be an objective, got {describe_value(objective)}")
         check_names("Weighted: weights", weights or {}, objectives)
         for name, weight in (weights or {}).items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
@@ -58,9 +58,11 @@ class Weighted(Objective):
         for name in self.objectives:
             objective: Objective = self.objectives[name]
             if objective.applies(outputs):
-                for part, term in objective.terms(outputs, targets).items():
+                parts = objective.terms(outputs, targets)
+                several = len(parts) > 1 or isinstance(objective, Weighted)
+                for part, term in parts.items():
                     # By its name here: several objectives may look at one output.
-                    own = f"{name}_{part}" if isinstance(objective, Weighted) else name
+                    own = f"{name}_{part}" if several else name
                     terms[own] = term._replace(weight=term.weight * self.weights[name])
         if not terms:
             raise InputError(f"Weighted: outputs has none of {', '.join(self.objectives)}, got {[*outputs]}")

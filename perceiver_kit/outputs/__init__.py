@@ -2,17 +2,19 @@
 
 from .base import Output
 from .flow import Flow
-from .linear import Choose, Classify, Project, Rows, ToPatches, ToPixels, ToWaveform
+from .linear import Boxes, Choose, Classify, Project, Quantiles, Rows, ToPatches, ToPixels, ToWaveform
 from .several import Outputs
 from .text import TiedText
 
 __all__ = [
+    "Boxes",
     "Choose",
     "Classify",
     "Flow",
     "Output",
     "Outputs",
     "Project",
+    "Quantiles",
     "Rows",
     "TiedText",
     "ToPatches",

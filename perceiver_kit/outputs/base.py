@@ -33,6 +33,11 @@ class Output(Block):
     mixes_rows = False
     labels: tuple[str, ...] = ()  # names of the classes, which PerceiverIO(labels=…) sets: metadata only
 
+    @property
+    def width(self) -> int:
+        """Values of one element of the whole output, such as the classes of a pixel, which ``labels`` name."""
+        return getattr(self, "channels", self.in_channels)
+
     def check_grid(self, name: str, grid: Grid) -> None:
         """Raise InputError, before decoding, for a grid that ``whole`` does not support."""
 

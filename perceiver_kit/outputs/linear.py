@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import torch.nn.functional as F
 from einops import rearrange, unpack
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -78,6 +79,41 @@ class Project(Output):
 
 
 @register("outputs")
+class Quantiles(Project):
+    """Rows (b, o, in_channels) → evenly spaced quantiles of several series, (b, o, series, quantiles), in order.
+
+    With ``at``, a row has the quantiles of one series after another. Levels are 1/(quantiles + 1) and its multiples.
+    The layer gives the middle one, and the positive distances of all others, so that no two cross.
+
+    >>> Quantiles(2, quantiles=3, in_channels=8).whole(torch.zeros(1, 5, 6), (5,)).shape
+    torch.Size([1, 5, 2, 3])
+    """
+
+    objective = "Quantile"
+
+    def __init__(
+        self, series: int, *, quantiles: int = 9, in_channels: int = LEFT_OUT, size: Grid | None = None
+    ) -> None:
+        check_positive("Quantiles", series=series, quantiles=quantiles)
+        super().__init__(series * quantiles, in_channels=in_channels, size=size)
+        self.series, self.quantiles = series, quantiles
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k d"]:
+        split = rearrange(self.project(rows), "b k (s q) -> b k s q", s=self.series)
+        median, steps = split[..., :1], F.softplus(split[..., 1:])
+        offsets = F.pad(steps.cumsum(-1), (1, 0))
+        middle = self.quantiles // 2
+        ordered = median + offsets - offsets[..., middle : middle + 1]
+        return rearrange(ordered, "b k s q -> b k (s q)")
+
+    def affine(self) -> Affine | None:
+        return None
+
+    def whole(self, rows: Float[Tensor, "b o d"], grid: Grid) -> Float[Tensor, "b o s q"]:
+        return rearrange(rows, "b o (s q) -> b o s q", s=self.series)
+
+
+@register("outputs")
 class ToPixels(Project):
     """``channels`` values per pixel, channels first: images (b, c, h, w), or video (b, t, c, h, w).
 
@@ -116,7 +152,11 @@ class ToPatches(Project):
         patch = image_or_video(type(self).__name__, "patch", patch)
         check_positive(type(self).__name__, values=values)
         super().__init__(math.prod(patch) * values, in_channels=in_channels, size=size)
-        self.patch = patch
+        self.patch, self.values = patch, values
+
+    @property
+    def width(self) -> int:
+        return self.values
 
     def check_grid(self, name: str, grid: Grid) -> None:
         if len(grid) != len(self.patch):
@@ -146,6 +186,26 @@ class ToWaveform(Project):
 
     def rows_of(self, whole: Float[Tensor, "b samples"]) -> Float[Tensor, "b o c"]:
         return rearrange(whole, "b (o c) -> b o c", c=self.channels)
+
+
+@register("outputs")
+class Boxes(Project):
+    """A box of each row, (b, o, 4): centre x and y, width and height, as shares of the picture in (0, 1).
+
+    >>> Boxes(in_channels=512)(torch.zeros(2, 30, 512)).shape
+    torch.Size([2, 30, 4])
+    """
+
+    objective = None
+
+    def __init__(self, *, in_channels: int = LEFT_OUT, size: Grid | None = None) -> None:
+        super().__init__(4, in_channels=in_channels, size=size)
+
+    def forward(self, rows: Float[Tensor, "b k c"]) -> Float[Tensor, "b k 4"]:
+        return self.project(rows).sigmoid()
+
+    def affine(self) -> Affine | None:
+        return None
 
 
 @register("outputs")

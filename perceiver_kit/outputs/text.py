@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..checks import describe_value
 from ..errors import AssemblyError
 from ..inputs.text import TextTokens
 from ..plain import is_plain
@@ -33,7 +34,7 @@ class TiedText(Output):
     def __init__(self, text: TextTokens) -> None:
         super().__init__()
         if not isinstance(text, TextTokens):
-            raise AssemblyError(f"TiedText: text must be the model's TextTokens block, got a {type(text).__name__}")
+            raise AssemblyError(f"TiedText: text must be the model's TextTokens block, got {describe_value(text)}")
         # Hold the block, not its weight: a shared module stays shared through to_empty, assign and replicas.
         self.text = text
         self.in_channels, self.channels = text.content_channels, text.vocabulary

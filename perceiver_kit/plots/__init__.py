@@ -4,7 +4,9 @@ Matplotlib is imported when the first plot is drawn.
 """
 
 from .attention import attention_over_image, attention_over_waveform
+from .forecasts import forecasts
 from .motion import flow, flow_to_rgb, flow_wheel
+from .objects import boxes, class_colours, segments
 from .pictures import latents, reconstructions
 from .scores import class_scores
 from .series import curves, losses
@@ -14,12 +16,16 @@ __all__ = [
     "attention_over_image",
     "attention_over_text",
     "attention_over_waveform",
+    "boxes",
+    "class_colours",
     "class_scores",
     "curves",
     "flow",
     "flow_to_rgb",
     "flow_wheel",
+    "forecasts",
     "latents",
     "losses",
     "reconstructions",
+    "segments",
 ]

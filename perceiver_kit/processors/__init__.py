@@ -4,14 +4,19 @@ A ``Processor`` has a reader for each input and an interpreter. All are frozen d
 hold.
 """
 
-from . import recipes
+from . import points, recipes, series, sets
 from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
 from .classes import ClassAnswer, Classes
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
+from .objects import FoundObjects, ObjectsAnswer, PixelClasses, SegmentsAnswer
+from .points import Cloud
 from .readers import Array, Frames, Picture, Sound, VideoClip
 from .reconstruction import ReconstructedAnswer, Reconstruction
+from .series import Forecast, ForecastAnswer, History
+from .sets import Entities
 from .texts import Continued, ContinuedAnswer, FilledAnswer, FilledText, Prompt, Text
+from .windows import SceneWindows, SoundWindows
 
 __all__ = [
     "Answer",
@@ -19,26 +24,40 @@ __all__ = [
     "ClassAnswer",
     "Classes",
     "ClipAnswer",
+    "Cloud",
     "Continued",
     "ContinuedAnswer",
     "DecodedClip",
+    "Entities",
     "FilledAnswer",
     "FilledText",
     "FlowAnswer",
     "FlowField",
+    "Forecast",
+    "ForecastAnswer",
+    "FoundObjects",
     "Frames",
+    "History",
     "Interpreter",
     "Item",
+    "ObjectsAnswer",
     "Picture",
+    "PixelClasses",
     "Processor",
     "Prompt",
     "Raw",
     "Reader",
     "ReconstructedAnswer",
     "Reconstruction",
+    "SceneWindows",
+    "SegmentsAnswer",
     "Sound",
+    "SoundWindows",
     "Text",
     "Unsupported",
     "VideoClip",
+    "points",
     "recipes",
+    "series",
+    "sets",
 ]

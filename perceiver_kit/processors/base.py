@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from einops import repeat
 from torch import Tensor, nn
 
 from ..block import Settings
@@ -33,13 +34,16 @@ class Item:
 
     ``ragged`` names those whose first axis has any length: they are padded to a batch, and the padding is masked.
     ``mask`` has bool (*grid) for the others, True where a row may be read. ``outputs`` are those to decode, all for
-    None.
+    None. With ``windows``, the first axis of all counts windows, over which the outputs are averaged. ``queries`` are
+    data that queries need at the call, such as the times of a forecast.
     """
 
     inputs: Mapping[str, Tensor]
     ragged: tuple[str, ...] = ()
     mask: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: tuple[str, ...] | None = None
+    windows: bool = False
+    queries: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Reader(Settings):
@@ -51,11 +55,16 @@ class Reader(Settings):
     suffixes: ClassVar[tuple[str, ...]] = ()  # of the files that it reads, in lower case
     files: ClassVar[int] = 1  # read for one answer
     ragged: ClassVar[bool] = False  # the first axis has any length
+    windows: ClassVar[bool] = False  # the first axis counts windows of the source
     batch: ClassVar[int] = 8  # sources that a model reads at once by default
 
     def read(self, source: Any) -> Tensor | dict[str, Tensor]:
         """A tensor without a batch axis, or several by modality. Raises InputError, naming a file."""
         raise AssemblyError(f"{type(self).__name__} must define read")
+
+    def queries(self, source: Any) -> Mapping[str, Tensor]:
+        """The ``queries`` of the model's call, without a batch axis, that a source means."""
+        return {}
 
     def path(self, source: Any) -> Path | None:
         """The file or folder that a source means; None for an object."""
@@ -230,6 +239,8 @@ class Processor:
             source = dict.fromkeys(self.readers, source)
         inputs: dict[str, Tensor] = {}
         ragged: list[str] = []
+        counts: dict[str, int] = {}
+        queries: dict[str, Tensor] = {}
         for name, value in source.items():
             reader = self.readers.get(name)
             if reader is None and isinstance(value, Tensor):
@@ -240,8 +251,15 @@ class Processor:
             read = reader.read(value)
             read = read if isinstance(read, Mapping) else {name: read}
             inputs |= read
+            queries |= reader.queries(value)
             ragged += read if reader.ragged else []
-        return Item(inputs, tuple(ragged))
+            counts |= {part: len(tensor) for part, tensor in read.items()} if reader.windows else {}
+        if len({*counts.values()}) > 1:
+            raise InputError(f"source: expected inputs of as many windows each, got {counts}")
+        if counts:  # what has no windows of its own is read with each
+            count = next(iter(counts.values()))
+            inputs = {part: x if part in counts else repeat(x, "... -> w ...", w=count) for part, x in inputs.items()}
+        return Item(inputs, tuple(ragged), windows=bool(counts), queries=queries)
 
     def missing(self, source: Any) -> Path | None:
         """The first file of a source that does not exist."""

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from ..checks import check_positive, describe_value
 from ..data.decoding import MAX_RATE, read_audio
-from ..data.files import PICTURES, VIDEOS, open_picture
-from ..data.image_processor import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_pil, as_rgb
+from ..data.files import PICTURES, SOUNDS, VIDEOS, open_picture
+from ..data.image_processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_picture
 from ..data.images import to_unit
 from ..data.video import load_clip
-from ..errors import AssemblyError, InputError
+from ..errors import InputError
 from ..registry import register
 from .base import Reader
-
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff")
 
 
 def _image(source: Any, reader: Reader, expected: str) -> Any:
@@ -41,20 +39,22 @@ def _image(source: Any, reader: Reader, expected: str) -> Any:
 @register("processors")
 @dataclass(frozen=True)
 class Picture(Reader):
-    """A picture as float32 (c, h, w): a path, a PIL image, an array or a tensor, as ``ImageProcessor`` takes them.
+    """A picture as float32 (channels, h, w): a path, a PIL image, an array or a tensor.
+
+    ``ImageProcessor`` says which it takes.
 
     Args:
-        size: (h, w).
+        size: (h, w); None keeps the picture's own, for models of any size, and nothing is cropped.
         crop: the fraction of each side to keep; None resizes the whole picture.
         mean: subtracted from values in [0, 1].
         std: the divisor after that.
-        channels: c: 1 (grey), 3 (RGB) or 4 (RGBA; opaque where the picture has no alpha).
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA; opaque where the picture has no alpha).
 
     >>> processors.Picture((32, 32), crop=0.875).read(torch.rand(3, 48, 64)).shape
     torch.Size([3, 32, 32])
     """
 
-    size: tuple[int, int] = (224, 224)
+    size: tuple[int, int] | None = (224, 224)
     crop: float | None = 1.0
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -63,25 +63,22 @@ class Picture(Reader):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._processor()  # raises AssemblyError for bad settings
-        if self.channels not in CHANNELS:
-            raise AssemblyError(f"Picture: channels must be 1, 3 or 4, got {self.channels!r}; Array reads others")
+        self._processor((1, 1))  # raises AssemblyError for bad settings
 
-    def _processor(self) -> ImageProcessor:
-        return ImageProcessor(self.size, crop=self.crop, mean=self.mean, std=self.std)
+    def _processor(self, own: tuple[int, int]) -> ImageProcessor:
+        size, crop = (own, None) if self.size is None else (self.size, self.crop)
+        return ImageProcessor(size, crop=crop, mean=self.mean, std=self.std, channels=self.channels)
 
     def read(self, source: Any) -> Float[Tensor, "c h w"]:
-        expected, process = "a picture: a path, PIL image, array or tensor", self._processor()
+        expected = "a picture: a path, PIL image, array or tensor"
         image = _image(source, self, expected)
         if getattr(image, "ndim", 3) == 4:
             raise self.refuse(source, f"{expected} of one; give several as a list")
-        if self.channels == 3:
-            return process(image)[0]
-        if self.channels == 1:
-            return process(as_rgb(image).convert("L"))[0, :1]
-        image = as_pil(image).convert("RGBA")
-        alpha = image.getchannel("A")
-        return torch.cat([process(image.convert("RGB"))[0], process(alpha)[0, :1]])
+        own = (1, 1)
+        if self.size is None:
+            image = as_picture(image, channels=self.channels)
+            own = (image.height, image.width)
+        return self._processor(own)(image)[0]
 
     def picture(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
         """RGB; the alpha of RGBA is left out."""
@@ -90,9 +87,13 @@ class Picture(Reader):
     def pixels(self, values: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
         """A picture as it is read, in [0, 1]."""
         mean, std = (rearrange(torch.tensor(value), "c -> c 1 1") for value in (self.mean, self.std))
-        return (values[:3] * std + mean).clamp(0, 1)
+        image = (values * std + mean).clamp(0, 1)
+        colours, alpha = image[:3], image[3:]
+        return colours * alpha + 1 - alpha if self.channels == 4 else image  # on white
 
     def huggingface_files(self) -> dict[str, dict[str, Any]]:
+        if self.size is None:
+            return {}
         height, width = self.size
         cropped = {} if self.crop is None else {"height": round(height / self.crop), "width": round(width / self.crop)}
         settings = {
@@ -114,7 +115,7 @@ class Picture(Reader):
 @register("processors")
 @dataclass(frozen=True)
 class Frames(Reader):
-    """Two pictures of one size, a tuple, as float32 (2, 3, h, w) in [-1, 1]; nothing is resized.
+    """Two pictures of one size, a tuple, as float32 (2, channels, h, w) in [-1, 1]; nothing is resized.
 
     A folder means each pair of successive pictures.
 
@@ -122,16 +123,21 @@ class Frames(Reader):
     torch.Size([2, 3, 20, 30])
     """
 
+    channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = PICTURES
     files: ClassVar[int] = 2
     batch: ClassVar[int] = 1
 
-    def read(self, source: Any) -> Float[Tensor, "2 3 h w"]:
+    def read(self, source: Any) -> Float[Tensor, "2 c h w"]:
         expected = "a tuple of two pictures (paths, PIL images, arrays or tensors)"
         if not isinstance(source, tuple) or len(source) != 2:
             raise self.refuse(source, expected)
-        pictures = [np.array(as_rgb(_image(one, self, expected), f"frame {i}")) for i, one in enumerate(source)]
-        first, second = (to_unit(rearrange(torch.from_numpy(one), "h w c -> c h w")) for one in pictures)
+        pictures = [
+            np.array(as_picture(_image(one, self, expected), f"frame {i}", channels=self.channels))
+            for i, one in enumerate(source)
+        ]
+        grids = [torch.from_numpy(one if one.ndim == 3 else one[..., None]) for one in pictures]
+        first, second = (to_unit(rearrange(one, "h w c -> c h w")) for one in grids)
         if first.shape != second.shape:
             sizes = f"{tuple(first.shape[1:])} and {tuple(second.shape[1:])}"
             raise InputError(f"source: expected two pictures of one size, got {sizes}; resize or crop one")
@@ -160,6 +166,7 @@ class VideoClip(Reader):
         signed: whether pixels are in [-1, 1], not [0, 1].
         image: the modality of the frames.
         audio: the modality of the sound; None for a model without.
+        channels: of the frames: 1 (grey) or 3 (RGB).
     """
 
     num_frames: int
@@ -169,6 +176,7 @@ class VideoClip(Reader):
     signed: bool = True
     image: str = "image"
     audio: str | None = "audio"
+    channels: int = 3
     suffixes: ClassVar[tuple[str, ...]] = VIDEOS
     batch: ClassVar[int] = 1
 
@@ -181,7 +189,9 @@ class VideoClip(Reader):
         if not isinstance(source, str | Path) or Path(source).suffix.lower() in (*PICTURES, *SOUNDS, ".txt"):
             raise self.refuse(source, "the path of a video, or a mapping of tensors")
         seconds = self.num_frames / self.fps
-        clip = load_clip(source, size=self.image_size, fps=self.fps, rate=self.rate, seconds=seconds)
+        clip = load_clip(
+            source, size=self.image_size, channels=self.channels, fps=self.fps, rate=self.rate, seconds=seconds
+        )
         if len(clip.frames) < self.num_frames:
             hint = f"{self.num_frames} frames at {self.fps:g} a second"
             raise InputError(f"{source} is too short: expected {hint}, got {len(clip.frames)}")

@@ -11,25 +11,47 @@ from .base import Processor, Reader
 from .classes import Classes
 from .clips import DecodedClip
 from .flow import FlowField
+from .objects import FoundObjects, PixelClasses
 from .readers import Array, Frames, Picture, VideoClip
 from .reconstruction import Reconstruction
 from .texts import Continued, FilledText, Prompt, Text
+from .windows import SceneWindows, SoundWindows
 
 
 def classify_picture(image_size: int | tuple[int, int], image_channels: int = 3) -> Processor:
     """A picture → classes; pixels in [-1, 1], cropped to the aspect ratio of ``image_size``.
 
-    Files are read as grey, RGB or RGBA for 1, 3 or 4 channels; of other numbers, an array (c, h, w) as it is.
+    An image of more channels than a picture has is an array (channels, h, w), as the model reads it.
 
     >>> processors.recipes.classify_picture(32).readers["image"].size
     (32, 32)
     """
-    size = check_image_size("classify_picture", image_size)
-    return Processor({"image": _picture(size, image_channels)}, Classes())
+    return Processor({"image": _picture(image_size, image_channels)}, Classes())
 
 
-def _picture(size: tuple[int, int], channels: int) -> Reader:
-    return Picture(size, channels=channels) if channels in CHANNELS else Array()
+def _picture(size: int | tuple[int, int], channels: int, **options: Any) -> Reader:
+    if channels not in CHANNELS:
+        return Array()
+    half = (0.5,) * channels
+    return Picture(check_image_size("processor", size), mean=half, std=half, channels=channels, **options)
+
+
+def detect_objects(image_size: int | tuple[int, int]) -> Processor:
+    """A picture, resized as a whole, → objects with their boxes; pixels in [-1, 1].
+
+    >>> processors.recipes.detect_objects(32).interpreter.threshold
+    0.5
+    """
+    return Processor({"image": _picture(image_size, 3, crop=None)}, FoundObjects())
+
+
+def segment_picture() -> Processor:
+    """A picture of any size → the class of each pixel; pixels in [-1, 1].
+
+    >>> processors.recipes.segment_picture().item(torch.rand(3, 20, 30)).inputs["image"].shape
+    torch.Size([3, 20, 30])
+    """
+    return Processor({"image": Picture(None)}, PixelClasses())
 
 
 def classify_text(max_length: int) -> Processor:
@@ -68,24 +90,24 @@ def reconstruct(modalities: Any) -> Processor:
     data_sets = (modalities,) if isinstance(modalities, Mapping) else tuple(modalities)
     sizes = {name: size for data_set in data_sets for name, size in data_set.items()}
     pictures = {
-        name: Picture(size[:2], channels=size[2])
-        for name, size in sizes.items()
-        if len(size) == 3 and size[2] in CHANNELS
+        name: _picture(size[:2], size[2]) for name, size in sizes.items() if len(size) == 3 and size[2] in CHANNELS
     }
     readers = pictures or dict.fromkeys(sizes, Array())
     return Processor(readers, Reconstruction(data_sets))
 
 
-def find_flow() -> Processor:
+def find_flow(image_channels: int = 3) -> Processor:
     """Two pictures → optical flow.
 
     >>> processors.recipes.find_flow().reader.files
     2
     """
-    return Processor({"frames": Frames()}, FlowField())
+    return Processor({"frames": Frames(image_channels)}, FlowField())
 
 
-def decode_clip(num_frames: int, image_size: int | tuple[int, int], audio_samples: int | None = None) -> Processor:
+def decode_clip(
+    num_frames: int, image_size: int | tuple[int, int], audio_samples: int | None = None, image_channels: int = 3
+) -> Processor:
     """A video → the video, sound and class that a model decodes.
 
     >>> processors.recipes.decode_clip(4, 32).reader.rate
@@ -93,4 +115,25 @@ def decode_clip(num_frames: int, image_size: int | tuple[int, int], audio_sample
     """
     per_frame = 1920 if audio_samples is None else audio_samples // num_frames
     size = check_image_size("decode_clip", image_size)
-    return Processor({"clip": VideoClip(num_frames, size, per_frame)}, DecodedClip())
+    return Processor({"clip": VideoClip(num_frames, size, per_frame, channels=image_channels)}, DecodedClip())
+
+
+def classify_sound(audio_samples: int, sample_rate: int) -> Processor:
+    """A sound → classes: the outputs for its windows are averaged.
+
+    >>> processors.recipes.classify_sound(800, 8000).item(torch.rand(1000)).inputs["audio"].shape
+    torch.Size([2, 800])
+    """
+    return Processor({"audio": SoundWindows(audio_samples, sample_rate)}, Classes())
+
+
+def classify_clip(
+    num_frames: int, image_size: int | tuple[int, int], fps: int | float, audio_samples: int | None = None
+) -> Processor:
+    """A video or a sound → classes: the outputs for its windows are averaged.
+
+    >>> processors.recipes.classify_clip(8, 32, 25.0, 2560).reader.per_frame
+    320
+    """
+    size = check_image_size("classify_clip", image_size)
+    return Processor({"clip": SceneWindows(num_frames, size, fps, audio_samples)}, Classes())

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from ..checks import check_positive
 from ..data.bytes import BYTE_OFFSET, SPECIAL, ByteTokenizer
-from ..data.files import PICTURES, TEXTS, VIDEOS, read_text
+from ..data.files import PICTURES, SOUNDS, TEXTS, VIDEOS, read_text
 from ..errors import InputError
 from ..generation import generate
 from ..registry import register
 from .base import TOP, Answer, Interpreter, Item, Processor, Reader
-from .readers import SOUNDS
 
 FILES = (*TEXTS, *PICTURES, *VIDEOS, *SOUNDS)
 

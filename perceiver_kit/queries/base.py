@@ -20,7 +20,7 @@ class Query(Block):
     ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query needs of that
     input: the encoder's whole rows, only the content before positions, or (None) nothing. Or it is the latents. A query
     with ``takes`` needs a tensor that only the call knows, ``model(…, queries={name: tensor})``; ``takes`` says which.
-    It finds the tensor in ``encoded.asked``.
+    It finds the tensor in ``encoded.asked``, or has a ``default`` for calls without.
     """
 
     joint = "channels"
@@ -29,6 +29,7 @@ class Query(Block):
     follows: str | None = None
     reads: Literal["rows", "content", "latents"] | None = None
     takes: str | None = None
+    default: Any = None
 
     @classmethod
     def around(cls, neighbours: Any, arguments: Mapping[str, Any]) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from ..block import LEFT_OUT
-from ..checks import check_positive, check_sizes, describe_value
+from ..checks import check_positive, check_sizes, describe_value, short
 from ..errors import AssemblyError, InputError
 from ..positions import Learned, Positions, check_coordinates, check_positions
 from ..registry import register
@@ -62,7 +63,7 @@ class CoordinateQuery(Query):
     """One query for each place that the call gives: times of a forecast, points in space.
 
     ``model(inputs, queries={"future": times})`` gives the coordinates, (k, axes) for the whole batch or (b, k, axes).
-    ``positions`` that an input has too are on the same axis.
+    ``positions`` that an input has too are on the same axis. ``default`` are the coordinates of calls that give none.
 
     >>> clock = Fourier(bands=8, max_resolution=(24,), ranges=((0.0, 24.0),))
     >>> CoordinateQuery(clock).channels
@@ -71,11 +72,14 @@ class CoordinateQuery(Query):
 
     completes = True
 
-    def __init__(self, positions: Positions) -> None:
+    def __init__(self, positions: Positions, *, default: tuple[tuple[float, ...], ...] | None = None) -> None:
         super().__init__()
         self.axes = check_coordinates("CoordinateQuery", positions)
         self.positions, self.channels = positions, positions.channels
         self.takes = f"coordinates, float (k, {self.axes}) or (b, k, {self.axes})"
+        if default is not None and (not default or any(len(place) != self.axes for place in default)):
+            raise AssemblyError(f"CoordinateQuery: default must hold places of {self.axes} axes, got {short(default)}")
+        self.default = None if default is None else tuple(tuple(map(float, place)) for place in default)
 
     def check_asked(self, asked: Tensor, name: str) -> None:
         fits = isinstance(asked, Tensor) and asked.is_floating_point() and asked.ndim in (2, 3) and asked.numel()
@@ -84,19 +88,20 @@ class CoordinateQuery(Query):
         self.positions.of(asked, name)  # refuses coordinates out of range
 
     def grid(self, encoded: Encoded) -> Grid:
-        return (_given(encoded).shape[-2],)
+        return (self._given(encoded).shape[-2],)
 
     def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
-        coordinates = _given(encoded)
+        coordinates = self._given(encoded)
         if coordinates.ndim == 2:
             coordinates = rearrange(coordinates, "k axes -> 1 k axes")
         return self.positions.of(take_rows(coordinates, index))
 
-
-def _given(encoded: Encoded) -> Tensor:
-    if encoded.asked is None:
-        raise InputError("CoordinateQuery: expected coordinates in encoded.asked, got None; call the whole model")
-    return encoded.asked
+    def _given(self, encoded: Encoded) -> Tensor:
+        if encoded.asked is not None:
+            return encoded.asked
+        if self.default is None:
+            raise InputError("CoordinateQuery: expected coordinates in encoded.asked, got None; call the whole model")
+        return torch.tensor(self.default, dtype=encoded.latents.dtype, device=encoded.latents.device)
 
 
 @register("queries")

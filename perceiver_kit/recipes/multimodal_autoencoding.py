@@ -40,7 +40,7 @@ def _random_clip(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     frames = parameters["num_frames"]
     height, width = check_image_size("multimodal_autoencoding", parameters["image_size"])
     return {
-        "image": torch.rand(batch, frames, 3, height, width) * 2 - 1,
+        "image": torch.rand(batch, frames, parameters["image_channels"], height, width) * 2 - 1,
         "audio": torch.rand(batch, parameters["audio_samples"] or frames * SAMPLES_PER_FRAME) * 2 - 1,
         "label": torch.eye(parameters["num_labels"])[torch.randint(parameters["num_labels"], (batch,))],
     }
@@ -117,6 +117,7 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
         COLAB,
         num_frames=f"{PAPER}, appendix F: 16 frames of 224 × 224",
         image_size=f"{PAPER}, appendix F",
+        image_channels=f"{COLAB}: red, green, blue",
         num_labels="Kinetics-700",
         labels=LABELS_SOURCE,
         audio_samples="1,920 a frame: 48 kHz at 25 frames a second",
@@ -175,6 +176,7 @@ def _write_sizes(parameters: Any) -> dict[str, Any]:
             "label_channels": ("_label_trainable_num_channels", 1024),
         },
         fixed=dict(
+            image_channels=3,
             patch_size=4,
             output_patch_size=None,
             image_bands=32,
@@ -193,6 +195,7 @@ def multimodal_autoencoding(
     *,
     num_frames: int = 16,
     image_size: int | tuple[int, int] = 224,
+    image_channels: int = 3,
     num_labels: int = 700,
     labels: Sequence[str] | None = None,
     audio_samples: int | None = None,
@@ -213,9 +216,9 @@ def multimodal_autoencoding(
 ) -> PerceiverIO:
     """Autoencoding of video with sound and a label (Perceiver IO, section 4.3); a video classifier by hiding the label.
 
-    Takes image (b, t, 3, h, w), audio (b, samples) and label (b, classes), all float; returns the same three, the
-    label as logits. Any of them may be left out: its mask token stands in. The label is hidden with a probability
-    (in training, in evaluation), so that asking for it is classifying.
+    Takes image (b, t, image_channels, h, w), audio (b, samples) and label (b, classes), all float; returns
+    the same three, the label as logits. Any of them may be left out: its mask token stands in. The label is hidden
+    with a probability (in training, in evaluation), so that asking for it is classifying.
 
     Queries run over a half-open grid, whether all or some are decoded, as the published weights were trained.
 
@@ -229,7 +232,13 @@ def multimodal_autoencoding(
     {'audio': (2, 7680), 'image': (2, 4, 3, 32, 32), 'label': (2, 4)}
     """
     owner = "multimodal_autoencoding"
-    check_positive(owner, num_frames=num_frames, patch_size=patch_size, samples_per_patch=samples_per_patch)
+    check_positive(
+        owner,
+        num_frames=num_frames,
+        image_channels=image_channels,
+        patch_size=patch_size,
+        samples_per_patch=samples_per_patch,
+    )
     height, width = check_image_size(owner, image_size)
     if height % patch_size or width % patch_size:
         raise AssemblyError(f"{owner}: image_size {(height, width)} must be divisible by patch_size {patch_size}")
@@ -251,7 +260,7 @@ def multimodal_autoencoding(
 
     inputs = Inputs(
         audio=AudioPatches(samples_per_patch, grid=audio_patches, positions=Fourier(**audio)),
-        image=Patches((1, patch_size, patch_size), grid=patches, positions=Fourier(**image)),
+        image=Patches((1, patch_size, patch_size), channels=image_channels, grid=patches, positions=Fourier(**image)),
         label=OneHot(num_labels),
         hide=dict(audio=0.0, image=0.0, label=hide_label),
         min_padding=4,
@@ -275,13 +284,13 @@ def multimodal_autoencoding(
     )
     outputs = Outputs(
         audio=ToWaveform(samples_per_patch, in_channels=out_channels),
-        image=ToPixels(3, in_channels=out_channels)
+        image=ToPixels(image_channels, in_channels=out_channels)
         if output_patch_size is None
-        else ToPatches((1, out_patch, out_patch), in_channels=out_channels),
+        else ToPatches((1, out_patch, out_patch), values=image_channels, in_channels=out_channels),
         label=Classify(num_labels, in_channels=out_channels),
     )
     model = PerceiverIO(inputs, encoder, queries, decoder, outputs, labels={"label": labels})
     if anchored:
-        frames, sound = torch.zeros(1, num_frames, 3, height, width), torch.zeros(1, audio_samples)
+        frames, sound = torch.zeros(1, num_frames, image_channels, height, width), torch.zeros(1, audio_samples)
         anchor(model, {"image": frames, "audio": sound}, latents_per_query=1.5)
     return model

@@ -34,7 +34,10 @@ def _write_size(parameters: Any) -> dict[str, Any]:
 
 
 def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
-    return {"frames": torch.rand(batch, 2, 3, *check_image_size("optical_flow", parameters["image_size"])) * 2 - 1}
+    channels = parameters["image_channels"]
+    return {
+        "frames": torch.rand(batch, 2, channels, *check_image_size("optical_flow", parameters["image_size"])) * 2 - 1
+    }
 
 
 @recipe(
@@ -68,6 +71,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     sources=encoder_sources(
         COLAB,
         image_size=f"{PAPER}, section 4.2: trained on crops of 368 × 496; other sizes are tiled",
+        image_channels=f"{COLAB}: red, green, blue",
         bands=f"{PAPER}, appendix H: 64",
         channels=f"{PAPER}, appendix H: 54 values of two 3 × 3 patches to 64",
         num_latents=f"{PAPER}, appendix H",
@@ -84,7 +88,12 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     training=dict(
         steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1500, rate=2e-3, weight_decay=0.05)
     ),
-    data=dict(flow="perceiver_kit.data.tasks:flow", path="perceiver_kit.data.folders:photo_folder"),
+    data=dict(
+        flow="perceiver_kit.data.tasks:flow",
+        path="perceiver_kit.data.folders:photo_folder",
+        sintel="perceiver_kit.data.flow_benchmarks:sintel",
+        kitti="perceiver_kit.data.flow_benchmarks:kitti",
+    ),
     random_inputs=_random_frames,
     processor="perceiver_kit.processors.recipes:find_flow",
     huggingface=HuggingFace(
@@ -96,7 +105,9 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             "outputs.blocks.flow.project": "perceiver.decoder.decoder.final_layer",
         },
         ENCODER_SIZES,
-        fixed=dict(bands=64, channels=64, flow_scale=0.2, matches=None, patch_size=1, decoder_residual=False),
+        fixed=dict(
+            image_channels=3, bands=64, channels=64, flow_scale=0.2, matches=None, patch_size=1, decoder_residual=False
+        ),
         read=_read_size,
         write=_write_size,
         unwritten=("tile_overlap",),
@@ -105,6 +116,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
 def optical_flow(
     *,
     image_size: int | tuple[int, int] = (368, 496),
+    image_channels: int = 3,
     bands: int = 64,
     channels: int = 64,
     flow_scale: float = 0.2,
@@ -118,8 +130,9 @@ def optical_flow(
 ) -> Tiled:
     """Optical flow between two frames (Perceiver IO, section 4.2).
 
-    Takes frames (b, 2, 3, h, w) in [-1, 1] and returns flow (b, 2, h, w) in pixels, x then y: where each pixel of
-    the first frame is found in the second. Sizes other than ``image_size`` go through overlapping tiles of it.
+    Takes frames (b, 2, image_channels, h, w) in [-1, 1] and returns flow (b, 2, h, w) in pixels, x then y: where
+    each pixel of the first frame is found in the second. Sizes other than ``image_size`` go through overlapping tiles
+    of it.
 
     With ``matches``, a radius in pixels, rows are ``inputs.Matches`` of patches of ``patch_size`` pixels, and flow
     leaves as such patches: a prior that the published model does not have.
@@ -136,9 +149,9 @@ def optical_flow(
         )
     positions = Fourier(bands=bands, max_resolution=(size[0] // patch_size, size[1] // patch_size))
     if matches is None:
-        frames = Neighbourhoods(channels, positions=positions)
+        frames = Neighbourhoods(channels, channels=image_channels, positions=positions)
     else:
-        frames = Matches(channels, radius=matches, stride=patch_size, positions=positions)
+        frames = Matches(channels, radius=matches, stride=patch_size, channels=image_channels, positions=positions)
     inputs = Inputs(frames=frames)
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(flow=InputQuery("frames", channels=inputs.channels))

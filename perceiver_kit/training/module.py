@@ -115,7 +115,7 @@ class Training(lightning.LightningModule):
         for name, raw in batch["inputs"].items():
             if name in blocks and isinstance(raw, Tensor) and checks_values(raw):
                 blocks[name].check_values(raw, name)
-        widths = {name: getattr(outputs[name], "channels", outputs[name].in_channels) for name in outputs}
+        widths = {name: outputs[name].width for name in outputs}
         self.objective.check_values(batch["targets"], widths)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

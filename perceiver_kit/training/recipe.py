@@ -74,10 +74,9 @@ def train_recipe(
 
     parameters = dict(parameters or {})
     if not isinstance(data, Task):
-        sizes = {name: parameters[name] for name in ("image_size", "max_length", "num_frames") if name in parameters}
-        data = open_task(
-            data if isinstance(data, str) else Path(data), recipe=reader, preset=preset, seed=seed, **sizes
-        )
+        given = {name: value for name, value in parameters.items() if "label" not in name}
+        source = data if isinstance(data, str) else Path(data)
+        data = open_task(source, recipe=reader, preset=preset, parameters=given, seed=seed)
     torch.manual_seed(seed)
     loaded: Any = None if start is None else load(start)
     if document is not None:
@@ -94,7 +93,8 @@ def train_recipe(
         transfer(loaded, model)
     if freeze:
         freeze_stages(model, *freeze)
-    declared = document is None and objective is None
+    problem = (dict(data.overrides) | parameters).get("problem_type")  # says more than the recipe
+    declared = document is None and objective is None and problem is None
     chosen = objective_for(reader) if declared else objective_for(model, objective)
     queries = large_outputs(model) if queries is None else queries  # type: ignore[arg-type]
     training = Training(model, chosen, queries=queries, seed=seed, **of(Training))  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     (([],), {}, 'texts is empty; give at least one text (it may be "")'),
     (("a", []), {}, 'pairs is empty; give at least one text (it may be "")'),
     ((["a", b"b"],), {}, "texts[1] must be a str, got a bytes"),
-    ((["a", None],), {}, "texts[1] must be a str, got a NoneType"),
+    ((["a", None],), {}, "texts[1] must be a str, got None"),
     (([("a", "b")],), {}, "texts[0] must be a str, got a tuple; pass second texts as pairs="),
     ((["a"], [3]), {}, "pairs[0] must be a str, got a int"),
     ((["a", "b"], ["c"]), {}, "pairs has 1 texts but texts has 2; give one for each"),

@@ -39,6 +39,8 @@ SIZES: dict[str, dict[str, Any]] = {
     ),
     "causal_lm": dict(context=32, channels=16),
     "perceiver_image_classification": dict(bands=4, max_resolution=(12, 12), num_labels=4),
+    "object_detection": dict(image_size=16, channels=8, bands=2, num_labels=4, num_queries=4),
+    "semantic_segmentation": dict(image_size=(8, 12), channels=8, bands=2, num_labels=4, tile_overlap=2),
     "hierarchical_autoencoding": dict(
         modalities=dict(image=(12, 12, 3), label=(1, 4)), groups=(4, 1, 4), num_latents=(4, 8, 4), widths=(16, 16, 16)
     ),
@@ -88,6 +90,14 @@ class Toys(Samples):
             case "optical_flow":
                 targets = {"flow": values(2, 8, 12) * 3, "valid": torch.rand(8, 12, generator=fixed) < 0.5}
                 return dict(inputs={"frames": values(2, 3, 8, 12)}, targets=targets)
+            case "object_detection":
+                classes = torch.where(torch.arange(3) < index % 4, label, -100)
+                boxes = torch.rand(3, 4, generator=fixed) / 2 + 0.25
+                boxes = boxes.masked_fill((classes < 0)[:, None], torch.nan)
+                return dict(inputs={"image": values(3, 16, 16)}, targets={"class": classes, "box": boxes})
+            case "semantic_segmentation":
+                classes = torch.randint(-1, 4, (8, 12), generator=fixed)
+                return dict(inputs={"image": values(3, 8, 12)}, targets={"label": classes.where(classes >= 0, -100)})
             case "multimodal_autoencoding":
                 both = dict(image=values(2, 3, 8, 8), audio=values(160))
                 return dict(inputs=both | dict(label=torch.eye(4)[label]), targets=both | dict(label=label))
