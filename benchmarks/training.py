@@ -61,7 +61,7 @@ def train(
     prepare(model)
     training = Training(
         model,
-        objective or objective_for(recipe),
+        objective or objective_for(recipe, model=model),
         steps=steps,
         warmup=options.pop("warmup", steps // 20),
         seed=seed,

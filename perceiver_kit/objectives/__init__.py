@@ -1,5 +1,6 @@
 """Objectives: (outputs, targets) → loss and named metrics. Each recipe has one; weighted sums combine several."""
 
+from .answer_span import AnswerSpan, best_span
 from .base import Objective, Term, combine
 from .classification import Classification
 from .end_point_error import EndPointError
@@ -9,9 +10,11 @@ from .multi_label import MultiLabel
 from .next_tokens import NextTokens
 from .reconstruction import Reconstruction
 from .regression import Regression
+from .tags import Tags, tag_spans
 from .weighted import Weighted
 
 __all__ = [
+    "AnswerSpan",
     "Classification",
     "EndPointError",
     "MaskedReconstruction",
@@ -21,7 +24,10 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "Regression",
+    "Tags",
     "Term",
     "Weighted",
+    "best_span",
     "combine",
+    "tag_spans",
 ]

@@ -5,15 +5,18 @@ hold.
 """
 
 from . import recipes
+from .answers import AnswerText, Question, SpanAnswer
 from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
-from .classes import ClassAnswer, Classes
+from .classes import ClassAnswer, Classes, TaskAnswer, TaskClasses
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
 from .readers import Array, Frames, Picture, Sound, VideoClip
+from .tags import Span, TagAnswer, TaggedText
 from .texts import FilledAnswer, FilledText, Text
 
 __all__ = [
     "Answer",
+    "AnswerText",
     "Array",
     "ClassAnswer",
     "Classes",
@@ -28,9 +31,16 @@ __all__ = [
     "Item",
     "Picture",
     "Processor",
+    "Question",
     "Raw",
     "Reader",
     "Sound",
+    "Span",
+    "SpanAnswer",
+    "TagAnswer",
+    "TaggedText",
+    "TaskAnswer",
+    "TaskClasses",
     "Text",
     "Unsupported",
     "VideoClip",

@@ -92,6 +92,14 @@ class Interpreter(Settings):
     def check(self, item: Item) -> None:
         """Refuse what was read, before the model runs. Raises InputError."""
 
+    def split(self, item: Item) -> list[Item]:
+        """What the model reads of one source: the item, or the windows of one that is too long."""
+        return [item]
+
+    def join(self, item: Item, windows: list[Item], outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The outputs for an item, of those for its windows."""
+        return outputs[0]
+
     def answer(
         self, source: Any, item: Item, outputs: dict[str, Tensor], model: nn.Module, processor: Processor
     ) -> Answer:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from ..checks import check_image_size
+from ..data.tags import Unit
+from .answers import AnswerText, Question
 from .base import Processor
-from .classes import Classes
+from .classes import Classes, TaskClasses
 from .clips import DecodedClip
 from .flow import FlowField
 from .readers import Frames, Picture, VideoClip
+from .tags import TaggedText
 from .texts import FilledText, Text
 
 
@@ -56,3 +59,32 @@ def decode_clip(num_frames: int, image_size: int | tuple[int, int], audio_sample
     per_frame = 1920 if audio_samples is None else audio_samples // num_frames
     size = check_image_size("decode_clip", image_size)
     return Processor({"clip": VideoClip(num_frames, size, per_frame)}, DecodedClip())
+
+
+def tag_text(max_length: int, unit: Unit = "words") -> Processor:
+    """A text → its tags, as ``data.tags.TaggedTexts``; a longer text is read in windows.
+
+    >>> processors.recipes.tag_text(9).interpreter.unit
+    'words'
+    """
+    reader = Text(max_length, special=False, parse_special=False, cut=False)
+    return Processor({"text": reader}, TaggedText(max_length, unit))
+
+
+def answer_text(max_length: int, unanswerable: bool = True) -> Processor:
+    """A question and its context → the answer in the context; a longer context is read in windows.
+
+    >>> processors.recipes.answer_text(9).reader.files
+    2
+    """
+    reader = Question(max_length, parse_special=False, cut=False)
+    return Processor({"text": reader}, AnswerText(max_length, unanswerable))
+
+
+def classify_tasks(max_length: int) -> Processor:
+    """A text, or a tuple of two → the classes of each task; special strings in it are bytes.
+
+    >>> processors.recipes.classify_tasks(9).item(("Is", "it?")).inputs["text"].shape
+    torch.Size([8])
+    """
+    return Processor({"text": Text(max_length, parse_special=False)}, TaskClasses())
