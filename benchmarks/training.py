@@ -62,7 +62,7 @@ def train(
     missing = options.pop("missing", ())
     training = Training(
         model,
-        objective or objective_for(recipe),
+        objective or objective_for(recipe, model=model),
         steps=steps,
         warmup=options.pop("warmup", steps // 20),
         seed=seed,

@@ -149,13 +149,24 @@ def _answers(
         with evaluation_mode(model):
             return processor.interpreter.answer(source, item, own, model, processor)
 
+    def run(items: list[Item]) -> list[dict[str, Tensor]]:
+        """The outputs of each item; a model reads ``batch`` windows at once."""
+        windows = [processor.interpreter.split(item) for item in items]
+        flat = [window for own in windows for window in own]
+        size = max(batch, len(items))
+        outputs = iter([one for i in range(0, len(flat), size) for one in _outputs(model, flat[i : i + size])])
+        return [
+            processor.interpreter.join(item, own, [next(outputs) for _ in own])
+            for item, own in zip(items, windows, strict=True)
+        ]
+
     def answered(pairs: list[tuple[Any, Item]]) -> Iterator[Answer]:
         for _, group in groupby(pairs, key=lambda pair: _sizes(pair[1])):
             same = [*group]
             try:
-                outputs: list[Any] = _outputs(model, [item for _, item in same])
+                outputs: list[Any] = run([item for _, item in same])
             except PerceiverKitError:  # one by one: the error is of one source
-                outputs = [attempt(source, lambda item: _outputs(model, [item])[0], item) for source, item in same]
+                outputs = [attempt(source, lambda item: run([item])[0], item) for source, item in same]
             for (source, item), own in zip(same, outputs, strict=True):
                 answer = None if own is None else attempt(source, interpret, source, item, own)
                 if answer is not None:

@@ -63,7 +63,7 @@ class Recipe:
     signature: inspect.Signature
     presets: Mapping[str, Mapping[str, Any]]
     sources: Mapping[str, str]
-    objective: Callable[[], Objective] | None = None
+    objective: Callable[..., Objective] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Lazy] = field(default_factory=dict)
     reads: Callable[[Parameters], Parameters] = lambda parameters: {}
@@ -118,7 +118,7 @@ def recipe(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     sources: Mapping[str, str] | None = None,
     group: type[Block] | None = None,
-    objective: Callable[[], Objective] | None = None,
+    objective: Callable[..., Objective] | None = None,
     training: Mapping[str, Any] | None = None,
     data: Mapping[str, Lazy] | None = None,
     reads: Callable[[Parameters], Parameters] = lambda parameters: {},
@@ -136,7 +136,8 @@ def recipe(
         presets: further sets of numbers by name. ``"base"`` holds published numbers of the group.
         sources: where each number comes from.
         group: the block class that the function's ``**`` parameters go to.
-        objective: makes the objective that the model is trained for.
+        objective: makes the objective that the model is trained for. One that depends on the model takes ``model=``,
+            which is None where there is none.
         training: settings of ``Training``, ``Data`` and ``fit`` that work for small presets; under the name of a
             preset, a dict of what it changes.
         data: sample data, name → loader; under ``"path"`` the loader of a user's own files. Loaders are callables or
@@ -198,10 +199,11 @@ def recipe(
     return register
 
 
-def objective_for(what: str | nn.Module, name: str | None = None) -> Objective:
+def objective_for(what: str | nn.Module, name: str | None = None, *, model: nn.Module | None = None) -> Objective:
     """The objective of a recipe, or of a model: that of its only output, or the sum of those of all outputs.
 
-    ``name`` chooses another objective for a model of one output. Raises UnknownName where nothing can be chosen.
+    ``name`` chooses another objective for a model of one output. Of a recipe, ``model`` is the one to be trained.
+    Raises UnknownName where nothing can be chosen.
 
     >>> type(objective_for("masked_lm")).__name__
     'MaskedTokens'
@@ -212,7 +214,8 @@ def objective_for(what: str | nn.Module, name: str | None = None) -> Objective:
         entry: Recipe = find("recipes", what)
         if entry.objective is None:
             raise UnknownName(f"recipe {what!r} declares no objective: give one")
-        return entry.objective()
+        takes_model = "model" in inspect.signature(entry.objective).parameters
+        return entry.objective(model=model) if takes_model else entry.objective()
     blocks: dict[str, Any] = {output: what.outputs.blocks[output] for output in what.outputs.blocks}  # type: ignore[union-attr]
     if name is not None and len(blocks) > 1:
         raise AssemblyError(

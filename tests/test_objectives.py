@@ -10,6 +10,7 @@ from torch import Tensor
 
 import perceiver_kit as kit
 from perceiver_kit.objectives import (
+    AnswerSpan,
     Classification,
     EndPointError,
     MaskedReconstruction,
@@ -19,6 +20,7 @@ from perceiver_kit.objectives import (
     Objective,
     Reconstruction,
     Regression,
+    Tags,
     Weighted,
 )
 from perceiver_kit.recipe import objective_for
@@ -30,6 +32,8 @@ EVERY = [
     Classification("a", label_smoothing=0.1),
     Regression("a"),
     MultiLabel("a", labels=3),
+    Tags("a", names=("O", "B-x", "I-x")),
+    AnswerSpan("a", end="b", longest=8),
     MaskedTokens("a"),
     NextTokens("a", label_smoothing=0.1, z_loss=1e-4),
     MaskedReconstruction("a"),
@@ -59,6 +63,8 @@ def test_the_objective_of_every_recipe_gives_gradients(recipe: str) -> None:
     model, objective = tiny(recipe, train=True), objective_for(recipe)
     outputs = model(raws(model, 2))
     targets = {name: _target(output, name, recipe) for name, output in outputs.items()}
+    if recipe == "question_answering":
+        targets["allowed"] = torch.ones_like(outputs["start"], dtype=torch.bool)
     loss, parts = objective(outputs, targets)
     assert {*parts} == {*outputs}
     gradients = torch.autograd.grad(loss, [*model.parameters()], allow_unused=True)
@@ -74,6 +80,12 @@ def _target(output: Tensor, name: str, recipe: str) -> Tensor:
     if recipe in ("masked_lm", "causal_lm"):
         text = torch.randint(output.shape[-1], output.shape[:2])
         return torch.where(torch.rand(text.shape) < 0.3, text, -100)
+    if recipe == "question_answering":
+        return torch.tensor([[3, -100], [5, 4]])
+    if recipe == "token_classification":
+        return torch.randint(output.shape[-1], output.shape[:2])
+    if recipe == "multitask_text" and output.shape[-1] > 1:
+        return torch.tensor([1, -100])
     return torch.arange(len(output)) if name == "label" and output.ndim == 2 else torch.rand_like(output) * 2 - 1
 
 

@@ -105,8 +105,8 @@ def words(hint: object) -> tuple[str, ...]:
     return tuple(word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str))
 
 
-# Initial weights only; a mapping of any form; numbers that must fit others.
-NOT_COMPARED = {"anchored", "modalities", "groups"}
+# Initial weights only; a mapping of any form; numbers that must fit others; metadata for answers.
+NOT_COMPARED = {"anchored", "modalities", "groups", "tasks", "unit", "unanswerable"}
 # Numbers that others must fit: those of each level of a hierarchy.
 LEVELS = {"num_latents", "widths", "labels", "layers", "self_heads"}
 

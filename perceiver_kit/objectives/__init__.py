@@ -1,5 +1,6 @@
 """Objectives: (outputs, targets) → loss and named metrics. Each recipe has one; weighted sums combine several."""
 
+from .answer_span import AnswerSpan, best_span
 from .base import Objective, Term, combine
 from .classification import Classification
 from .detection import Detection
@@ -12,9 +13,11 @@ from .quantile import Quantile
 from .reconstruction import Reconstruction
 from .regression import Regression
 from .segmentation import Segmentation
+from .tags import Tags, tag_spans
 from .weighted import Weighted
 
 __all__ = [
+    "AnswerSpan",
     "Classification",
     "Detection",
     "EndPointError",
@@ -27,7 +30,10 @@ __all__ = [
     "Reconstruction",
     "Regression",
     "Segmentation",
+    "Tags",
     "Term",
     "Weighted",
+    "best_span",
     "combine",
+    "tag_spans",
 ]

@@ -5,8 +5,9 @@ hold.
 """
 
 from . import points, recipes, series, sets
+from .answers import AnswerText, Question, SpanAnswer
 from .base import Answer, Interpreter, Item, Processor, Raw, Reader, Unsupported
-from .classes import ClassAnswer, Classes
+from .classes import ClassAnswer, Classes, TaskAnswer, TaskClasses
 from .clips import ClipAnswer, DecodedClip
 from .flow import FlowAnswer, FlowField
 from .objects import FoundObjects, ObjectsAnswer, PixelClasses, SegmentsAnswer
@@ -15,11 +16,13 @@ from .readers import Array, Frames, Picture, Sound, VideoClip
 from .reconstruction import ReconstructedAnswer, Reconstruction
 from .series import Forecast, ForecastAnswer, History
 from .sets import Entities
+from .tags import Span, TagAnswer, TaggedText
 from .texts import Continued, ContinuedAnswer, FilledAnswer, FilledText, Prompt, Text
 from .windows import SceneWindows, SoundWindows
 
 __all__ = [
     "Answer",
+    "AnswerText",
     "Array",
     "ClassAnswer",
     "Classes",
@@ -45,6 +48,7 @@ __all__ = [
     "PixelClasses",
     "Processor",
     "Prompt",
+    "Question",
     "Raw",
     "Reader",
     "ReconstructedAnswer",
@@ -53,6 +57,12 @@ __all__ = [
     "SegmentsAnswer",
     "Sound",
     "SoundWindows",
+    "Span",
+    "SpanAnswer",
+    "TagAnswer",
+    "TaggedText",
+    "TaskAnswer",
+    "TaskClasses",
     "Text",
     "Unsupported",
     "VideoClip",

@@ -106,6 +106,14 @@ class Interpreter(Settings):
         """What the model reads in place of what was read. Raises InputError to refuse it."""
         return item
 
+    def split(self, item: Item) -> list[Item]:
+        """What the model reads of one source: the item, or the windows of one that is too long."""
+        return [item]
+
+    def join(self, item: Item, windows: list[Item], outputs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The outputs for an item, of those for its windows."""
+        return outputs[0]
+
     def answer(
         self, source: Any, item: Item, outputs: dict[str, Tensor], model: nn.Module, processor: Processor
     ) -> Answer:

@@ -37,6 +37,19 @@ class ClassAnswer(Answer):
         return class_scores(self.top(), self.picture())
 
 
+@dataclass(frozen=True, repr=False)
+class TaskAnswer(Answer):
+    """The classes, or numbers, of several tasks."""
+
+    def text(self) -> str:
+        return ", ".join(
+            f"{task} {best if isinstance(best, str) else f'{best:.3g}'}" for task, best in self.best.items()
+        )
+
+    def json(self) -> dict[str, Any]:
+        return super().json() | {"scores": {task: dict([*own.items()][:TOP]) for task, own in self.scores.items()}}
+
+
 @register("processors")
 @dataclass(frozen=True)
 class Classes(Interpreter):
@@ -77,3 +90,16 @@ class Classes(Interpreter):
         if problem == "multi_label_classification":
             return tuple(name for name, value in by_name.items() if value > 0.5), by_name
         return names[order[0]], by_name
+
+
+@register("processors")
+@dataclass(frozen=True)
+class TaskClasses(Interpreter):
+    """The classes of every output, each as ``Classes`` reads it: ``best`` and ``scores`` map tasks to theirs."""
+
+    def answer(
+        self, source: Any, item: Item, outputs: dict[str, Tensor], model: nn.Module, processor: Processor
+    ) -> TaskAnswer:
+        found = {task: Classes(task).scores(outputs, model) for task in outputs}
+        best, scores = ({task: pair[i] for task, pair in found.items()} for i in (0, 1))
+        return TaskAnswer(source, best, scores, outputs, processor)

@@ -7,13 +7,16 @@ from typing import Any
 
 from ..checks import check_image_size
 from ..data.image_processor import CHANNELS
+from ..data.tags import Unit
+from .answers import AnswerText, Question
 from .base import Processor, Reader
-from .classes import Classes
+from .classes import Classes, TaskClasses
 from .clips import DecodedClip
 from .flow import FlowField
 from .objects import FoundObjects, PixelClasses
 from .readers import Array, Frames, Picture, VideoClip
 from .reconstruction import Reconstruction
+from .tags import TaggedText
 from .texts import Continued, FilledText, Prompt, Text
 from .windows import SceneWindows, SoundWindows
 
@@ -136,3 +139,32 @@ def classify_clip(
     """
     size = check_image_size("classify_clip", image_size)
     return Processor({"clip": SceneWindows(num_frames, size, fps, audio_samples)}, Classes())
+
+
+def tag_text(max_length: int, unit: Unit = "words") -> Processor:
+    """A text → its tags, as ``data.tags.TaggedTexts``; a longer text is read in windows.
+
+    >>> processors.recipes.tag_text(9).interpreter.unit
+    'words'
+    """
+    reader = Text(max_length, special=False, parse_special=False, cut=False)
+    return Processor({"text": reader}, TaggedText(max_length, unit))
+
+
+def answer_text(max_length: int, unanswerable: bool = True) -> Processor:
+    """A question and its context → the answer in the context; a longer context is read in windows.
+
+    >>> processors.recipes.answer_text(9).reader.files
+    2
+    """
+    reader = Question(max_length, parse_special=False, cut=False)
+    return Processor({"text": reader}, AnswerText(max_length, unanswerable))
+
+
+def classify_tasks(max_length: int) -> Processor:
+    """A text, or a tuple of two → the classes of each task; special strings in it are bytes.
+
+    >>> processors.recipes.classify_tasks(9).item(("Is", "it?")).inputs["text"].shape
+    torch.Size([8])
+    """
+    return Processor({"text": Text(max_length, parse_special=False)}, TaskClasses())

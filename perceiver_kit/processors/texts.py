@@ -34,6 +34,7 @@ class Text(Reader):
         max_length: ids at most; longer texts are cut.
         special: whether ``[CLS]`` and ``[SEP]`` surround the text.
         parse_special: whether ``[MASK]`` and the like in a text are single ids.
+        cut: False leaves them whole, for an interpreter that divides them into windows.
 
     >>> processors.Text(max_length=6).read("[MASK]bcdefg")
     tensor([  4,   3, 104, 105, 106,   5])
@@ -42,6 +43,7 @@ class Text(Reader):
     max_length: int = 2048
     special: bool = True
     parse_special: bool = True
+    cut: bool = True
     suffixes: ClassVar[tuple[str, ...]] = TEXTS
     ragged: ClassVar[bool] = True
 
@@ -69,7 +71,7 @@ class Text(Reader):
             raise self.refuse(source, "a text, a tuple of two texts, or the path of a .txt file")
         tokenizer = ByteTokenizer(max_length=None, parse_special=self.parse_special)
         room = self.max_length if self.special else self.max_length + 2
-        ids = tokenizer.encode(*map(self._text, parts), max_length=room)
+        ids = tokenizer.encode(*map(self._text, parts), max_length=room if self.cut else None)
         if not self.special:
             ids = ids[1:-1]
         if not ids:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checks import check_choice, check_positive
 from ..inputs import TextTokens
 from ..positions import Learned, Start
+from ..queries import InputQuery, PositionQuery
+from ..queries.base import Query
 from ._shared import ENCODER_SIZES, ORIGINAL, PAPER, REFERENCE, encoder_sources
 
 COLAB = f"{ORIGINAL}, colabs/masked_language_modelling.ipynb"
@@ -75,3 +77,22 @@ def text_tokens(
 def random_text(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     """Random ids at full length."""
     return {"text": torch.randint(parameters["vocabulary"], (batch, parameters["max_length"]))}
+
+
+SMALL: dict[str, Any] = TINY | dict(
+    channels=32, num_latents=16, latent_dim=64, layers=1, self_heads=4, cross_heads=4, qk_channels=32, v_channels=64
+)
+"""Smaller still, for tasks on text that learn from few samples."""
+
+QUERY_SOURCES = dict(
+    convolutions=f"{ORIGINAL}: none",
+    query=f"{PAPER}, section 4.1: a learned query for each place, as for masked bytes",
+)
+
+
+def query_of_bytes(query: str, max_length: int, channels: int, position_start: Start) -> Query:
+    """A query for each byte: its place alone, or its own row."""
+    check_choice("text", "query", query, ("position", "input"))
+    if query == "input":
+        return InputQuery("text", channels=channels)
+    return PositionQuery(Learned((max_length,), channels, start=position_start), follows="text")

@@ -95,7 +95,7 @@ def train_recipe(
         freeze_stages(model, *freeze)
     problem = (dict(data.overrides) | parameters).get("problem_type")  # says more than the recipe
     declared = document is None and objective is None and problem is None
-    chosen = objective_for(reader) if declared else objective_for(model, objective)
+    chosen = objective_for(reader, model=model) if declared else objective_for(model, objective)
     queries = large_outputs(model) if queries is None else queries  # type: ignore[arg-type]
     training = Training(model, chosen, queries=queries, seed=seed, **of(Training))  # type: ignore[arg-type]
     return fit(training, Data(data.train, data.held_out, seed=seed, **of(Data)), directory, **of(fit))

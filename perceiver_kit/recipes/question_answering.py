@@ -1,0 +1,98 @@
+"""The answer to a question, as a span of its context."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..activations import Activation
+from ..checks import check_flag
+from ..decoders import Decoder
+from ..encoders import Encoder
+from ..inputs import Inputs
+from ..model import PerceiverIO
+from ..objectives import AnswerSpan
+from ..outputs import Choose, Outputs
+from ..positions import Start
+from ..queries import Queries
+from ..recipe import recipe
+from . import _text
+
+
+@recipe(
+    presets=dict(
+        base=_text.BASE,
+        tiny=_text.SMALL,
+        quick=_text.SMALL
+        | dict(
+            max_length=1024,
+            channels=64,
+            ngrams=(3, 5),
+            convolutions=2,
+            query="input",
+            blocks=3,
+            cross_attends=3,
+            share_cross_attends="none",
+            share_blocks=False,
+            quiet_start=True,
+        ),
+    ),
+    sources=_text.SOURCES
+    | _text.QUERY_SOURCES
+    | dict(unanswerable="SQuAD 2.0 (Rajpurkar, Jia and Liang 2018); metadata for reading answers"),
+    group=Encoder,
+    objective=AnswerSpan,
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=600, rate=3e-3, optimizer="muon")),
+    data=dict(bible_cloze="perceiver_kit.data.cloze:bible_cloze", path="perceiver_kit.data.questions:question_files"),
+    random_inputs=_text.random_text,
+    processor="perceiver_kit.processors.recipes:answer_text",
+)
+def question_answering(
+    *,
+    unanswerable: bool = True,
+    vocabulary: int = 262,
+    max_length: int = 2048,
+    channels: int = 768,
+    position_start: Start = "normal",
+    ngrams: tuple[int, ...] = (),
+    convolutions: int = 0,
+    query: Literal["position", "input"] = "position",
+    dropout: float = 0.0,
+    activation: Activation = "gelu",
+    **encoder,
+) -> PerceiverIO:
+    """Where the answer to a question starts and ends in its context, by the encoder of ``masked_lm``.
+
+    Takes text (b, n) int64 with n ≤ ``max_length``, ``[CLS]`` question ``[SEP]`` context ``[SEP]``, and returns start
+    and end (b, n): a logit of each byte, from one query for both. Row 0 stands for no answer. The objective and the
+    answer leave out the rows of the question and of padding.
+
+    ``query``, ``ngrams`` and ``convolutions`` are those of ``token_classification``. Preset ``quick`` reads the text
+    three times, each with weights of its own: which name fits depends on the question, and one read does not know it.
+
+    >>> model = build("question_answering", preset="tiny")
+    >>> model({"text": torch.randint(262, (2, 100))})["start"].shape
+    torch.Size([2, 100])
+    """
+    check_flag("question_answering", unanswerable=unanswerable)
+    inputs = Inputs(
+        text=_text.text_tokens(
+            vocabulary, max_length, channels, position_start, ngrams=ngrams, convolutions=convolutions
+        )
+    )
+    encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
+    queries = Queries(span=_text.query_of_bytes(query, max_length, channels, position_start))
+    decoder = Decoder(
+        queries.channels,
+        encoder.latent_dim,
+        heads=8,
+        qk_channels=min(256, channels),
+        v_channels=channels,
+        query_residual=query == "input",
+        dropout=dropout,
+        activation=activation,
+    )
+    width = decoder.out_channels
+    outputs = Outputs(
+        start=Choose(in_channels=width), end=Choose(in_channels=width), of={"start": "span", "end": "span"}
+    )
+    return PerceiverIO(inputs, encoder, queries, decoder, outputs)
