@@ -32,7 +32,7 @@ def witten_bell(text: bytes, held_out: bytes, order: int = 5) -> float:
     """Bits a byte of n-gram counts, each order interpolated with the next lower one (Witten and Bell 1991).
 
     >>> round(witten_bell(b"ab" * 1000, b"ab" * 100), 2)
-    0.05
+    0.01
     """
     grams = [Counter(text[i : i + n] for i in range(len(text) - n + 1)) for n in range(1, order + 1)]
     seen: list[Counter[bytes]] = [Counter() for _ in grams]  # by context: how often, and followed by how many bytes

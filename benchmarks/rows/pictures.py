@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from perceiver_kit.data.images import mnist
 from perceiver_kit.data.canvases import INK, DigitScenes
+from perceiver_kit.data.images import mnist
 from perceiver_kit.objectives.average_precision import coco_summary
 
 from ..training import Row, Run, opened, row, train

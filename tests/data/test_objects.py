@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import perceiver_kit as kit
-from perceiver_kit.data.scenes import INK, DigitScenes
+from perceiver_kit.data.canvases import INK, DigitScenes
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.errors import InputError
 
