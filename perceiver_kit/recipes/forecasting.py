@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
+from ..checks import check_positive
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs, Points
@@ -83,6 +84,7 @@ def forecasting(
     >>> model({"history": history}, queries={"future": torch.tensor([[0.5], [3.0], [5.5]])})["future"].shape
     torch.Size([1, 3, 2, 3])
     """
+    check_positive("forecasting", history=history, horizon=horizon)
     span = history + horizon
     clock = Fourier(bands=bands, max_resolution=(span,), ranges=((-float(history), float(horizon)),), extrapolate=True)
     inputs = Inputs(history=Points(1, channels=series, missing=True, positions=clock))

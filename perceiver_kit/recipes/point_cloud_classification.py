@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
+from ..checks import check_positive
 from ..decoders import MeanPool
 from ..encoders import Encoder
 from ..inputs import Inputs, Points
@@ -93,6 +94,7 @@ def point_cloud_classification(
     >>> model({"points": torch.rand(2, 300, 3)}, mask={"points": torch.rand(2, 300) < 0.5})["label"].shape
     torch.Size([2, 5])
     """
+    check_positive("point_cloud_classification", points=points, axes=axes, max_frequency=max_frequency)
     positions = Fourier(bands=bands, max_resolution=(2 * max_frequency,) * axes)
     inputs = Inputs(points=Points(axes, channels=features, grid=(points,), positions=positions))
     latents = Encoder(inputs.channels, activation=activation, **encoder)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
+from ..checks import check_positive
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Features, Inputs
@@ -85,9 +86,10 @@ def set_classification(
     >>> {name: tuple(output.shape) for name, output in out.items()}
     {'entities': (2, 9, 2), 'label': (2, 3)}
     """
-    inputs = Inputs(entities=Features(features))
+    inputs = Inputs(entities=Features(features, grid=(entities,)))
     latents = Encoder(inputs.channels, activation=activation, **encoder)
     asked: dict[str, Any] = dict(label=LearnedQuery(1, latents.latent_dim))
+    check_positive("set_classification", least=0, entity_labels=entity_labels)
     if entity_labels:
         asked["entities"] = InputQuery("entities", channels=inputs.channels)
     queries = Queries(asked)
