@@ -12,7 +12,6 @@ import perceiver_kit as kit
 from perceiver_kit.objectives import (
     Classification,
     EndPointError,
-    MaskedReconstruction,
     MaskedTokens,
     MultiLabel,
     NextTokens,
@@ -32,7 +31,6 @@ EVERY = [
     MultiLabel("a", labels=3),
     MaskedTokens("a"),
     NextTokens("a", label_smoothing=0.1, z_loss=1e-4),
-    MaskedReconstruction("a"),
     EndPointError("a", valid="seen", scales=2, robust=True),
     Reconstruction("a"),
     Weighted({"x": Regression("a"), "type": Weighted({"y.z": MaskedTokens("b")})}, weights={"x": 0.5}),

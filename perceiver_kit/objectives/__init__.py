@@ -3,7 +3,6 @@
 from .base import Objective, Term, combine
 from .classification import Classification
 from .end_point_error import EndPointError
-from .masked_reconstruction import MaskedReconstruction
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
 from .next_tokens import NextTokens
@@ -14,7 +13,6 @@ from .weighted import Weighted
 __all__ = [
     "Classification",
     "EndPointError",
-    "MaskedReconstruction",
     "MaskedTokens",
     "MultiLabel",
     "NextTokens",
