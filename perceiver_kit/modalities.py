@@ -86,9 +86,8 @@ def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str,
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise AssemblyError(f"{owner}: a modality's name must be text that UTF-8 can write, got {name!r}")
         if not isinstance(block, kind):
-            raise AssemblyError(
-                f"{owner}: {name!r} must be a block for {owner.lower()} ({kind.__name__}), got {type(block).__name__}"
-            )
+            came = f"the class {block.__name__}: make one" if isinstance(block, type) else type(block).__name__
+            raise AssemblyError(f"{owner}: {name!r} must be a block for {owner.lower()} ({kind.__name__}), got {came}")
     return merged
 
 

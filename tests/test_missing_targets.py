@@ -51,6 +51,7 @@ CASES = {
     ),
     "bytes": (MaskedTokens("y"), lambda: torch.randn(B, N, C), lambda: torch.randint(C, (B, N)), 2),
     "labels": (MultiLabel("y", labels=C), lambda: torch.randn(B, C), lambda: torch.rand(B, C), 2),
+    "labels of rows": (MultiLabel("y", labels=C), lambda: torch.randn(B, N, C), lambda: torch.rand(B, N, C), 3),
     "whole labels": (MultiLabel("y", labels=C), lambda: torch.randn(B, C), lambda: torch.randint(2, (B, C)), 2),
     "values": (Regression("y"), lambda: torch.randn(B, N, C), lambda: torch.randn(B, N, C), 3),
     "values of pixels": (Reconstruction("y"), lambda: torch.randn(B, C, N, 2), lambda: torch.randn(B, C, N, 2), 4),
@@ -145,7 +146,7 @@ def test_metrics_count_only_what_is_there() -> None:
     for objective, make_output, make_target, axes in CASES.values():
         output, target = make_output(), make_target()
         if isinstance(objective, MultiLabel):  # whose metric needs both values of each label
-            target = torch.arange(B * C).view(B, C) % 2
+            target = torch.arange(target.numel()).view(target.shape) % 2
         missing = torch.zeros(target.shape[:axes] if type(objective) is not EndPointError else (B, N, 4)) > 0
         missing[0] = True
         meters, wanted = objective.meters(), objective.meters()

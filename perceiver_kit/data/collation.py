@@ -60,11 +60,20 @@ def _same_keys(values: Sequence[Any], what: str) -> list[str]:
     for value in values:
         differing = {*keys} ^ {*value}
         if differing:
+            some = ", ".join(sorted(map(str, differing)))
             raise InputError(
-                f"pad: samples must have the same parts, got {', '.join(sorted(map(str, differing)))} in some only; "
-                "a missing target is -100 in integers, NaN in floats"
+                f"pad: {what} must have the same parts in all samples, got {some} in some only{_hint(what)}"
             )
     return keys
+
+
+def _hint(what: str) -> str:
+    """How to say that a sample lacks an input or a target."""
+    missing = {
+        "inputs": "; for an input that a sample lacks give zeros and a mask that is False everywhere",
+        "targets": "; a missing target is -100 in integers, NaN in floats",
+    }
+    return missing.get(what, "")
 
 
 def _padded(tensors: list[Any], what: str, fill: int | float | None) -> tuple[Tensor, Tensor]:

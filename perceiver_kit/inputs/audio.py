@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from .base import Combine, Input
 @register("inputs")
 class AudioPatches(Input):
     """A waveform (b, samples) in rows of ``samples_per_patch`` samples, which must divide its length.
+
+    A mask may be over rows or samples: a row of which any sample may be read is read, the other samples as zeros.
 
     >>> AudioPatches(16)(torch.zeros(2, 480)).rows.shape
     torch.Size([2, 30, 16])
@@ -40,6 +42,9 @@ class AudioPatches(Input):
     def raw_axes(self) -> str:
         return "b samples"
 
+    def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return _masked(raw, mask, self.samples_per_patch)
+
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, hint="mono, without a channel axis")
         if raw.shape[1] % self.samples_per_patch:
@@ -56,7 +61,8 @@ class LogMel(Input):
 
     Windows of ``window`` samples (Hann) are centred on the hops, with zeros beyond the ends; samples after the last
     whole hop enter no row of their own. The triangular bands are equally wide on the mel scale 2595 log₁₀(1 + f / 700)
-    from ``low`` to ``high`` Hz (default: half of ``rate``). A value is log(power + 1e-6), computed in float32.
+    from ``low`` to ``high`` Hz (default: half of ``rate``). A value is log(power + 1e-6), computed in float32. A
+    mask may be over rows or samples, as for ``AudioPatches``.
 
     >>> LogMel(16_000)(torch.zeros(2, 16_000)).rows.shape
     torch.Size([2, 100, 64])
@@ -91,10 +97,7 @@ class LogMel(Input):
         return "b samples"
 
     def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if mask.dtype != torch.bool or raw.ndim != 2 or tuple(mask.shape) != (len(raw), raw.shape[1] // self.hop):
-            return raw, mask  # refused later
-        kept = repeat(mask, "b n -> b (n hop)", hop=self.hop)
-        return torch.where(F.pad(kept, (0, raw.shape[1] - kept.shape[1]), value=True), raw, 0), mask
+        return _masked(raw, mask, self.hop)
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, hint="mono, without a channel axis")
@@ -118,6 +121,21 @@ class LogMel(Input):
         frequency = rearrange(frequency, "f -> f 1")
         rising, falling = (frequency - left) / (centre - left), (right - frequency) / (right - centre)
         return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _masked(raw: Tensor, mask: Tensor, hop: int) -> tuple[Tensor, Tensor]:
+    """Samples without those that may not be read, and the mask of the rows of ``hop`` samples."""
+    if mask.dtype != torch.bool or raw.ndim != 2 or mask.ndim != 2 or len(mask) != len(raw):
+        return raw, mask  # refused later
+    rows = raw.shape[1] // hop
+    if mask.shape == raw.shape:
+        kept, mask = mask, reduce(mask[:, : rows * hop].float(), "b (n hop) -> b n", "max", hop=hop) > 0
+    elif mask.shape[1] == rows:
+        kept = repeat(mask, "b n -> b (n hop)", hop=hop)
+        kept = F.pad(kept, (0, raw.shape[1] - kept.shape[1]), value=True)
+    else:
+        return raw, mask
+    return torch.where(kept, raw, 0), mask
 
 
 def _mel(frequency: Tensor) -> Tensor:

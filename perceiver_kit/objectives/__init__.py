@@ -5,7 +5,6 @@ from .base import Objective, Term, combine
 from .classification import Classification
 from .detection import Detection
 from .end_point_error import EndPointError
-from .masked_reconstruction import MaskedReconstruction
 from .masked_tokens import MaskedTokens
 from .multi_label import MultiLabel
 from .next_tokens import NextTokens
@@ -21,7 +20,6 @@ __all__ = [
     "Classification",
     "Detection",
     "EndPointError",
-    "MaskedReconstruction",
     "MaskedTokens",
     "MultiLabel",
     "NextTokens",

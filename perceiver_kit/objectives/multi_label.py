@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from ..checks import check_positive
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 @register("objectives")
 class MultiLabel(Objective):
-    """Binary cross-entropy of logits (b, labels) against (b, labels) in [0, 1]. Metric: mean average precision.
+    """Binary cross-entropy of logits (b, …, labels) against targets in [0, 1] of the same shape.
+
+    Metric: mean average precision.
 
     A label that is missing (-100, NaN, or False in the target ``valid``) is skipped.
 
@@ -44,4 +47,6 @@ class MultiLabel(Objective):
         return {"average_precision": torchmetrics_package().AveragePrecision(**kind, ignore_index=MISSING)}
 
     def compared(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
-        return output.sigmoid(), torch.where(self.present(target, targets), target, MISSING).long()
+        known = torch.where(self.present(target, targets), target, MISSING).long()
+        scores, known = (rearrange(value, "b ... labels -> (b ...) labels") for value in (output.sigmoid(), known))
+        return scores, known

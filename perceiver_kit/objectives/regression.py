@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Regression(Objective):
     """Squared error of values (b, …) against targets of the same shape. Metrics: mean squared and absolute error.
 
-    Missing targets (NaN, -100 in integers, or False in the target ``valid``) are skipped.
+    Missing targets (NaN, -100 in integers, or False in the target ``valid``) are skipped: in masked autoencoding, those
+    of values that the model could read.
 
     >>> loss, _ = Regression("height")({"height": torch.zeros(4, 1)}, {"height": torch.full((4, 1), 2.0)})
     >>> loss.item()

@@ -20,7 +20,7 @@ from ..initialisation import deviation_by_rows
 from ..inputs import Embedded, Features, Inputs, Pixels
 from ..modalities import check_names
 from ..model import PerceiverIO
-from ..objectives import MaskedReconstruction, Weighted
+from ..objectives import Regression, Weighted
 from ..outputs import Outputs, Project, ToPixels
 from ..positions import Learned, Positions, Projected
 from ..queries import PositionQuery, Queries
@@ -70,7 +70,7 @@ SMALL = dict(
 
 def masked_reconstruction(output: str = "image", label: str = "label") -> Weighted:
     """Squared error of the masked rows of an image and its one-hot label."""
-    return Weighted({name: MaskedReconstruction(name) for name in (output, label)})
+    return Weighted({name: Regression(name) for name in (output, label)})
 
 
 def _random_rows(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:

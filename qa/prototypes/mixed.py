@@ -31,8 +31,8 @@ model = kit.assemble(
     **dict(num_latents=8, latent_dim=32, layers=1, self_heads=4),
 )
 objective = Weighted(dict(label=Classification(), ink=Regression("ink")))
-data = Data(samples[:1500], samples[1500:], batch=32, steps=200, missing=["table"])
-results = fit(Training(model, objective, steps=200, rate=5e-3), data, tempfile.mkdtemp(), progress=False)
+data = Data(samples[:1500], samples[1500:], batch=32, steps=500, missing=["table"])
+results = fit(Training(model, objective, steps=500, rate=5e-3), data, tempfile.mkdtemp(), progress=False)
 trivial = torch.tensor(digits.target[1500:]).bincount().max().item() / len(samples[1500:])
 ink = torch.stack([sample["targets"]["ink"] for sample in samples])
 print(f"digit of three modalities: accuracy {results['label_accuracy']:.2f}, most frequent digit {trivial:.2f}")

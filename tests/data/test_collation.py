@@ -66,6 +66,21 @@ def test_a_padded_batch_gives_the_outputs_of_each_sample() -> None:
         assert (model(sample["inputs"]["set"][None])["kind"] - together[i]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("block", [kit.inputs.LogMel(800, bands=4, window=16, hop=8), kit.inputs.AudioPatches(8)])
+def test_padded_sound_gives_the_outputs_of_each_sample(block: kit.inputs.Input) -> None:
+    torch.manual_seed(0)
+    model = kit.assemble(
+        dict(sound=block), dict(kind=kit.outputs.Classify(3)), num_latents=4, latent_dim=16, layers=1
+    ).eval()
+    samples = [{"inputs": {"sound": torch.randn(n)}, "targets": {"kind": torch.tensor(0)}} for n in (64, 16, 96)]
+    batch = kit.pad(samples)
+    noise = torch.where(batch["mask"]["sound"], batch["inputs"]["sound"], math.nan)
+    for raw in (batch["inputs"]["sound"], noise):
+        together = model(raw, mask=batch["mask"])["kind"]
+        for i, one in enumerate(samples):
+            assert (model(one["inputs"]["sound"][None])["kind"] - together[i]).abs().max() < 1e-5
+
+
 def sample(**inputs: object) -> dict:
     return {"inputs": inputs, "targets": {}}
 
@@ -81,7 +96,10 @@ REFUSED = {
         "differs in its last axis, which is not one of rows: (3, 2) and (4, 3); resize or crop",
     ),
     "lists": ([sample(a=[1.0])], "got a list"),
-    "parts": ([sample(a=torch.zeros(3)), sample(b=torch.zeros(3))], "the same parts, got a, b in some only"),
+    "parts": (
+        [sample(a=torch.zeros(3)), sample(b=torch.zeros(3))],
+        "inputs must have the same parts in all samples, got a, b in some only; for an input that a sample lacks",
+    ),
     "tensors": ([torch.zeros(3)], "a sample must be a dict by name, got float32 (3,)"),
     "nothing": ([], "a sample must be a dict by name, got none"),
 }
