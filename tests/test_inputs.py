@@ -228,9 +228,9 @@ def test_every_input_block_refuses_a_bad_tensor() -> None:
         (VALUE | {"points": torch.ones(1, 4, 2)}, None, r"share one batch size, got \{'image': 2, 'points': 1\}"),
         (VALUE | {"points": None}, None, "points must be a tensor with a batch axis, got None"),
         (VALUE | {"points": torch.tensor(0.0)}, None, r"points must be a tensor with a batch axis, got float32 \(\)"),
-        (VALUE["image"], None, "inputs must be a mapping with image, points, got a Tensor"),
+        (VALUE["image"], None, r"inputs must be a mapping with image, points, got float32 \(2, 3, 2, 3\)"),
         ([VALUE["image"]], None, "inputs must be a mapping with image, points, got a list"),
-        (VALUE, torch.ones(2, 6) > 0, "mask must be a mapping with image, points, got a Tensor"),
+        (VALUE, torch.ones(2, 6) > 0, r"mask must be a mapping with image, points, got bool \(2, 6\)"),
         (VALUE, {"imgae": torch.ones(2, 6) > 0}, "mask names 'imgae'; did you mean 'image'"),
         (
             VALUE,

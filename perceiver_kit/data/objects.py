@@ -170,7 +170,7 @@ def read_voc(file: Path, folder: Path) -> Annotated:
     try:
         text = file.read_bytes()
         if re.search(rb"<!(DOCTYPE|ENTITY)", text):
-            raise ValueError("a document type is refused")
+            raise InputError(f"{file}: expected a VOC file, got one with a document type, which is refused")
         root = ElementTree.fromstring(text)
         name = root.findtext("filename") or ""
         boxes = []
