@@ -103,7 +103,7 @@ def _rows(parameters: dict[str, Any]) -> dict[str, Any]:
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=100, weight_decay=0.1)),
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=300, weight_decay=0.1)),
     data=dict(
         direction="perceiver_kit.data.motion:direction",
         playback="perceiver_kit.data.motion:playback",
