@@ -70,7 +70,7 @@ def direction(seed: int) -> list[Row]:
     baselines: list[float] = []
     for fold in range(FOLDS):
         task = opened(recipe, "direction", "quick", seed=seed, fold=fold)
-        costs.append(train(f"direction_{fold}", recipe, task, preset="quick", seed=seed))
+        costs.append(train(f"direction_{fold}", recipe, task, preset="quick", seed=seed, steps=100))
         hit, order = directions(kit.load(directory(f"direction_{fold}", seed)), task)
         hits.append(hit)
         ordered.append(order)

@@ -88,7 +88,7 @@ def _rows(parameters: dict[str, Any]) -> dict[str, Any]:
             features="log_mel",
             samples_per_row=80,
             mel_bands=32,
-            video_bands=4,
+            video_bands=1,
             audio_bands=8,
         ),
     ),
@@ -103,7 +103,7 @@ def _rows(parameters: dict[str, Any]) -> dict[str, Any]:
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=150, weight_decay=0.1)),
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=300, weight_decay=0.1)),
     data=dict(
         direction="perceiver_kit.data.motion:direction",
         playback="perceiver_kit.data.motion:playback",
