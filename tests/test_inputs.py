@@ -180,6 +180,12 @@ BAD = [
     ),
     (inputs.ConvStem(4, padding="huggingface"), torch.zeros(2, 3, 2, 8), "too small for a stem"),
     (inputs.Neighbourhoods(4), torch.zeros(2, 3, 3, 8, 8), r"must be float \(b, 2, 3, h, w\), got float32 \(2, 3, 3"),
+    (
+        inputs.MovingPatches(2),
+        torch.zeros(2, 1, 3, 4, 4),
+        r"raw is \(2, 1, 3, 4, 4\), but motion needs at least two frames",
+    ),
+    (inputs.MovingPatches(2), torch.zeros(2, 2, 3, 4, 5), "but motion needs .* height and width divisible by 2"),
     (inputs.AudioPatches(4), torch.zeros(2, 6), r"raw is \(2, 6\) but patches need .* divisible by 4: crop or pad"),
     (inputs.AudioPatches(4), torch.zeros(2, 1, 8), r"must be float \(b, samples\), got .*; mono, without a channel"),
     (inputs.OneHot(3), torch.zeros(2, 4), r"must be float \(b, 3\), got float32 \(2, 4\); one-hot labels"),

@@ -66,8 +66,8 @@ class Objects(Samples):
     def __init__(
         self,
         pictures: Sequence[Tensor] | Tensor,
-        classes: Sequence[Int64[Tensor, "m"]],
-        boxes: Sequence[Float[Tensor, "m 4"]],
+        classes: Sequence[Int64[Tensor, "_"]],
+        boxes: Sequence[Float[Tensor, "_ 4"]],
         *,
         most: int,
         flip: bool = False,
