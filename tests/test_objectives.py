@@ -17,6 +17,7 @@ from perceiver_kit.objectives import (
     MultiLabel,
     NextTokens,
     Objective,
+    Quantile,
     Reconstruction,
     Regression,
     Weighted,
@@ -34,6 +35,7 @@ EVERY = [
     NextTokens("a", label_smoothing=0.1, z_loss=1e-4),
     MaskedReconstruction("a"),
     EndPointError("a", valid="seen", scales=2, robust=True),
+    Quantile("a"),
     Reconstruction("a"),
     Weighted({"x": Regression("a"), "type": Weighted({"y.z": MaskedTokens("b")})}, weights={"x": 0.5}),
     objective_for("multimodal_autoencoding"),
@@ -74,6 +76,8 @@ def _target(output: Tensor, name: str, recipe: str) -> Tensor:
     if recipe in ("masked_lm", "causal_lm"):
         text = torch.randint(output.shape[-1], output.shape[:2])
         return torch.where(torch.rand(text.shape) < 0.3, text, -100)
+    if name == "future":
+        return torch.rand(output.shape[:-1])
     return torch.arange(len(output)) if name == "label" and output.ndim == 2 else torch.rand_like(output) * 2 - 1
 
 
