@@ -17,6 +17,7 @@ from perceiver_kit.objectives import (
     MultiLabel,
     NextTokens,
     Objective,
+    Quantile,
     Reconstruction,
     Regression,
     Tags,
@@ -36,6 +37,7 @@ EVERY = [
     MaskedTokens("a"),
     NextTokens("a", label_smoothing=0.1, z_loss=1e-4),
     EndPointError("a", valid="seen", scales=2, robust=True),
+    Quantile("a"),
     Reconstruction("a"),
     Weighted({"x": Regression("a"), "type": Weighted({"y.z": MaskedTokens("b")})}, weights={"x": 0.5}),
     objective_for("multimodal_autoencoding"),
@@ -84,6 +86,8 @@ def _target(output: Tensor, name: str, recipe: str) -> Tensor:
         return torch.randint(output.shape[-1], output.shape[:2])
     if recipe == "multitask_text" and output.shape[-1] > 1:
         return torch.tensor([1, -100])
+    if name == "future":
+        return torch.rand(output.shape[:-1])
     return torch.arange(len(output)) if name == "label" and output.ndim == 2 else torch.rand_like(output) * 2 - 1
 
 

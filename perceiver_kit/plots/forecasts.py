@@ -48,7 +48,14 @@ def forecasts(
             axes.plot(later, truth[:, i].numpy(), color=INK, linewidth=0.9, linestyle=":", label="later readings")
         axes.set_ylabel(names[i] if names else f"series {i + 1}", fontsize=SMALL, color=INK)
         open_frame(axes)
-    panels[0].legend(frameon=False, fontsize=SMALL, labelcolor=INK, loc="upper left")
+    if dates:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator(maxticks=8)
+        panels[-1].xaxis.set_major_locator(locator)
+        panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    handles, labels = panels[0].get_legend_handles_labels()
+    page.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False, fontsize=SMALL, labelcolor=INK)
     return page
 
 
