@@ -15,6 +15,8 @@ from .task import Task
 VERSES = 6
 """Verses of a context."""
 BLANK = "____"
+AROUND = 80
+"""Characters of the question before and after the blank, at most."""
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -48,6 +50,8 @@ def names_in(verses: list[Verse]) -> frozenset[str]:
 def cloze_questions() -> tuple[list[Asked], list[Asked]]:
     """Training and held-out questions: a verse with one name blanked that occurs in the ``VERSES`` verses before it.
 
+    A question is the text around the blank.
+
     The context has at least three names. Held out is every tenth chapter; no context crosses chapters.
     """
     verses = bible_verses()
@@ -65,7 +69,8 @@ def cloze_questions() -> tuple[list[Asked], list[Asked]]:
                 continue
             held_out = number % 10 == 9
             for name in wanted[:1] if held_out else wanted[:3]:
-                question = texts[i][: name.start()] + BLANK + texts[i][name.end() :]
+                before, after = texts[i][: name.start()][-AROUND:], texts[i][name.end() :][:AROUND]
+                question = before + BLANK + after
                 places = tuple((found.start(), found.end()) for found in _WORD.finditer(context) if found[0] == name[0])
                 where = f"book {book[0]}.{book[1]}, chapter {chapter}, verse {i + 1}"
                 parts[held_out].append(Asked(question, context, places, where))
