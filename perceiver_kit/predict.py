@@ -207,12 +207,16 @@ def _outputs(model: nn.Module, items: list[Item]) -> list[dict[str, Tensor]]:
             mask[name] = torch.stack([item.mask[name] for item in items]).to(like.device)
         raw = torch.stack(own).to(like.device)
         inputs[name] = raw.to(like.dtype) if raw.is_floating_point() else raw
-    wanted = items[0].outputs
-    at = None if wanted is None else dict.fromkeys(wanted)
-    queries = {name: torch.stack([item.queries[name] for item in items]).to(like) for name in items[0].queries}
-    asked = {"queries": queries} if queries else {}  # wrappers may know no such argument
+    # Only what is asked for: wrappers may know no such arguments.
+    options: dict[str, Any] = {}
+    if (wanted := items[0].outputs) is not None:
+        options["at"] = dict.fromkeys(wanted)
+    if items[0].queries:
+        options["queries"] = {
+            name: torch.stack([item.queries[name] for item in items]).to(like) for name in items[0].queries
+        }
     with evaluation_mode(model), torch.inference_mode():
-        outputs = model(inputs, mask=mask or None, at=at, **asked)
+        outputs = model(inputs, mask=mask or None, **options)
     each = []
     for i, item in enumerate(items):
         rows = {name: len(item.inputs[name]) for name in mask if name in item.ragged}

@@ -109,8 +109,9 @@ def raw(block: nn.Module, batch: int, grid: Grid | None = None) -> Tensor:
 
 def raws(model: nn.Module, batch: int) -> dict[str, Tensor]:
     """Raw inputs of every modality; one tile for a tiled model."""
-    blocks = model.inputs.blocks
-    return {name: raw(blocks[name], batch, getattr(model, "tile", None)) for name in blocks}
+    blocks, tile = model.inputs.blocks, getattr(model, "tile", None)
+    tensors = {name: raw(blocks[name], batch, tile) for name in blocks}
+    return tensors if tile is None else {name: x[..., : tile[0], : tile[1]] for name, x in tensors.items()}
 
 
 # ---- outputs

@@ -81,7 +81,11 @@ def _target(output: Tensor, name: str, recipe: str) -> Tensor:
         text = torch.randint(output.shape[-1], output.shape[:2])
         return torch.where(torch.rand(text.shape) < 0.3, text, -100)
     if recipe == "question_answering":
+        return torch.tensor([[1, -100], [2, 0]])
+    if name == "class":
         return torch.tensor([[3, -100], [5, 4]])
+    if name == "box":
+        return torch.rand(2, 2, 4) / 2 + 0.1
     if recipe == "token_classification":
         return torch.randint(output.shape[-1], output.shape[:2])
     if recipe == "multitask_text" and output.shape[-1] > 1:

@@ -35,7 +35,7 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     presets=dict(
         base=dict(num_latents=512, latent_dim=512, layers=6, blocks=2, cross_heads=1, self_heads=8),
         tiny=dict(
-            image_size=(16, 24),
+            image_size=(32, 40),
             num_labels=5,
             channels=32,
             bands=4,

@@ -40,7 +40,7 @@ def random_entities(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]
 @recipe(
     presets=dict(
         base=dict(num_latents=32, latent_dim=1024, layers=3),
-        tiny=SMALL | dict(entities=16),
+        tiny=SMALL | dict(entities=64),
         quick=SMALL | dict(entities=64, num_latents=16, latent_dim=64, layers=2, quiet_start=True, compete=True),
     ),
     sources=dict(
