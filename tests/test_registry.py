@@ -169,7 +169,7 @@ def test_bad_registrations_are_refused(register, message: str) -> None:
     ("call", "message"),
     [
         (lambda: kit.build("optical_flo"), "no recipes 'optical_flo'; did you mean 'optical_flow'"),
-        (lambda: kit.build("zzz"), "no recipes 'zzz'; There are: causal_lm, "),
+        (lambda: kit.build("zzz"), "no recipes 'zzz'; There are: audio_classification, "),
         (lambda: kit.build("masked_lm", preset="bass"), "masked_lm has no preset 'bass'; did you mean 'base'"),
         (lambda: kit.build("masked_lm", layer=3), "masked_lm has no parameter 'layer'; did you mean 'layers'"),
         (lambda: kit.describe("masked_ml"), "no recipes 'masked_ml'; did you mean 'masked_lm'"),

@@ -94,12 +94,13 @@ class AnswerText(Interpreter):
         check_positive("AnswerText", max_length=self.max_length, longest=self.longest)
         check_flag("AnswerText", unanswerable=self.unanswerable)
 
-    def check(self, item: Item) -> None:
+    def prepare(self, item: Item) -> Item:
         ids = item.inputs[self.text]
         question, context = _parts(ids)
         if not question.strip() or not context.strip():
             raise InputError("source: expected a question and its context, got an empty one")
         context_windows(*_cut(ids), self.max_length, "source")
+        return item
 
     def split(self, item: Item) -> list[Item]:
         ids = item.inputs[self.text]

@@ -82,10 +82,11 @@ class TaggedText(Interpreter):
         check_positive("TaggedText", max_length=self.max_length)
         check_choice("TaggedText", "unit", self.unit, ("words", "characters"))
 
-    def check(self, item: Item) -> None:
+    def prepare(self, item: Item) -> Item:
         text = decoded(item.inputs[self.text])
         if not text.strip():
             raise InputError("source: expected a text, got only white space")
+        return item
 
     def split(self, item: Item) -> list[Item]:
         ids = item.inputs[self.text]

