@@ -125,10 +125,11 @@ class LogMel(Input):
 
 def _masked(raw: Tensor, mask: Tensor, hop: int) -> tuple[Tensor, Tensor]:
     """Samples without those that may not be read, and the mask of the rows of ``hop`` samples."""
-    if mask.dtype != torch.bool or raw.ndim != 2 or mask.ndim != 2 or len(mask) != len(raw):
+    # Not len(), which would fix a batch size that an exported graph leaves open.
+    if mask.dtype != torch.bool or raw.ndim != 2 or mask.ndim != 2 or mask.shape[0] != raw.shape[0]:
         return raw, mask  # refused later
     rows = raw.shape[1] // hop
-    if mask.shape == raw.shape:
+    if mask.shape[1] == raw.shape[1]:
         kept, mask = mask, reduce(mask[:, : rows * hop].float(), "b (n hop) -> b n", "max", hop=hop) > 0
     elif mask.shape[1] == rows:
         kept = repeat(mask, "b n -> b (n hop)", hop=hop)

@@ -132,7 +132,7 @@ class ConvStem(Input):
     def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if self.axes == 2 and self.padding == "same" and raw.ndim == 4 and mask.dtype == torch.bool:
             (height, width), part = raw.shape[-2:], 4 ** len(self.convs)
-            if mask.numel() == len(raw) * height * width and mask.shape[0] == len(raw):
+            if mask.shape[0] == raw.shape[0] and mask.shape[1:] in ((height * width,), (height, width)):
                 pixels = rearrange(rearrange(mask, "b ... -> b (...)"), "b (h w) -> b 1 h w", h=height)
                 raw = raw.masked_fill(~pixels, 0)
                 pooled = F.max_pool2d(pixels.float(), part, ceil_mode=True)

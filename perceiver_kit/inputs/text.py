@@ -91,7 +91,7 @@ class TextTokens(Input):
             ids = repeat(mask, "b n -> b (n s)", s=self.stride)[:, :length]
         else:
             return raw, mask
-        return raw.masked_fill(~ids, 0) if len(ids) == len(raw) else raw, mask
+        return raw.masked_fill(~ids, 0) if ids.shape[0] == raw.shape[0] else raw, mask
 
     def embed(self, raw: Tensor, name: str) -> Tensor:
         check_tensor(raw, name, self.raw_axes, kind="int64", hint="token ids, such as kit.ByteTokenizer makes")
