@@ -187,8 +187,8 @@ def test_masks_are_read_as_they_were_written(tmp_path: Path) -> None:
     for part in (task.train, task.held_out):
         for i, path in enumerate(part.pictures.paths):
             label = part[i]["targets"]["label"]
-            assert label.shape == (32, 40) and (label[:4] == -100).all()
-            assert (label[4:] == int(path.stem)).all()
+            assert label.shape == (32, 40) and (label[:8] == -100).all()
+            assert (label[8:] == int(path.stem)).all()
     model = kit.build("semantic_segmentation", preset="tiny", **task.overrides)
     assert model.labels == {"label": task.classes}
     assert segmented(masked(tmp_path / "b")).overrides["num_labels"] == 3, "the largest value"
