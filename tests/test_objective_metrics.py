@@ -45,11 +45,14 @@ def test_metrics_over_batches_equal_those_over_all_samples() -> None:
     accuracy = float(np.mean(array(logits)[asked].argmax(-1) == text[asked].numpy()))
     assert in_batches(MaskedTokens(), logits, {"text": text}) == pytest.approx({"accuracy": accuracy})
 
-    flow, target, valid = random(9, 2, 4, 4), random(9, 2, 4, 4, seed=1), torch.rand(9, 4, 4) < 0.5
+    flow, target, valid = 3 * random(9, 2, 4, 4), 9 * random(9, 2, 4, 4, seed=1), torch.rand(9, 4, 4) < 0.5
     valid[0] = False
-    epe = np.hypot(*np.moveaxis(array(flow - target), 1, 0))[valid.numpy()].mean()
+    error, length = (np.hypot(*np.moveaxis(array(part), 1, 0))[valid.numpy()] for part in (flow - target, target))
+    outliers = ((error > 3) & (error > 0.05 * length)).mean()
+    assert 0 < outliers < 1
     target = target.masked_fill(~valid[:, None], torch.nan)
-    assert in_batches(EndPointError(), flow, {"flow": target, "valid": valid}) == pytest.approx({"epe": epe}, rel=1e-5)
+    wanted = {"epe": error.mean(), "fl_all": outliers}
+    assert in_batches(EndPointError(), flow, {"flow": target, "valid": valid}) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("labels", [1, 3])

@@ -15,12 +15,14 @@ from perceiver_kit import inputs, outputs
 from .strategies import ROWS, assert_close, grids, noisy, rows_of
 
 MAKE = {
+    "Boxes": lambda: outputs.Boxes(in_channels=6),
     "Choose": lambda: outputs.Choose(in_channels=6),
     "Classify": lambda: outputs.Classify(4, in_channels=6),
     "Flow": lambda: outputs.Flow(6),
     "ToPatches": lambda: outputs.ToPatches((2, 1, 3), values=2, in_channels=6),
     "ToPixels": lambda: outputs.ToPixels(3, in_channels=6),
     "Project": lambda: outputs.Project(4, in_channels=6),
+    "Quantiles": lambda: outputs.Quantiles(2, quantiles=3, in_channels=6),
     "Rows": lambda: outputs.Rows(6),
     "TiedText": lambda: outputs.TiedText(inputs.TextTokens(11, 6)),
     "ToWaveform": lambda: outputs.ToWaveform(5, in_channels=6),
@@ -63,7 +65,7 @@ def test_the_final_form_holds_all_rows(name: str, data: st.DataObject, b: int) -
 def test_affine_is_the_linear_layer_of_an_output(name: str) -> None:
     block, rows = make(name), torch.randn(2, 5, 6)
     layer = block.affine()
-    assert (layer is None) == (name == "Rows")
+    assert (layer is None) == (name in ("Boxes", "Quantiles", "Rows"))
     if layer is not None:
         assert_close(rows @ layer.weight.T + layer.bias, block(rows), 1e-5)
 

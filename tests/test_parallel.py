@@ -41,9 +41,11 @@ def _data_parallel(recipe: str) -> None:
     encoded = model.encode(raw)
     layout = encoded.layout
     mask = {name: torch.rand(4, torch.Size(layout.grid(name)).numel()) < 0.7 for name in layout}
-    grids = {name: model.queries.grid(name, encoded) for name in model.queries.blocks}
-    at = {name: torch.randint(torch.Size(grid).numel(), (4, 3)) for name, grid in grids.items()}
-    wanted = model(raw, mask=mask, at=at)
+    at: dict[str, torch.Tensor] = {}
+    if not getattr(model.decoder, "mixes_rows", False):
+        grids = {name: model.queries.grid(model.outputs.query_of(name), encoded) for name in model.outputs.blocks}
+        at = {name: torch.randint(torch.Size(grid).numel(), (4, 3)) for name, grid in grids.items()}
+    wanted = model(raw, mask=mask, at=at or None)
 
     module, devices = sys.modules["torch.nn.parallel.replicate"], [0, 1]
     original = module._broadcast_coalesced_reshape
@@ -58,7 +60,7 @@ def _data_parallel(recipe: str) -> None:
     for i, replica in enumerate(replicas):
         assert next(replica.parameters(), None) is None, "replicas hold no registered parameters"
         scattered = [{name: tensor.chunk(2)[i] for name, tensor in given.items()} for given in (raw, mask, at)]
-        parts.append(replica(scattered[0], mask=scattered[1], at=scattered[2]))
+        parts.append(replica(scattered[0], mask=scattered[1], at=scattered[2] or None))
     gathered = {name: torch.cat([part[name] for part in parts]) for name in wanted}
     assert relative(gathered, wanted) < 1e-5, recipe
     sum(value.square().mean() for value in gathered.values()).backward()

@@ -112,6 +112,9 @@ class Quantiles(Project):
     def whole(self, rows: Float[Tensor, "b o d"], grid: Grid) -> Float[Tensor, "b o s q"]:
         return rearrange(rows, "b o (s q) -> b o s q", s=self.series)
 
+    def rows_of(self, whole: Float[Tensor, "b o s q"]) -> Float[Tensor, "b o d"]:
+        return rearrange(whole, "b o s q -> b o (s q)")
+
 
 @register("outputs")
 class ToPixels(Project):

@@ -62,7 +62,7 @@ def test_tensors_that_do_not_fit(saved: Path) -> None:
         ({"num_latents": "many"}, ["num_latents"]),
         ({"architectures": 3}, ["config.json is not a Perceiver's: ", "'int' object"]),
         ({"id2label": 3}, ["config.json is not a Perceiver's: ", "'int'"]),
-        ({"num_self_attention_heads": 5}, ["divisible", "5 heads"]),
+        ({"num_self_attention_heads": 5}, ["divisible", "heads 5"]),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
