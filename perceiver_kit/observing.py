@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -86,11 +87,20 @@ def _join(decode: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> An
         result = decode(*args, **kwargs)
         for recorder in recorders:
             for name, parts in (recorder.parts or {}).items():
-                recorder.captured[name].append(torch.cat(parts, dim=recorder.concat_dim))
+                recorder.captured[name] += _joined_parts(parts, recorder.concat_dim)
         return result
     finally:
         for recorder in recorders:
             recorder.parts = None
+
+
+def _joined_parts(parts: list[Tensor], dim: int) -> list[Tensor]:
+    """Successive parts whose other sizes agree, as one; those of queries that read each other may differ in n."""
+
+    def other_sizes(part: Tensor) -> tuple[int, ...]:
+        return (*part.shape[:dim], *part.shape[dim + 1 :])
+
+    return [torch.cat([*run], dim=dim) for _, run in itertools.groupby(parts, other_sizes)]
 
 
 def _change_count(by: int) -> None:

@@ -309,3 +309,18 @@ def test_attention_without_maps_is_refused() -> None:
         pass
     with kit.capture_attention(encoder, only="cross.0"):
         pass
+
+
+def test_queries_that_read_each_other_have_maps_of_their_own_sizes() -> None:
+    """Two outputs of two queries have n × n maps of two sizes, which cannot be joined."""
+    model = kit.PerceiverIO(
+        kit.Inputs(points=kit.inputs.Features(3)),
+        kit.Encoder(num_latents=4, latent_dim=8, layers=1, self_heads=2),
+        kit.Queries(a=kit.queries.LearnedQuery(5, 8), b=kit.queries.LearnedQuery(2, 8)),
+        kit.decoders.SetDecoder(layers=1, heads=2),
+        kit.Outputs(a=kit.outputs.Project(3), b=kit.outputs.Project(3)),
+    )
+    with kit.capture_attention(model, only="decoder.*") as maps:
+        model({"points": torch.randn(2, 6, 3)})
+    sizes = {name: [tuple(found.shape[2:]) for found in each] for name, each in maps.items()}
+    assert [(5, 5), (2, 2)] in sizes.values() and [(7, 4)] in sizes.values()

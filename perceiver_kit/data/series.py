@@ -28,7 +28,7 @@ CLOCKS = ("time", "date", "datetime", "timestamp", "ds", "year")
 class Readings(NamedTuple):
     """Several series on one clock.
 
-    Args:
+    Attributes:
         times: float64 (n,), increasing: numbers, or seconds since 1970.
         values: float32 (n, series); NaN is a missing reading.
         names: of the series.
@@ -99,7 +99,7 @@ def shown_time(time: float, dates: bool) -> str:
 class Scaled(NamedTuple):
     """History as a model reads it, and how to scale back.
 
-    Args:
+    Attributes:
         history: float32 (n, 1 + series): times in steps, 0 at the last; readings with mean 0 and deviation 1.
         mean: (series,).
         deviation: (series,).
