@@ -149,7 +149,7 @@ def test_a_decoder_that_pools_needs_no_queries() -> None:
         (dict(queries=dict(rom=queries.LearnedQuery(1))), "assemble: queries names 'rom'; did you mean 'room'"),
         (
             dict(queries=dict(track=queries.LearnedQuery(8))),
-            r"output 'track' is of size \(7,\), but its query of \(8,\)",
+            r"output 'track' has size \(7,\), but its query has size \(8,\)",
         ),
         (dict(queries=dict(track=queries.InputQuery("point"))), "did you mean 'points'"),
         (dict(decoder=kit.Decoder(latent_dim=8)), "encoder.latent_dim is 16, but decoder.latent_dim is 8"),

@@ -46,13 +46,15 @@ SIZES: dict[str, dict[str, Any]] = {
     ),
 }
 RECIPES = kit.list()
+TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 FEW = dict(image=9, audio=3)  # of the 128 pixels and 10 patches of multimodal_autoencoding
 
 
 def small(recipe: str, *, seed: int = 0, **overrides: Any) -> nn.Module:
     torch.manual_seed(seed)
-    encoder = {} if "groups" in SIZES[recipe] else ENCODER  # a hierarchy has sizes of its own
-    return kit.build(recipe, preset="tiny", **{**encoder, **SIZES[recipe], **overrides})
+    sizes = SIZES.get(recipe, {})
+    encoder = {} if "groups" in sizes else ENCODER  # a hierarchy has sizes of its own
+    return kit.build(recipe, preset="tiny", **{**encoder, **sizes, **overrides})
 
 
 class Toys(Samples):
@@ -101,6 +103,27 @@ class Toys(Samples):
             case "multimodal_autoencoding":
                 both = dict(image=values(2, 3, 8, 8), audio=values(160))
                 return dict(inputs=both | dict(label=torch.eye(4)[label]), targets=both | dict(label=label))
+            case "token_classification":
+                text = torch.randint(6, 262, (32,), generator=fixed)
+                return dict(inputs={"text": text}, targets={"tags": text % 9})
+            case "question_answering":
+                text, start = torch.randint(6, 262, (32,), generator=fixed), torch.tensor([4 + index % 8])
+                allowed = torch.arange(32) > 3
+                return dict(inputs={"text": text}, targets=dict(start=start, end=start + 2, allowed=allowed))
+            case "multitask_text":
+                text = torch.randint(6, 262, (32,), generator=fixed)
+                return dict(inputs={"text": text}, targets=dict.fromkeys(TASKS, label % 2) | {"stsb": values(1)})
+            case "set_classification":
+                kinds = torch.randint(2, (16,), generator=fixed)
+                return dict(inputs={"entities": values(16, 12)}, targets={"label": label % 3, "entities": kinds})
+            case "forecasting":
+                return dict(inputs={"history": values(24, 2)}, targets={"future": values(6, 1)})
+            case "audio_classification":
+                return dict(inputs={"audio": values(2048)}, targets={"label": label})
+            case "video_classification":
+                return dict(inputs={"video": values(4, 3, 16, 16), "audio": values(1280)}, targets={"label": label})
+            case "point_cloud_classification":
+                return dict(inputs={"points": values(32, 3)}, targets={"label": label})
         return dict(inputs={"image": values(3, 12, 12)}, targets={"label": label})
 
 
@@ -147,7 +170,8 @@ def prepared(
     **options: Any,
 ) -> tuple[RecordingTraining, Data]:
     """A training and its data."""
-    training = RecordingTraining(small(recipe, **(model or {})), objective_for(recipe), steps=steps, **options)
+    built = small(recipe, **(model or {}))
+    training = RecordingTraining(built, objective_for(recipe, model=built), steps=steps, **options)
     kind, samples = Shared if shared else Data, Toys(recipe, 6, seed=1) if held_out else None
     data = kind(Toys(recipe, length), samples, batch=batch, steps=steps, workers=workers, held_out_batch=4)
     return training, data
