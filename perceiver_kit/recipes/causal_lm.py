@@ -48,15 +48,15 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         ),
         quick=dict(
             context=192,
-            channels=128,
+            channels=64,
             num_latents=128,
-            latent_dim=128,
+            latent_dim=64,
             layers=2,
             cross_heads=4,
             self_heads=4,
             residual_dropout=0.0,
             ngrams=(2, 3, 4, 5, 6),
-            buckets=2**17,
+            buckets=2**16,
         ),
     ),
     sources=dict(
@@ -82,7 +82,9 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     ),
     group=CausalEncoder,
     objective=_objective,
-    training=dict(steps=3000, batch=16, rate=1e-3),
+    training=dict(
+        steps=3000, batch=16, rate=1e-3, quick=dict(steps=1000, rate=2e-2, optimizer="muon", weight_decay=0.01)
+    ),
     data=dict(bible_next="perceiver_kit.data.tasks:bible_next", path="perceiver_kit.data.folders:next_bytes"),
     reads=lambda parameters: {"max_length": parameters["context"], "predicted": parameters["num_latents"]},
     random_inputs=_random_ids,
