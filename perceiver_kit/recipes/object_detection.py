@@ -82,7 +82,9 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     ),
     group=Encoder,
     objective=Detection,
-    training=dict(steps=1500, batch=32, rate=1e-3, quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05)),
+    training=dict(
+        steps=1500, batch=32, rate=1e-3, quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=850)
+    ),
     data=dict(
         digits="perceiver_kit.data.tasks:digit_objects",
         path="perceiver_kit.data.objects:object_folder",
