@@ -4,7 +4,7 @@ Matplotlib is imported when the first plot is drawn.
 """
 
 from .attention import attention_over_image, attention_over_waveform
-from .forecasts import forecasts
+from .forecasting import forecasts
 from .motion import flow, flow_to_rgb, flow_wheel
 from .objects import boxes, class_colours, segments
 from .pictures import latents, reconstructions

@@ -19,7 +19,7 @@ from ..data.series import Readings, Scaled, read_series, scaled, shown_time
 from ..data.tables import read_time
 from ..errors import InputError
 from ..objectives.quantile import levels
-from ..plots.forecasts import forecasts
+from ..plots.forecasting import forecasts
 from ..registry import register
 from .base import Answer, Interpreter, Item, Processor, Reader
 from .files import write_file
