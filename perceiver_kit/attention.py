@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .attention_backends import KeyValues, Projections, attend, competing, weighted_sum
-from .checks import check_callable, check_choice, check_positive, check_probability
+from .checks import check_callable, check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError
 from .initialisation import linear
 from .masks import Mask, Masks
@@ -89,6 +89,7 @@ class Attention(Observed):
         kv_heads = heads if kv_heads is None else kv_heads
         check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
+        check_flag("attention", compete=compete)
         check_callable("attention", qk_norm=qk_norm, positions=positions)
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):

@@ -55,6 +55,15 @@ def test_a_flag_of_a_block_is_a_bool(block: type, flag: str) -> None:
             block(**required(inspect.signature(block)) | {flag: wrong})
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_flags_of_attention_and_the_tokenizer_are_bools() -> None:
+    for wrong in WRONG:
+        with pytest.raises(kit.AssemblyError, match=r"^attention: compete must be True or False, got "):
+            kit.Attention(8, 8, compete=wrong)
+        with pytest.raises(kit.AssemblyError, match=r"^ByteTokenizer: parse_special must be True or False, got "):
+            kit.ByteTokenizer(parse_special=wrong)
+
+
 @pytest.mark.parametrize(("recipe", "flag"), RECIPES)
 def test_a_flag_of_a_recipe_is_a_bool(recipe: str, flag: str) -> None:
     for wrong in WRONG:

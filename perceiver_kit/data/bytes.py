@@ -25,7 +25,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from ..checks import check_positive, describe_value
+from ..checks import check_flag, check_positive, describe_value
 from ..errors import InputError, nearest
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
@@ -84,6 +84,7 @@ class ByteTokenizer:
     sep_id: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
+        check_flag("ByteTokenizer", parse_special=self.parse_special)
         if self.max_length is not None:
             check_positive("ByteTokenizer", least=2, max_length=self.max_length)
 
