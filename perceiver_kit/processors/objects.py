@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ..plots import boxes, class_colours, segments
 from ..registry import register
 from .base import TOP, Answer, Interpreter, Item, Processor, png
 from .files import picture_bytes, write_file
+from .readers import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +32,16 @@ class ObjectsAnswer(Answer):
             return "no object"
         shown = ", ".join(f"{one['class']} {one['score']:.2f}" for one in self.best[:TOP])
         return shown + (f" and {len(self.best) - TOP} more" if len(self.best) > TOP else "")
+
+    def picture(self) -> Tensor | None:
+        """The source at its own size, of which boxes are shares: the model read it resized as a whole."""
+        if self.processor is None:
+            return None
+        readers = {
+            name: replace(reader, size=None) if isinstance(reader, Picture) and reader.crop is None else reader
+            for name, reader in self.processor.readers.items()
+        }
+        return Answer.picture(replace(self, processor=replace(self.processor, readers=readers)))
 
     def figure(self) -> Figure | None:
         picture = self.picture()
