@@ -29,9 +29,15 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**26
 CACHE_BYTES = 2**29
 """Decoded pictures of a folder are cached in memory up to this size."""
+MAX_BYTES = 2**32
+"""Decoded sounds and videos of a folder, which are held in memory, take at most this size."""
 
 Reader = Callable[[Path], object]
 """Reads a file as training does; raises InputError for an unreadable file."""
+
+
+class FolderTooLarge(InputError):
+    """Files that together do not fit into memory. It is no fault of one file, which could be skipped."""
 
 
 class FileSplit(NamedTuple):
@@ -143,6 +149,8 @@ def readable_files(paths: Sequence[Path], reader: Reader, root: Path) -> list[Pa
     def failure(path: Path) -> str | None:
         try:
             reader(path)
+        except FolderTooLarge:
+            raise
         except InputError as error:
             return str(error)
         return None
@@ -155,6 +163,12 @@ def readable_files(paths: Sequence[Path], reader: Reader, root: Path) -> list[Pa
     if errors:
         _warn(f"{root}: skipped {len(errors)} of {len(paths)} files that cannot be read: " + "; ".join(errors))
     return [path for path, error in zip(paths, failures, strict=True) if not error]
+
+
+def check_held(folder: Path, held: int, lower: str) -> None:
+    """Raise FolderTooLarge if so many bytes of a folder are more than ``MAX_BYTES``; ``lower`` names the remedy."""
+    if held > MAX_BYTES:
+        raise FolderTooLarge(f"{folder} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower {lower}")
 
 
 def list_names(paths: Collection[Path], root: Path, most: int = 20) -> str:

@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from ..checks import check_flag, check_image_size, check_positive, check_probability
 from ..errors import InputError
-from .clips import MAX_BYTES, recoloured
-from .files import SOUNDS, VIDEOS
+from .clips import recoloured
+from .files import SOUNDS, VIDEOS, check_held
 from .images import to_unit
 from .labels import labelled_files
 from .media import window_starts
@@ -176,13 +176,9 @@ def clip_folder(
             file, num_frames=num_frames, image_size=size, fps=fps, per_frame=per_frame, seconds=seconds
         )
         held = sum(part.nbytes for scene in [*scenes.values()] for part in scene if part is not None)
-        if held > MAX_BYTES:
-            raise MemoryError(f"{path} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower seconds, fps or image_size")
+        check_held(path, held, "seconds, fps or image_size")
 
-    try:
-        files = labelled_files(path, VIDEOS if audio_samples is None else (*VIDEOS, *SOUNDS), read)
-    except MemoryError as error:
-        raise InputError(str(error)) from None
+    files = labelled_files(path, VIDEOS if audio_samples is None else (*VIDEOS, *SOUNDS), read)
     options: dict[str, Any] = dict(
         num_frames=num_frames, image_size=size, samples=audio_samples, rows=rows, drop=drop, augment=augment, seed=seed
     )

@@ -272,11 +272,13 @@ class TestBadPaths:
         ):
             open_task(films, recipe="multimodal_autoencoding", preset="tiny")
 
-    def test_videos_over_the_memory_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("perceiver_kit.data.clips.MAX_BYTES", 100_000)
+    def test_folders_over_the_memory_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("perceiver_kit.data.files.MAX_BYTES", 100_000)
         for name in ("a/1", "a/2", "b/1", "b/2"):
-            video(tmp_path / f"{name}.mp4", grey(30))
+            video(tmp_path / f"{name}.mkv", grey(30), sound=np.linspace(-0.5, 0.5, 60_000)[:, None])
         self.refused(tmp_path, "lower seconds, fps or image_size", "multimodal_autoencoding")
+        self.refused(tmp_path, "lower seconds, fps or image_size", "video_classification")
+        self.refused(tmp_path, "lower seconds or sample_rate", "audio_classification")
 
 
 @pytest.mark.parametrize("name", sorted({*SAMPLES} - {*ELSEWHERE}))
