@@ -73,6 +73,7 @@ def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -
         "repeats": 1 if memory else task.repeats,
         # The first training step allocates the optimizer's state, which is measured.
         "warm": task.warm and not (memory and "train" in task.kind),
+        "processor": task.processor,
         "side": side,
         "directory": directory,
         "count": name == names(task)[0],

@@ -67,7 +67,7 @@ def row(task: Task, found: Found, peaks: dict[str, float]) -> dict[str, Any]:
             point["share_of_peak"] = flops / point[KIT]["seconds"] / peak
         points.append(point)
     entry = {"task": task.name, "dtype": task.dtype, "points": points, "rounds": len(found[KIT])}
-    if task.kind == "growth":
+    if task.target.time_slope is not None:
         sizes = [next(iter(size.values())) for size in task.points]
         # Rounded to the digits that the page shows.
         entry["time_slope"] = round(slope(sizes, [point[KIT]["seconds"] for point in points]), 2)

@@ -176,7 +176,7 @@ def _read(
         known = new + getattr(model.inputs.blocks[name], "history", 0)
         ids, mask = ids[:, -known:], mask[:, -known:]
     ids = ids.where(mask, 0)
-    tokens, _ = model.inputs({name: ids}, {name: mask})
+    tokens, _ = model.inputs({name: ids}, None if bool(mask.all()) else {name: mask})
     if new is not None:
         tokens = Tokens(tokens.rows[:, -new:], Layout(((name, (new,)),)))
     if model.encoder.cacheable:
