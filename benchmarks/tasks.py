@@ -152,6 +152,7 @@ def all_tasks() -> tuple[Task, ...]:
         *(_sweep("length", recipe, (128, 256, 512, 1024, 2048), repeats=3) for recipe in texts),
         *(_sweep("size", recipe, (112, 224, 336, 448), repeats=1) for recipe in any_size),
         _growth("rows", "inputs"),
+        _growth("grouped_rows", "hierarchy"),
         _growth("queries", "queries"),
         Task("generation/token", "token", points=policies, **beside),
         Task("generation/train", "causal_train", points=tuple({"context": context} for context in CONTEXTS), **beside),
