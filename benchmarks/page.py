@@ -35,7 +35,8 @@ both sides. Of several outputs one of the 128 parts is decoded: Hugging Face can
 
 GROWTH = """\
 The kit alone: rows of 64 channels, 64 latents × 128, two layers, queries of 65 channels; 1,024 rows or queries where
-the other grows. Slopes are of logarithms: 1 is proportional growth."""
+the other grows. `grouped_rows` is the hierarchical Perceiver: 16 groups, each with 64 latents of the same width for
+its share of the rows, and 64 between them. Slopes are of logarithms: 1 is proportional growth."""
 
 GENERIC = """\
 It has a generic Perceiver IO on given rows, without position features, modalities or published weights.
