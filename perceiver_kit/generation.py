@@ -32,6 +32,7 @@ from .data.sampling import generator
 from .decoders import PassThrough
 from .encoders import Cache, CausalEncoder
 from .errors import AssemblyError, InputError
+from .flags import checked_flags
 from .inputs import TextTokens
 from .model import PerceiverIO
 from .queries import LatentQuery
@@ -42,6 +43,7 @@ Prompt = str | Sequence[int] | Tensor
 POLICIES = ("recompute", "refill", "roll")
 
 
+@checked_flags
 def generate(
     model: nn.Module,
     prompt: Prompt | Sequence[Prompt],

@@ -12,8 +12,9 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_flag, check_positive
+from ..checks import check_positive
 from ..errors import InputError
+from ..flags import checked_flags
 from .files import VIDEOS, check_held, find_files, readable_files, split_by_class, top_level_files
 from .images import to_unit
 from .sampling import Samples
@@ -65,7 +66,6 @@ class Windows(Samples):
         seed: int = 0,
     ) -> None:
         check_positive("Windows", num_frames=num_frames, classes=classes)
-        check_flag("Windows", augment=augment)
         if not rows:
             raise InputError("Windows needs at least one window")
         for row in rows:
@@ -114,6 +114,7 @@ def _sign(random: Generator) -> float:
     return 1.0 if torch.rand((), generator=random) < 0.5 else -1.0
 
 
+@checked_flags
 def one_clip(
     clip: Clip, *, num_frames: int, parts: int | None = None, augment: bool = False, seed: int = 0
 ) -> tuple[Windows, Windows]:

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ..errors import InputError, MissingPackage
+from ..flags import checked_flags
 from .image_processor import ImageProcessor
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
+@checked_flags
 def read_picture(
     path: Path, size: tuple[int, int], *, cover: float | None = None, crop: bool = True, channels: int = 3
 ) -> UInt8[Tensor, "c h w"]:
@@ -250,6 +252,7 @@ def read_text(path: Path) -> str:
 class Pictures(Sequence[Tensor]):
     """Picture files as uint8 tensors (channels, h, w), read lazily and cached up to ``CACHE_BYTES``."""
 
+    @checked_flags
     def __init__(
         self,
         paths: Sequence[Path],

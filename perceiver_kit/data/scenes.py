@@ -12,8 +12,9 @@ from einops import repeat
 from jaxtyping import Int16, UInt8
 from torch import Generator, Tensor
 
-from ..checks import check_flag, check_image_size, check_positive, check_probability
+from ..checks import check_image_size, check_positive, check_probability
 from ..errors import InputError
+from ..flags import checked_flags
 from .clips import recoloured
 from .files import SOUNDS, VIDEOS, check_held
 from .images import to_unit
@@ -73,7 +74,6 @@ class Scenes(Samples):
     ) -> None:
         check_positive("Scenes", num_frames=num_frames)
         check_probability("Scenes", drop=drop)
-        check_flag("Scenes", augment=augment)
         if not shown or len(shown) != len(labels):
             raise InputError(f"Scenes needs a label for each window, got {len(shown)} windows, {len(labels)} labels")
         self.scenes, self.shown, self.labels, self.seed = scenes, shown, labels, seed
@@ -149,6 +149,7 @@ def read_scene(
     return scene
 
 
+@checked_flags
 def clip_folder(
     path: Path,
     *,
