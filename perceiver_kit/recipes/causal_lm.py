@@ -85,7 +85,12 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     training=dict(
         steps=3000, batch=16, rate=1e-3, quick=dict(steps=1000, rate=2e-2, optimizer="muon", weight_decay=0.01)
     ),
-    data=dict(bible_next="perceiver_kit.data.tasks:bible_next", path="perceiver_kit.data.folders:next_bytes"),
+    data=dict(
+        bible_next="perceiver_kit.data.tasks:bible_next",
+        chorales="perceiver_kit.data.chorales:chorale_ids",
+        digit_pixels="perceiver_kit.data.pixels:digit_pixels",
+        path="perceiver_kit.data.folders:next_bytes",
+    ),
     reads=lambda parameters: {"max_length": parameters["context"], "predicted": parameters["num_latents"]},
     random_inputs=_random_ids,
     processor="perceiver_kit.processors.recipes:continue_text",
