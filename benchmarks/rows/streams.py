@@ -24,7 +24,7 @@ PIXELS: dict[str, Any] = dict(ngrams=(2, 3, 4), buckets=2**10, residual_dropout=
 def music(seed: int) -> list[Row]:
     sizes = dict(max_length=CHORALES["context"], predicted=CHORALES["num_latents"])
     task = opened("causal_lm", "chorales", "quick", seed=seed, **sizes)
-    metrics = train("chorales", "causal_lm", task, preset="quick", seed=seed, parameters=CHORALES, steps=900)
+    metrics = train("chorales", "causal_lm", task, preset="quick", seed=seed, parameters=CHORALES, steps=400)
     what = "next token of Bach's chorales, `causal_lm`, preset `quick`, 512 tokens"
     return [row(what, "bits a token", metrics["bits"], metrics, music_baselines())]
 
