@@ -13,7 +13,6 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
 
-from ..errors import InputError
 from .next_bytes import NextIds
 from .packages import packaged
 from .task import Task
@@ -83,18 +82,17 @@ def as_ids(voices: UInt8[np.ndarray, "t v"]) -> UInt8[np.ndarray, "n"]:
 def as_voices(ids: np.ndarray) -> UInt8[np.ndarray, "t v"]:
     """Symbols of the whole steps of one chorale, ids (n,) with or without its ``START``.
 
+    They end before the first id that is not of the voice whose turn it is, as a model may generate.
+
     >>> as_voices(as_ids(np.array([[40, 30, 20, 10], [46, 46, 22, 46]]))).tolist()
     [[40, 30, 20, 10], [46, 46, 22, 46]]
-
-    Raises InputError where an id is not one of its voice.
     """
     ids = np.asarray(ids, np.int64)
     ids = ids[1:] if len(ids) and ids[0] == START else ids
-    whole = len(ids) // len(VOICES) * len(VOICES)
-    voices = rearrange(ids[:whole], "(t v) -> t v", v=len(VOICES)) - 1 - SYMBOLS * np.arange(len(VOICES))
-    if not ((voices >= 0) & (voices < SYMBOLS)).all():
-        raise InputError("chorale: ids must be of soprano, alto, tenor and bass in turn, from the first step on")
-    return voices.astype(np.uint8)
+    symbols = ids - 1 - SYMBOLS * (np.arange(len(ids)) % len(VOICES))
+    wrong = np.flatnonzero((symbols < 0) | (symbols >= SYMBOLS))
+    whole = (wrong[0] if len(wrong) else len(ids)) // len(VOICES) * len(VOICES)
+    return rearrange(symbols[:whole], "(t v) -> t v", v=len(VOICES)).astype(np.uint8)
 
 
 def higher(voices: UInt8[np.ndarray, "t v"], semitones: int) -> UInt8[np.ndarray, "t v"] | None:
