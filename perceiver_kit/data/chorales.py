@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 
 from .next_bytes import NextIds
 from .packages import packaged
@@ -73,7 +73,7 @@ def chorale_ids(
     return Task("chorales", train, held_out, overrides, CHORALES_SOURCE)
 
 
-def as_ids(voices: UInt8[np.ndarray, "t v"]) -> UInt8[np.ndarray, "n"]:
+def as_ids(voices: Integer[np.ndarray, "t v"]) -> UInt8[np.ndarray, "n"]:
     """Symbols of four voices as ids, after ``START``."""
     ids = 1 + voices + SYMBOLS * np.arange(len(VOICES))
     return np.concatenate([[START], rearrange(ids, "t v -> (t v)")]).astype(np.uint8)
