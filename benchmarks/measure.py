@@ -6,6 +6,7 @@ Prints, as JSON, a list with an entry for each of the task's points.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import statistics
 import sys
@@ -184,19 +185,21 @@ def growth(order: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def token(order: dict[str, Any]) -> list[dict[str, Any]]:
-    """A token after a full context; the memory of a cache counts."""
     torch.set_num_threads(1)
-    entries = []
-    for point in order["points"]:
-        made, text = causal.model(order["side"], point["context"]), causal.ids(point["context"])
-        with torch.no_grad():
-            made(text[:, :1])  # one-time allocations of libraries are no memory of a token
-            before = memory("VmRSS")
-            call, number = causal.tokens(made, order["side"], text, point["policy"])
-            held = max(0.0, memory("VmRSS") - before)
-            entry = measured(call, made, order)
-        entries.append({"seconds": entry["seconds"] / number, "mebibytes": entry["mebibytes"] + held})
-    return entries
+    return [one_token(order, **point) for point in order["points"]]
+
+
+def one_token(order: dict[str, Any], context: int, policy: str) -> dict[str, Any]:
+    """A token after a full context; the memory of a cache counts."""
+    made, text = causal.model(order["side"], context), causal.ids(context)
+    with torch.no_grad():
+        made(text[:, :1])  # one-time allocations of libraries are no memory of a token
+        gc.collect()  # models of other points
+        before = memory("VmRSS")
+        call, number = causal.tokens(made, order["side"], text, policy)
+        held = max(0.0, memory("VmRSS") - before)
+        entry = measured(call, made, order)
+    return {"seconds": entry["seconds"] / number, "mebibytes": entry["mebibytes"] + held}
 
 
 def causal_train(order: dict[str, Any]) -> list[dict[str, Any]]:

