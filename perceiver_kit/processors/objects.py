@@ -151,7 +151,7 @@ class PixelClasses(Interpreter):
             )
         names = getattr(model, "labels", {}).get(self.output) or [f"class {i}" for i in range(len(logits))]
         best = logits.argmax(0)
-        shares = torch.bincount(best.flatten(), minlength=len(names)) / best.numel()
+        shares = torch.bincount(best.ravel(), minlength=len(names)) / best.numel()
         order = shares.argsort(descending=True, stable=True).tolist()
         scores = {names[i]: float(shares[i]) for i in order if shares[i] > 0}
         return SegmentsAnswer(source, best, scores, outputs, processor, names=tuple(names))
