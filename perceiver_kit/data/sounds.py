@@ -27,7 +27,7 @@ from .video import sample_clip
 
 PROMPTS = Path("/usr/share/asterisk/sounds")
 PROMPTS_SOURCE = (
-    "2,800 telephone prompts at 8 kHz in five languages, one speaker each (English and Spanish share one), in Debian's "
+    "2,781 telephone prompts at 8 kHz in five languages, one speaker each (English and Spanish share one), in Debian's "
     "packages asterisk-core-sounds-{en,es,fr,it,ru}-gsm (CC BY-SA 3.0)"
 )
 
