@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("evaluate", _evaluate, "measure a trained model on held-out data, or on a benchmark's files")
     text = "a directory of the kit or of Hugging Face, the hub's id of a Perceiver, or a recipe trained into ./runs"
     added.add_argument("model", help=text)
-    text = "as for train, or a benchmark's folder, such as sintel:PATH and kitti:PATH for optical_flow"
+    text = "as for train, or a benchmark's folder, such as sintel:PATH and kitti:PATH"
     added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
     added.add_argument("--batch", type=int, default=1, help="samples that the model reads at once (1)")
     added.add_argument("--seed", type=int, default=0)
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
 
     added = command("generate", _generate, "continue a text with a causal model")
-    added.add_argument("model", help="a directory with a trained model, such as runs/causal_lm")
+    added.add_argument("model", help="a directory with a trained model, such as runs/bible")
     added.add_argument("prompt", help="the text to continue")
     added.add_argument("--length", type=int, default=200, help="new tokens (200)")
     added.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token (1)")

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from ..checks import check_image_size, check_positive, short
 from ..errors import InputError
+from ..flags import checked_flags
 from .canvases import padded_objects
 from .files import Pictures, hold_out, open_picture
 from .images import to_unit
@@ -93,6 +94,7 @@ class Objects(Samples):
         return {"inputs": {"image": image}, "targets": padded_objects(self.classes[index], boxes, self.most)}
 
 
+@checked_flags
 def object_folder(
     path: Path,
     *,

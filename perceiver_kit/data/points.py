@@ -63,7 +63,7 @@ class Clouds(Samples):
         clouds: Sequence[Tensor],
         labels: Tensor,
         *,
-        count: int = 2000,
+        count: int = 2048,
         axes: int = 3,
         scale: float = 0.2,
         rotate: Axis = "y",
@@ -170,7 +170,7 @@ class Shapes(Sequence[Tensor]):
         return cloud + 0.02 * torch.randn(cloud.shape, generator=random)
 
 
-def shapes(*, points: int = 2000, seed: int = 0, items: int = 4000, rotate: Axis = "y") -> Task:
+def shapes(*, points: int = 2048, seed: int = 0, items: int = 4000, rotate: Axis = "y") -> Task:
     """Eight kinds of analytic shapes; 400 others are held out."""
     kinds = tuple(OUTLINES)
 
@@ -229,7 +229,7 @@ def sampled(content: bytes, kind: str, name: str, surface: int = SURFACE) -> Flo
 
 
 def cloud_folder(
-    path: Path, *, points: int = 2000, axes: int = 3, features: int = 0, seed: int = 0, rotate: Axis = "y"
+    path: Path, *, points: int = 2048, axes: int = 3, features: int = 0, seed: int = 0, rotate: Axis = "y"
 ) -> Task:
     """Point clouds or meshes, one subfolder per class; .npy and .csv files have ``axes`` + ``features`` columns."""
     read = partial(read_cloud, columns=axes + features)
@@ -261,7 +261,7 @@ KINDS: dict[str, tuple[str, ...]] = {  # words in the English name of a mesh
 
 
 def furniture(
-    *, points: int = 2000, seed: int = 0, rotate: Axis = "y", folder: Path = FURNITURE, kinds: int = len(KINDS)
+    *, points: int = 2048, seed: int = 0, rotate: Axis = "y", folder: Path = FURNITURE, kinds: int = len(KINDS)
 ) -> Task:
     """Meshes of furniture, of the ``kinds`` most frequent kinds; a fifth of each kind is held out."""
     archives = sorted(folder.glob("*.sh3f"))

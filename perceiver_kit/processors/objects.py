@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_probability, describe_value
-from ..errors import InputError
+from ..errors import InputError, PerceiverKitError
 from ..plots import boxes, class_colours, segments
 from ..registry import register
 from .base import TOP, Answer, Interpreter, Item, Processor, png
@@ -34,14 +35,14 @@ class ObjectsAnswer(Answer):
         return shown + (f" and {len(self.best) - TOP} more" if len(self.best) > TOP else "")
 
     def picture(self) -> Tensor | None:
-        """The source at its own size, of which boxes are shares: the model read it resized as a whole."""
-        if self.processor is None:
+        """The whole source in its own proportions; the model reads it squeezed. None where it is gone."""
+        readers = {} if self.processor is None else self.processor.readers
+        sources = self.source if isinstance(self.source, Mapping) else dict.fromkeys(readers, self.source)
+        pictures = {name: one for name, one in readers.items() if isinstance(one, Picture) and name in sources}
+        try:
+            return next((one.whole(sources[name]) for name, one in pictures.items()), None)
+        except PerceiverKitError:
             return None
-        readers = {
-            name: replace(reader, size=None) if isinstance(reader, Picture) and reader.crop is None else reader
-            for name, reader in self.processor.readers.items()
-        }
-        return Answer.picture(replace(self, processor=replace(self.processor, readers=readers)))
 
     def figure(self) -> Figure | None:
         picture = self.picture()

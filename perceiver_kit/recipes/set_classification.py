@@ -22,8 +22,8 @@ from ..recipe import recipe
 from ._shared import LABELS_SOURCE, PAPER, PROBLEM_SOURCE, REFERENCE
 
 STARCRAFT = f"{PAPER}, section 4.4"
-APPENDIX = f"{PAPER}, appendix on StarCraft II: as for ImageNet"
 OWN = "the kit's"
+IMAGENET = f"{OWN}: as for ImageNet"
 SMALL: dict[str, Any] = dict(features=12, num_labels=3, num_latents=8, latent_dim=32, layers=1, self_heads=4)
 
 
@@ -48,12 +48,12 @@ def random_entities(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]
         labels=LABELS_SOURCE,
         problem_type=PROBLEM_SOURCE,
         entities=f"{STARCRAFT}: 512",
-        features="AlphaStar (Vinyals et al. 2019): entities of 256 channels",
+        features=OWN,
         entity_labels=OWN,
         num_latents=f"{STARCRAFT}: 32",
-        latent_dim=APPENDIX,
-        layers=f"{PAPER}, appendix on StarCraft II: 3",
-        self_heads=APPENDIX,
+        latent_dim=IMAGENET,
+        layers=f"{STARCRAFT}: it replaces AlphaStar's Transformer of 3 layers (Vinyals et al. 2019)",
+        self_heads=IMAGENET,
         activation=REFERENCE,
     ),
     group=Encoder,
