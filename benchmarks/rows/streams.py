@@ -38,7 +38,7 @@ def music_baselines() -> dict[str, float]:
 
 def pixels(seed: int) -> list[Row]:
     task = opened("causal_lm", "digit_pixels", "quick", seed=seed)
-    metrics = train("digit_pixels", "causal_lm", task, preset="quick", seed=seed, parameters=PIXELS, steps=900)
+    metrics = train("digit_pixels", "causal_lm", task, preset="quick", seed=seed, parameters=PIXELS, steps=800)
     what = "lower half of digits, pixel by pixel, `causal_lm`, preset `quick`, 14 × 14 pixels of 4 levels"
     baseline = {"counts of the pixels to the left and above": neighbours(task.train, task.held_out)}
     return [row(what, "bits a pixel", metrics["bits"], metrics, baseline)]
