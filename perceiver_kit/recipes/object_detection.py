@@ -91,7 +91,10 @@ def _most_objects(parameters: dict[str, Any]) -> dict[str, Any]:
     group=Encoder,
     objective=Detection,
     training=dict(
-        steps=1500, batch=32, rate=1e-3, quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=850)
+        steps=1500,
+        batch=32,
+        rate=1e-3,
+        quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=1200, batch=16),
     ),
     data=dict(
         digits="perceiver_kit.data.tasks:digit_objects",
