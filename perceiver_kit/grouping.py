@@ -91,13 +91,18 @@ def groups_of(layout: Layout, groups: int, order: Order) -> dict[str, Group]:
     return found
 
 
-@functools.lru_cache(maxsize=64)
 def block_order(grid: Grid) -> Int64[Tensor, "n"]:
     """The flat indices of a grid along a Z-order curve: the bits of the coordinates interleaved, first axis first.
 
     >>> block_order((2, 4))
     tensor([0, 1, 4, 5, 2, 3, 6, 7])
     """
+    # A tensor of a trace or of a fake mode must not be cached: eager calls would get it.
+    traced = torch.compiler.is_compiling() or type(torch.empty(0, device="cpu")) is not Tensor
+    return _z_order(grid) if traced else _cached_z_order(grid)
+
+
+def _z_order(grid: Grid) -> Int64[Tensor, "n"]:
     index = torch.arange(math.prod(grid), device="cpu")
     key = torch.zeros_like(index)
     coordinates = unravel(index, grid)
@@ -105,6 +110,9 @@ def block_order(grid: Grid) -> Int64[Tensor, "n"]:
         for coordinate in coordinates:
             key = 2 * key + (coordinate >> bit) % 2
     return key.argsort()
+
+
+_cached_z_order = functools.lru_cache(maxsize=64)(_z_order)
 
 
 def split_layout(

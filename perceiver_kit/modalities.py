@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +15,7 @@ from .errors import AssemblyError, UnknownName, nearest
 
 
 class ByModality(nn.Module):
-    """Modules by name, for names that ``nn.ModuleDict`` refuses: ``type``, ``items``, or any with a dot.
+    """Modules by name, for names that ``nn.ModuleDict`` or exported graphs refuse: ``type``, ``class``, any with a dot.
 
     >>> [*ByModality({"type": nn.Identity(), "a.b": nn.Identity()})]
     ['a.b', 'type']
@@ -66,8 +68,9 @@ _RESERVED = frozenset(dir(ByModality({})))
 
 def _key(name: str) -> str:
     """A legal attribute name: the modality's own if it is one. No two names share a key."""
-    key = name.replace("%", "%25").replace(".", "%2E")
-    return f"%{key}" if key in _RESERVED else key
+    # Exported graphs are Python code that names attributes: no keyword, quote or line break.
+    key = re.sub(r"""[%.'"\\\x00-\x1f\x7f\x85\u2028\u2029]""", lambda letter: f"%{ord(letter[0]):02X}", name)
+    return f"%{key}" if key in _RESERVED or keyword.iskeyword(key) else key
 
 
 def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str, Block]) -> dict[str, Block]:

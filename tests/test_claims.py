@@ -97,39 +97,46 @@ def equal_to_theirs(ours: dict[str, Any], **theirs: Any) -> bool:
 
 
 # What the page says of results that differ are rows of tests/test_fidelity.py.
-CALLING: dict[str, Callable[[], bool]] = {
-    "`model(inputs=…)`": lambda: torch.equal(
+CALLING: dict[str, Callable[[str], bool]] = {
+    "`model(inputs=…)`": lambda ours: torch.equal(
         tiny("masked_lm")(torch.zeros(1, 4, dtype=torch.int64))["text"],
         tiny("masked_lm")({"text": torch.zeros(1, 4, dtype=torch.int64)})["text"],
     ),
-    "`attention_mask`": lambda: (
+    "`attention_mask`": lambda ours: (
         not torch.equal(text_logits(torch.arange(8).expand(2, 8) < 5), text_logits())
         and raises(lambda: text_logits(torch.ones(2, 8, dtype=torch.int64)))
     ),
-    "`outputs.logits`": lambda: isinstance(clip(), dict) and sorted(clip()) == ["audio", "image", "label"],
-    "`outputs.last_hidden_state`": lambda: (
+    "`outputs.logits`": lambda ours: isinstance(clip(), dict) and sorted(clip()) == ["audio", "image", "label"],
+    "`outputs.last_hidden_state`": lambda ours: (
         tiny("masked_lm").encode({"text": torch.zeros(2, 3, dtype=torch.int64)}).latents.ndim == 3
     ),
-    "`output_attentions=True`": lambda: captured(kit.capture_attention) > 2 and captured(kit.capture_hidden) > 1,
-    "`subsampled_output_points": lambda: (
+    "`output_attentions=True`": lambda ours: captured(kit.capture_attention) > 2 and captured(kit.capture_hidden) > 1,
+    "`subsampled_output_points": lambda ours: (
         {name: rows.shape[1] for name, rows in clip(at={"image": torch.tensor([[5, 0, 2]])}).items()} == {"image": 3}
         and clip(at={"image": torch.tensor([1, 2])})["image"].shape[1] == 2
         and raises(lambda: clip(at={"image": torch.tensor([10**6])}))
         and raises(lambda: clip(at={"image": torch.tensor([1], dtype=torch.int32)}))
     ),
-    "`interpolate_pos_encoding=True`": lambda: (
+    "`interpolate_pos_encoding=True`": lambda ours: (
         tiny("image_classification_learned")(torch.rand(1, 3, 40, 20))["label"].ndim == 2
     ),
-    "`labels=…`": lambda: kit.objectives.Classification()(
+    "`labels=…`": lambda ours: kit.objectives.Classification()(
         {"label": torch.zeros(2, 4)}, {"label": torch.tensor([0, 3])}
     )[0].isclose(torch.tensor(4.0).log()),
-    "multimodal `image`": lambda: clip()["image"].shape == example("multimodal_autoencoding")["image"].shape,
-    "multimodal `audio`": lambda: clip()["audio"].ndim == 2,
-    "multimodal `label`": lambda: torch.equal(
+    "multimodal `image`": lambda ours: clip()["image"].shape == example("multimodal_autoencoding")["image"].shape,
+    "multimodal `audio`": lambda ours: clip()["audio"].ndim == 2,
+    "multimodal `label`": lambda ours: torch.equal(
         clip()["label"], tiny("multimodal_autoencoding")(example("multimodal_autoencoding"))["label"]
     ),
-    "flow `inputs`": lambda: raises(lambda: tiny("optical_flow")(torch.zeros(1, 2, 27, 32, 48))),
-    "flow output": lambda: flow().shape == (1, 2, 32, 48) and default("optical_flow", "flow_scale") == 20 / 100,
+    "flow `inputs`": lambda ours: (
+        ours.startswith("`frames` (b, 2, 3, h, w)")
+        and raises(lambda: tiny("optical_flow")(torch.zeros(1, 2, 27, 32, 48)))
+    ),
+    "flow output": lambda ours: (
+        ours == "(b, 2, h, w) in pixels, x then y"
+        and flow().shape == (1, 2, 32, 48)
+        and default("optical_flow", "flow_scale") == 20 / 100
+    ),
 }
 CONFIG: dict[str, Callable[[str], bool]] = {
     "`num_blocks`": lambda ours: kit.Encoder(8, num_latents=2, latent_dim=8, layers=3, blocks=2).blocks == 2,
@@ -204,7 +211,8 @@ PERCEIVER_IO: dict[str, Callable[[str], bool]] = {
     "`queries_dim`": lambda ours: kit.Queries(a=queries.LearnedQuery(2, 7)).channels == 7,
     "`logits_dim`": lambda ours: outputs.Project(9, in_channels=4)(torch.rand(1, 2, 4)).shape[-1] == 9,
     "`depth`": lambda ours: (
-        len(kit.Encoder(8, num_latents=2, latent_dim=8, layers=3).transformer) == 3
+        ours == "`Encoder(layers=…)`; `weight_tie_layers=True` is `Encoder(blocks=depth, layers=1)`"
+        and len(kit.Encoder(8, num_latents=2, latent_dim=8, layers=3).transformer) == 3
         and len(kit.Encoder(8, num_latents=2, latent_dim=8, blocks=3, layers=1).transformer) == 1
     ),
     "`decoder_ff=False`": lambda ours: kit.Decoder(8, 8, widening=0).cross.mlp is None,
@@ -232,7 +240,7 @@ OTHERS = (
     r"widening|use_query_residual|num_latents|_heads|qk_channels|d_model|image_size|train_size|output_num|num_labels"
 )
 ROWS = [
-    *rows_of("from_huggingface.md", "Calling", {key: lambda ours, c=c: c() for key, c in CALLING.items()}),
+    *rows_of("from_huggingface.md", "Calling", CALLING),
     *rows_of("from_huggingface.md", "Config fields", CONFIG, OTHERS),
     *rows_of("from_perceiver_pytorch.md", "`Perceiver`: images to classes", PERCEIVER),
     *rows_of("from_perceiver_pytorch.md", "`PerceiverIO`: your own rows and queries", PERCEIVER_IO),

@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 import perceiver_kit as kit
 from perceiver_kit.bottleneck import LabelBottleneck
@@ -89,6 +90,22 @@ def model(order: str = "rows") -> kit.PerceiverIO:
 
 def raw() -> dict[str, Tensor]:
     return {"a": torch.randn(2, 5, 6, 8).double(), "b": torch.randn(2, 7, 8).double()}
+
+
+def test_the_order_of_blocks_is_never_that_of_a_trace() -> None:
+    """An exported model, or one of a fake mode, leaves eager models as they are."""
+
+    class Ordered(nn.Module):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows[block_order((3, 7))]
+
+    exported = torch.export.export(Ordered(), (torch.arange(21),), strict=False).module()
+    with FakeTensorMode():
+        assert type(block_order((5, 3))) is not torch.Tensor
+    for grid in ((3, 7), (5, 3)):
+        assert type(block_order(grid)) is torch.Tensor
+        assert sorted(block_order(grid).tolist()) == [*range(grid[0] * grid[1])]
+    assert exported(torch.arange(21)).equal(block_order((3, 7)))
 
 
 @pytest.mark.parametrize("order", ["rows", "blocks"])

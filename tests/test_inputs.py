@@ -143,10 +143,10 @@ def test_a_modality_may_have_any_name(names: list[str]) -> None:
 
 
 def test_names_that_resemble_escaped_names_do_not_collide() -> None:
-    names = ["a.b", "a%2Eb", "a%252Eb", "type", "%type", "%25type"]
+    names = ["a.b", "a%2Eb", "a%252Eb", "type", "%type", "%25type", "class", "%class", "a\nb", "a%0Ab"]
     every = inputs.Inputs({name: inputs.Features(i + 1) for i, name in enumerate(names)}, min_padding=1)
     assert len(every.state_dict()) == len(names)
-    assert [every.blocks[name].channels for name in names] == [1, 2, 3, 4, 5, 6]
+    assert [every.blocks[name].channels for name in names] == [*range(1, len(names) + 1)]
 
 
 def test_legal_names_are_unchanged_in_the_state_dict() -> None:

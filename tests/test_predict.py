@@ -198,6 +198,14 @@ def empty(folder: Path) -> Path:
         (filler, lambda t: picture(t / "a.png"), r"a\.png"),
         (filler, lambda t: "gone.txt", "gone.txt cannot be read as text"),
         (filler, lambda t: "", "expected a text, got an empty one"),
+        (filler, lambda t: (), "expected a text, a tuple of two texts, or the path"),
+        (
+            lambda: kit.build("sequence_classification", preset="tiny"),
+            lambda t: ("", ""),
+            "expected a text, got an empty one",
+        ),
+        (classifier, lambda t: "", "expected a path, got ''"),  # not the current directory
+        (classifier, lambda t: ["", t], "expected a path, got ''"),
         (filler, lambda t: 3, "expected a text, a tuple of two texts, or the path"),
         (classifier, lambda t: empty(t / "none"), "none has no files ending in .png"),
         (classifier, lambda t: [], "source is an empty list"),

@@ -46,9 +46,10 @@ def boxes(picture: Tensor, boxes: Tensor, names: Sequence[str], *, truth: Tensor
         x, y, w, h = box.tolist()
         colour = colours[_kind(name)]
         axes.add_patch(Rectangle((x - w / 2 - 0.5, y - h / 2 - 0.5), w, h, fill=False, color=colour, linewidth=2))
-        place = (max(x - w / 2, 0), max(y - h / 2, 0))
+        left, top = max(x - w / 2, 0), max(y - h / 2, 0)
+        side = "bottom" if top > height / 12 else "top"  # above the box where there is room
         label = dict(facecolor=colour, edgecolor="none", pad=1.2)
-        axes.text(*place, name, fontsize=SMALL, color="white", va="bottom", bbox=label, clip_on=True)
+        axes.text(left, top, name, fontsize=SMALL, color="white", va=side, bbox=label, clip_on=True)
     for box in [] if truth is None else plain(truth) * scale:
         x, y, w, h = box.tolist()
         axes.add_patch(Rectangle((x - w / 2 - 0.5, y - h / 2 - 0.5), w, h, fill=False, color="white", ls=":"))

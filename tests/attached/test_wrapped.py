@@ -7,6 +7,7 @@ The wrapper has the attributes of the layer that it wraps, as those of adapter l
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,7 @@ from ..assemblies import Assembly, assemblies
 from ..blocks import CONTAINERS, accepts, arguments, drawable, made
 from ..models.holding import mixes_rows, output_grids
 from ..models.properties import WHOLE
-from ..strategies import composite, distance, noisy, raw
+from ..strategies import RECIPES, composite, distance, noisy, raw, raws, tiny
 from .attaching import LAYERS, Wrapper, wrap
 
 Raw = dict[str, Tensor]
@@ -173,17 +174,18 @@ def test_all_layers_may_be_wrapped_at_once_and_exported(drawn: tuple[nn.Module, 
     exported_as_merged(*drawn)
 
 
-STAGES = [(kind, name) for kind, name in BLOCKS if kind in ("encoders", "decoders", "positions", "queries")]
+OTHER_STAGES = ["causal_lm", "hierarchical_autoencoding", "object_detection", "perceiver_image_classification"]
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("kind", "name"), STAGES, ids=[".".join(stage) for stage in STAGES])
-def test_all_layers_around_each_block_may_be_wrapped_and_exported(kind: str, name: str) -> None:
-    @settings(WHOLE, max_examples=1)
-    @given(case=assemblies())
-    def at_once(case: Assembly) -> None:
-        assume(any(type(block) is find(kind, name) for block in case.model.modules()))
-        exported_as_merged(case.model, case.raw)
+@pytest.mark.parametrize("recipe", OTHER_STAGES)
+def test_all_layers_of_other_encoders_and_decoders_may_be_wrapped_and_exported(recipe: str) -> None:
+    model = copy.deepcopy(tiny(recipe)).requires_grad_()
+    exported_as_merged(model, raws(model, 2))
 
-    with drawing(kind, name):
-        at_once()
+
+def test_the_stages_of_every_recipe_are_wrapped_and_exported() -> None:
+    exported = {kit.Encoder, kit.Decoder}
+    exported |= {type(stage) for name in OTHER_STAGES for stage in (tiny(name).encoder, tiny(name).decoder)}
+    for recipe in RECIPES:
+        assert {type(tiny(recipe).encoder), type(tiny(recipe).decoder)} <= exported, recipe

@@ -334,6 +334,13 @@ def test_recipes_declare_their_own_data_and_sizes(own_recipe: str) -> None:
         open_task("own", recipe="masked_lm", preset="tiny")
 
 
+def test_a_folder_may_have_the_name_of_other_recipes_data(
+    own_recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(texts(tmp_path / "here", "own").parent / "here")
+    assert open_task("own", recipe="masked_lm", preset="tiny", max_length=20).source == "own"
+
+
 def test_paths_need_a_loader(tmp_path: Path, own_recipe: str) -> None:
     with pytest.raises(InputError, match="recipe own_classifier declares no loader of paths"):
         open_task(tmp_path, recipe=own_recipe)

@@ -8,6 +8,7 @@ import re
 import wave
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ from perceiver_kit import processors
 from perceiver_kit.data.media import load_audio
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.video import load_clip
+from perceiver_kit.recipe import processor_of
 
 from ..data.making import grey, picture, texts, video
 
@@ -136,6 +138,21 @@ def test_answers_draw_themselves_until_the_source_is_gone(tmp_path: Path) -> Non
     path.unlink()
     assert len(answer.figure().axes) == 1
     assert "<img" in answer._repr_html_()
+
+
+def test_boxes_are_drawn_on_the_source_in_its_own_proportions(tmp_path: Path) -> None:
+    model = built("object_detection")
+    path = picture(tmp_path / "a.png", size=(60, 90))
+    reader = kit.Processor(processor_of(model).readers, processors.FoundObjects(threshold=0.0))
+    answer: Any = kit.predict(model, path, processor=reader)
+    assert answer.picture().shape == (3, 60, 90)
+    assert kit.predict(model, {"image": path}, processor=reader).picture().shape == (3, 60, 90)
+    assert kit.predict(model, picture(tmp_path / "b.png", size=(20, 2048))).picture().shape == (3, 10, 1024)
+    axes = answer.figure().axes[0]
+    assert len(axes.patches) == len(answer.best) == 8
+    assert all(label.get_va() == ("bottom" if label.get_position()[1] > 5 else "top") for label in axes.texts)
+    path.unlink()
+    assert answer.figure() is None and answer.write(tmp_path / "out") == []
 
 
 def test_the_page_has_a_row_for_each_recipe() -> None:
