@@ -54,8 +54,8 @@ pass or its cache, which it also fills by a pass over the prompt."""
 
 CAUSAL_TRAIN = """\
 A training step is forward, backward and AdamW. The kit's predicts the last 256 tokens of a window, GPT-2's all: a token
-that is predicted costs the kit more, a window less. On 65,536 tokens GPT-2's takes minutes and is not measured: its
-pass is above, the kit's step in the table of growth."""
+that is predicted costs the kit more, a window less. On 65,536 tokens GPT-2's takes minutes and is not measured; the
+table of growth has the kit's."""
 
 NAMES = {KIT: "kit", HUGGING_FACE: "Hugging Face", PERCEIVER_PYTORCH: "perceiver-pytorch", TRANSFORMER: "GPT-2"}
 OTHERS = (HUGGING_FACE, PERCEIVER_PYTORCH, TRANSFORMER)
