@@ -73,6 +73,7 @@ def measured(task: Task, side: str, directory: str, *, small: bool, name: str) -
         "repeats": 1 if memory else task.repeats,
         # The first training step allocates the optimizer's state, which is measured.
         "warm": task.warm and not (memory and "train" in task.kind),
+        "processor": task.processor,
         "side": side,
         "directory": directory,
         "count": name == names(task)[0],
@@ -195,20 +196,35 @@ def main() -> None:
         report(results, tasks, every, arguments.quick)
 
 
+def merged(known: dict[str, Any], new: dict[str, Any], order: list[str]) -> dict[str, Any]:
+    """The known figures with new ones in their places."""
+    tasks = {entry["task"]: entry for part in (known, new) for entry in part["tasks"]}
+    forwards = [entry for name, entry in tasks.items() if name.startswith("forward/")]
+    return {
+        "peak_flops_per_second": known["peak_flops_per_second"] | new["peak_flops_per_second"],
+        "geometric_mean": figures.mean_ratio(forwards),
+        "tasks": [tasks[name] for name in order if name in tasks],
+        "machine": new["machine"],
+        "commits": sorted({*known["commits"], *new["commits"]}),
+    }
+
+
 def report(results: Path, tasks: list[Task], every: list[Task], small: bool) -> None:
-    """Print all figures; write the page if none is missing."""
+    """Print all figures; write the page if none is missing here and in docs/benchmarks.json of the same machine."""
     found = {task.name: gathered(task, results / task.name) for task in every}
     complete = [task for task in every if all(found[task.name][side] for side in task.sides)]
     data = figures.summary(complete, found) | {"machine": machine()}
     print("\n" + page.table([task for task in complete if task in tasks], data), flush=True)
     if small:
         return
-    missing = [task.name for task in every if task not in complete]
+    data["commits"] = sorted({json.loads(file.read_text())["commit"] for file in results.rglob("*.json")})
+    known = json.loads((DOCS / "benchmarks.json").read_text())
+    if known["machine"] == data["machine"]:  # what has not been measured again stays
+        data = merged(known, data, [task.name for task in every])
+    missing = {task.name for task in every if task.kind != "peak"} - {entry["task"] for entry in data["tasks"]}
     if missing:
-        print(f"docs/benchmarks.md is not written: {', '.join(missing)} not measured yet")
+        print(f"docs/benchmarks.md is not written: {', '.join(sorted(missing))} not measured yet")
         return
-    files = sorted(results.rglob("*.json"))
-    data["commits"] = sorted({json.loads(file.read_text())["commit"] for file in files})
     page.write(DOCS, data)
     print("wrote docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg")
 

@@ -41,10 +41,12 @@ def summary(tasks: Sequence[Task], found: dict[str, Found]) -> dict[str, Any]:
             peaks[dtype] = max(entries[number]["per_second"] for entries in found["peak"][KIT])
     rows = [row(task, found[task.name], peaks) for task in tasks if task.kind != "peak"]
     forwards = [entry for entry in rows if entry["task"].startswith("forward/")]
-    mean = None
-    if forwards:
-        mean = statistics.geometric_mean(entry["points"][0]["ratio"] for entry in forwards)
-    return {"peak_flops_per_second": peaks, "geometric_mean": mean, "tasks": rows}
+    return {"peak_flops_per_second": peaks, "geometric_mean": mean_ratio(forwards), "tasks": rows}
+
+
+def mean_ratio(entries: Sequence[dict[str, Any]]) -> float | None:
+    """The geometric mean of the entries' speed-ups; None of none."""
+    return statistics.geometric_mean(entry["points"][0]["ratio"] for entry in entries) if entries else None
 
 
 def row(task: Task, found: Found, peaks: dict[str, float]) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def row(task: Task, found: Found, peaks: dict[str, float]) -> dict[str, Any]:
             point["share_of_peak"] = flops / point[KIT]["seconds"] / peak
         points.append(point)
     entry = {"task": task.name, "dtype": task.dtype, "points": points, "rounds": len(found[KIT])}
-    if task.kind == "growth":
+    if task.target.time_slope is not None:
         sizes = [next(iter(size.values())) for size in task.points]
         # Rounded to the digits that the page shows.
         entry["time_slope"] = round(slope(sizes, [point[KIT]["seconds"] for point in points]), 2)

@@ -96,18 +96,28 @@ def signature(outputs: dict[str, Tensor]) -> float:
 
 
 def growing(point: Point) -> tuple[nn.Module, dict[str, Tensor]]:
-    """64 channels a row, 64 latents × 128, two layers; the point gives the number of rows or queries."""
+    """64 channels a row, 64 latents × 128, two layers; the point gives the number of rows or queries.
+
+    ``grouped_rows`` of the point: the hierarchical Perceiver instead, 16 groups of 64 such latents, and 64 between.
+    """
     import perceiver_kit as kit
     from perceiver_kit import inputs as blocks
     from perceiver_kit import outputs, positions, queries
+    from perceiver_kit.encoders import HierarchicalEncoder
 
-    rows, asked = point.get("rows", 1024), point.get("queries", 1024)
+    grouped = point.get("grouped_rows")
+    rows, asked = point.get("rows", grouped or 1024), point.get("queries", 1024)
     read = blocks.Inputs(rows=blocks.Features(64))
-    encoder = kit.Encoder(64, num_latents=64, latent_dim=128, layers=2)
+    groups = 16 if grouped else 1
+    if grouped:
+        options: dict[str, Any] = dict(num_latents=64, widths=128, layers=(1, 2, 1))
+        encoder = HierarchicalEncoder(64, groups=(groups, 1, groups), **options)
+    else:
+        encoder = kit.Encoder(64, num_latents=64, latent_dim=128, layers=2)
     places = positions.Fourier(bands=32, max_resolution=(65536,))
     ask = queries.Queries(rows=queries.PositionQuery(places, size=(asked,)))
     answer = outputs.Outputs(rows=outputs.Project(4, in_channels=ask.channels))
-    model = kit.PerceiverIO(read, encoder, ask, kit.Decoder(ask.channels, 128), answer)
+    model = kit.PerceiverIO(read, encoder, ask, kit.Decoder(ask.channels, 128, groups=groups), answer)
     return model.eval(), {"rows": torch.randn(1, rows, 64)}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .tasks import HUGGING_FACE, KIT, PERCEIVER_PYTORCH, Task
+from .tasks import HUGGING_FACE, KIT, PERCEIVER_PYTORCH, TRANSFORMER, Task
 
 # Reasons for missed targets: pattern of task names → text.
 NOTES: dict[str, str] = json.loads(
@@ -35,14 +35,30 @@ both sides. Of several outputs one of the 128 parts is decoded: Hugging Face can
 
 GROWTH = """\
 The kit alone: rows of 64 channels, 64 latents × 128, two layers, queries of 65 channels; 1,024 rows or queries where
-the other grows. Slopes are of logarithms: 1 is proportional growth."""
+the other grows. `grouped_rows` is the hierarchical Perceiver: 16 groups, each with 64 latents of the same width for
+its share of the rows, and 64 between them. *context*: a training step of the `causal_lm` of the next section, in
+processor seconds. Slopes are of logarithms: 1 is proportional growth."""
 
 GENERIC = """\
 It has a generic Perceiver IO on given rows, without position features, modalities or published weights.
 Compared: 50,176 rows × 261 into 512 latents × 1,024, six layers of eight heads, one query, 1,000 logits. Its
 MLPs are gated, so weights differ; the kit's MLPs are widened to the same number of multiply-adds."""
 
-NAMES = {KIT: "kit", HUGGING_FACE: "Hugging Face", PERCEIVER_PYTORCH: "perceiver-pytorch"}
+GENERATION = """\
+`causal_lm` (Perceiver AR) with 256 latents beside GPT-2 of `transformers`: 64 channels, two heads, batch 1, random
+weights; a cross-attention and two layers of latents, three layers of GPT-2. One thread, the least processor seconds
+of several calls. A token follows a full context, and its MiB are a cache with what a token needs beside it.
+
+Of the kit's policies, `recompute` is a pass without a cache, `refill` a pass in 128 tokens, `roll` none; GPT-2 has a
+pass or its cache, which it also fills by a pass over the prompt."""
+
+CAUSAL_TRAIN = """\
+A training step is forward, backward and AdamW. The kit's predicts the last 256 tokens of a window, GPT-2's all: a token
+that is predicted costs the kit more, a window less. On 65,536 tokens GPT-2's takes minutes and is not measured: its
+pass is above, the kit's step in the table of growth."""
+
+NAMES = {KIT: "kit", HUGGING_FACE: "Hugging Face", PERCEIVER_PYTORCH: "perceiver-pytorch", TRANSFORMER: "GPT-2"}
+OTHERS = (HUGGING_FACE, PERCEIVER_PYTORCH, TRANSFORMER)
 
 
 def short(value: float) -> str:
@@ -64,14 +80,14 @@ def label(entry: dict[str, Any], point: dict[str, Any]) -> str:
 
 def compared(entries: Sequence[dict[str, Any]], *, targets: bool = True) -> str:
     """A table with a line per point of each task."""
-    other_name = NAMES[PERCEIVER_PYTORCH if any(PERCEIVER_PYTORCH in e["points"][0] for e in entries) else HUGGING_FACE]
+    other_name = NAMES[next(side for side in OTHERS if all(side in entry["points"][0] for entry in entries))]
     titles = ["task", "times faster (range)", "seconds", "theirs", "MiB", "theirs", "TFLOP", "theirs", "of the peak"]
     titles = [title.replace("theirs", other_name) for title in titles]
     titles += ["targets"] if targets else []
     lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     for entry in entries:
         for point in entry["points"]:
-            other = next(side for side in (HUGGING_FACE, PERCEIVER_PYTORCH) if side in point)
+            other = next(side for side in OTHERS if side in point)
             sides = point[KIT], point[other]
             cells = [label(entry, point), f"**{point['ratio']:.2f}** ({point['least']:.2f} to {point['most']:.2f})"]
             cells += [short(side["seconds"]) for side in sides]
@@ -80,6 +96,19 @@ def compared(entries: Sequence[dict[str, Any]], *, targets: bool = True) -> str:
             cells.append("–" if "share_of_peak" not in point else f"{point['share_of_peak']:.0%}")
             cells += [verdict(entry)] if targets else []
             lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tokens(entries: Sequence[dict[str, Any]]) -> str:
+    """A table with a line per context and policy."""
+    titles = ["context", "policy", "tokens a second", "GPT-2", "MiB", "GPT-2"]
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
+    for point in (point for entry in entries for point in entry["points"]):
+        sides = point[KIT], point[TRANSFORMER]
+        cells = [f"{point['size']['context']:,}", f"`{point['size']['policy']}`"]
+        cells += [short(1 / side["seconds"]) for side in sides]
+        cells += [f"{side['mebibytes']:,.0f}" for side in sides]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -148,6 +177,11 @@ def markdown(data: dict[str, Any]) -> str:
         "## Growth",
         GROWTH,
         growth(of(data, "growth")),
+        "## Generation",
+        GENERATION,
+        tokens([entry for entry in of(data, "generation") if entry["task"].endswith("token")]),
+        CAUSAL_TRAIN,
+        compared([entry for entry in of(data, "generation") if entry["task"].endswith("train")], targets=False),
         "## perceiver-pytorch",
         GENERIC,
         compared(of(data, "perceiver-pytorch")),

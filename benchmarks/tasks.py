@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-KIT, HUGGING_FACE, PERCEIVER_PYTORCH = "kit", "huggingface", "perceiver_pytorch"
+KIT, HUGGING_FACE, PERCEIVER_PYTORCH, TRANSFORMER = "kit", "huggingface", "perceiver_pytorch", "transformer"
+
+# Of the comparison with a causal Transformer.
+CONTEXTS = (1024, 8192, 65536)
+POLICIES = ("roll", "refill", "recompute")
 
 # The reference decodes several outputs in 128 equal parts and runs its encoder for each.
 PARTS = 128
@@ -31,7 +35,8 @@ class Task:
     """One comparison: the sides take turns, each time in a process of its own.
 
     A process measures ``points`` (sizes) one after another, each ``repeats`` times; with ``warm`` its first call is not
-    counted. Memory is measured in a process of its own, since its allocator settings slow calls down.
+    counted. Memory is measured in a process of its own, since its allocator settings slow calls down; without rounds,
+    this process measures time, too.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Task:
     repeats: int = 3
     warm: bool = True
     memory: bool = True
+    processor: bool = False  # one thread, the least processor seconds of the calls, instead of the median by the clock
     target: Target = Target()
 
 
@@ -133,6 +139,10 @@ def all_tasks() -> tuple[Task, ...]:
     texts = [recipe for recipe in every if traits(recipe).text_out]
     points = ({"dtype": "float32"}, {"dtype": "bfloat16"})
     generic = dict(sides=(KIT, PERCEIVER_PYTORCH), target=Target(1.0))
+    # One process each: the Transformer takes minutes at the longest context.
+    causal: dict[str, Any] = dict(rounds=0, warm=False, processor=True)
+    beside: dict[str, Any] = dict(sides=(KIT, TRANSFORMER), repeats=5) | causal
+    policies = tuple({"context": context, "policy": policy} for context in CONTEXTS for policy in POLICIES)
     return (
         Task("peak", "peak", sides=(KIT,), points=points, repeats=5, memory=False),
         *(_forward(recipe) for recipe in every),
@@ -142,7 +152,20 @@ def all_tasks() -> tuple[Task, ...]:
         *(_sweep("length", recipe, (128, 256, 512, 1024, 2048), repeats=3) for recipe in texts),
         *(_sweep("size", recipe, (112, 224, 336, 448), repeats=1) for recipe in any_size),
         _growth("rows", "inputs"),
+        _growth("grouped_rows", "hierarchy"),
         _growth("queries", "queries"),
+        Task("generation/token", "token", points=policies, **beside),
+        # GPT-2's step on 65,536 tokens takes minutes of one core.
+        Task("generation/train", "causal_train", points=tuple({"context": each} for each in CONTEXTS[:2]), **beside),
+        Task(
+            "growth/context",
+            "causal_train",
+            sides=(KIT,),
+            points=tuple({"context": 2**power} for power in range(13, 19)),
+            repeats=7,
+            target=Target(time_slope=1.05),
+            **causal,
+        ),
         Task("perceiver-pytorch/forward", "generic", **generic),
         Task("perceiver-pytorch/train", "generic_train", rounds=2, repeats=1, **generic),
     )
@@ -151,8 +174,10 @@ def all_tasks() -> tuple[Task, ...]:
 def quick(task: Task) -> Task:
     """The task at small sizes: a check that it runs."""
     points = task.points[:2]
-    if task.kind == "growth":
-        points = tuple({key: value // 16 for key, value in point.items()} for point in points)
+    if task.kind == "growth" or task.processor:
+        points = tuple(
+            {key: value // 16 if isinstance(value, int) else value for key, value in point.items()} for point in points
+        )
     return replace(task, points=points, rounds=0, repeats=1, warm=False, target=Target())
 
 

@@ -47,18 +47,18 @@ def train(
     preset: str = "tiny",
     objective: Any = None,
     parameters: dict[str, Any] | None = None,
-    prepare: Callable[[nn.Module], None] = lambda model: None,
+    prepare: Callable[[nn.Module], nn.Module | None] = lambda model: None,
     **settings: Any,
 ) -> Row:
     """Train a preset with the recipe's settings for it; returns the last held-out metrics and the cost.
 
-    The model is saved in ``directory(name, seed)``.
+    ``prepare`` changes the new model, or returns another one. The model is saved in ``directory(name, seed)``.
     """
     options = find("recipes", recipe).settings(preset) | settings
     steps, batch = options.pop("steps"), options.pop("batch")
     torch.manual_seed(seed)
     model = kit.build(recipe, preset=preset, **(dict(task.overrides) | (parameters or {})))
-    prepare(model)
+    model = prepare(model) or model
     missing = options.pop("missing", ())
     training = Training(
         model,

@@ -83,13 +83,13 @@ class Attention(Observed):
         positions: Turn | None = None,
     ) -> None:
         super().__init__()
+        check_flag("attention", compete=compete)
         check_positive("attention", query_channels=query_channels, key_channels=key_channels, heads=heads)
         qk_channels = _default_width(query_channels, key_channels, heads) if qk_channels is None else qk_channels
         v_channels = qk_channels if v_channels is None else v_channels
         kv_heads = heads if kv_heads is None else kv_heads
         check_positive("attention", kv_heads=kv_heads, qk_channels=qk_channels, v_channels=v_channels)
         check_probability("attention", dropout=dropout)
-        check_flag("attention", compete=compete)
         check_callable("attention", qk_norm=qk_norm, positions=positions)
         check_choice("attention", "bias", bias, ("all", "output", "none"))
         for name, width in (("qk_channels", qk_channels), ("v_channels", v_channels)):

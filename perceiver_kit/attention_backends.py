@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -201,6 +202,8 @@ def weighted_sum(
 ) -> Float[Tensor, "b heads m f"]:
     """softmax(scale · q kᵀ) v over the rows that each query may read; zeros where there are none."""
     m, n = q.shape[-2], k.shape[-2]
+    if masks.causal and m == 1 and n > 0:  # the last row reads all: a token of a cached generation
+        masks = replace(masks, causal=False)
     # The causal mask of torch's kernel aligns the first query with the first row and excludes any other mask.
     square = masks.causal and masks.rows is None and not m != n  # noqa: SIM202 (a bool also where sizes are symbols)
     triangle = masks.causal and not square

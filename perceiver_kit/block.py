@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from .checks import check_flag
 from .errors import AssemblyError, nearest
+from .flags import check_flags
 
 LEFT_OUT: Any = None
 """The default of a width that may be left out: it is filled in when the block is joined with others."""
@@ -58,19 +58,8 @@ def readable_signature(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function)
 
 
-def check_flags(owner: str, signature: inspect.Signature, arguments: Mapping[str, Any]) -> None:
-    """Raise AssemblyError unless each bool parameter of a signature has a bool.
-
-    A bool parameter is annotated as ``bool``, or has a bool as default and no annotation.
-    """
-    for name, parameter in signature.parameters.items():
-        unannotated = parameter.annotation is parameter.empty and isinstance(parameter.default, bool)
-        if parameter.annotation in (bool, "bool") or unannotated:
-            check_flag(owner, **{name: arguments[name]})
-
-
 class Settings:
-    """Base of registered dataclasses: flags are checked as those of blocks are."""
+    """Base of dataclasses: flags are checked as those of blocks are."""
 
     def __post_init__(self) -> None:
         check_flags(type(self).__name__, inspect.signature(type(self)), vars(self))

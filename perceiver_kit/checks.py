@@ -185,7 +185,7 @@ def short(value: object) -> str:
 
 
 def describe_value(value: object) -> str:
-    """A value in an error message: dtype and shape of a tensor, the type of anything else.
+    """A value in an error message: dtype and shape of a tensor, the name of a class, the type of anything else.
 
     >>> describe_value(torch.zeros(2, 3))
     'float32 (2, 3)'
@@ -194,7 +194,10 @@ def describe_value(value: object) -> str:
         return "a nested tensor"
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return "None" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def check_finite(value: Tensor, name: str, *, hint: str = "") -> None:

@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "factors of the rate by stage, such as encoder=0.1"
     added.add_argument("--rates", nargs="+", type=_factor, metavar="STAGE=FACTOR", help=help_)
     added.add_argument("--objective", help="of a spec with one output (chosen from the output)")
+    help_ = "change training pictures at random, as published: crop, flip, randaugment, mixup, cutmix, or all"
+    added.add_argument("--augment", nargs="+", metavar="NAME", help=help_)
     added.add_argument("--steps", type=int, help="steps of training (the recipe's own)")
     added.add_argument("--batch", type=int, help="samples of a step, over all processes (the recipe's own)")
     added.add_argument("--rate", type=float, help="highest learning rate (the recipe's own)")
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("evaluate", _evaluate, "measure a trained model on held-out data, or on a benchmark's files")
     text = "a directory of the kit or of Hugging Face, the hub's id of a Perceiver, or a recipe trained into ./runs"
     added.add_argument("model", help=text)
-    text = "as for train, or a benchmark's folder, such as sintel:PATH and kitti:PATH for optical_flow"
+    text = "as for train, or a benchmark's folder, such as sintel:PATH and kitti:PATH"
     added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
     added.add_argument("--batch", type=int, default=1, help="samples that the model reads at once (1)")
     added.add_argument("--seed", type=int, default=0)
@@ -116,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
 
     added = command("generate", _generate, "continue a text with a causal model")
-    added.add_argument("model", help="a directory with a trained model, such as runs/causal_lm")
+    added.add_argument("model", help="a directory with a trained model, such as runs/bible")
     added.add_argument("prompt", help="the text to continue")
     added.add_argument("--length", type=int, default=200, help="new tokens (200)")
     added.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token (1)")
@@ -180,6 +182,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from .data.augmentation import Augmentation
     from .training import train_recipe
 
     directory = options.out or Path("runs") / Path(options.recipe).stem
@@ -188,6 +191,8 @@ def _train(options: argparse.Namespace) -> None:
     settings = {name: value for name, value in vars(options).items() if name not in others and value is not None}
     if options.num_labels is not None:
         settings["parameters"] = {"num_labels": options.num_labels}
+    if options.augment is not None:
+        settings["augment"] = Augmentation.named(*options.augment)
     if options.rates is not None:
         settings["rates"] = dict(options.rates)
     metrics = train_recipe(options.recipe, options.data, directory, **settings)

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checks import check_flag, check_positive
+from .checks import check_positive
 from .data.task import Task
 from .data.tasks import find_loader, open_task
 from .errors import InputError
+from .flags import checked_flags
 from .objectives import Objective, Term, combine
 from .predict import evaluation_mode, with_bar
 from .recipe import Recipe, objective_for
 from .registry import find
 
 
+@checked_flags
 def evaluate(
     model: nn.Module,
     data: str | Path | Task,
@@ -54,7 +56,6 @@ def evaluate(
     ['loss', 'epe', 'fl_all']
     """
     check_positive("evaluate", batch=batch)
-    check_flag("evaluate", progress=progress)
     note: dict[str, Any] = getattr(model, "recipe", None) or {}
     if not note and (objective is None or not isinstance(data, Task)):
         raise InputError("evaluate: this model is of no recipe; give data=Task(…) and objective=")

@@ -10,7 +10,7 @@ from torch import Tensor
 from .activations import Activation
 from .attention import Make
 from .block import Block
-from .checks import check_tensor, describe_value
+from .checks import check_flag, check_tensor, describe_value
 from .errors import InputError
 from .layers import CrossAttentionLayer
 from .registry import register
@@ -74,6 +74,7 @@ class GatedCrossAttention(CrossAttentionLayer, Block):
         *,
         behind: bool = False,
     ) -> Float[Tensor, "b n c"]:
+        check_flag("GatedCrossAttention", behind=behind)
         check_tensor(text, "text", f"b n {self.channels}")
         check_tensor(media, "media", f"b t m {self.media_channels}")
         (b, n), t = text.shape[:2], media.shape[1]

@@ -32,6 +32,7 @@ from .data.sampling import generator
 from .decoders import PassThrough
 from .encoders import Cache, CausalEncoder
 from .errors import AssemblyError, InputError
+from .flags import checked_flags
 from .inputs import TextTokens
 from .model import PerceiverIO
 from .queries import LatentQuery
@@ -42,6 +43,7 @@ Prompt = str | Sequence[int] | Tensor
 POLICIES = ("recompute", "refill", "roll")
 
 
+@checked_flags
 def generate(
     model: nn.Module,
     prompt: Prompt | Sequence[Prompt],
@@ -176,7 +178,7 @@ def _read(
         known = new + getattr(model.inputs.blocks[name], "history", 0)
         ids, mask = ids[:, -known:], mask[:, -known:]
     ids = ids.where(mask, 0)
-    tokens, _ = model.inputs({name: ids}, {name: mask})
+    tokens, _ = model.inputs({name: ids}, None if bool(mask.all()) else {name: mask})
     if new is not None:
         tokens = Tokens(tokens.rows[:, -new:], Layout(((name, (new,)),)))
     if model.encoder.cacheable:

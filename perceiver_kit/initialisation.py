@@ -18,12 +18,18 @@ from .checks import check_elements
 _TRUNCATED = 0.87962566103423978
 
 
+class _Undrawn(nn.Linear):
+    """A linear layer before its weights are drawn. ``torch.nn.utils.skip_init`` would import sympy, which takes 1 s."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 def linear(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer with truncated-normal weights of variance 1 / fan-in and zero biases."""
     check_elements("linear layer", in_channels, out_channels)
-    layer: nn.Linear = nn.utils.skip_init(  # type: ignore[assignment]
-        nn.Linear, in_channels, out_channels, bias=bias, device=torch.get_default_device()
-    )
+    layer: nn.Linear = _Undrawn(in_channels, out_channels, bias=bias)
+    layer.__class__ = nn.Linear
     scale_by_fan_in(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -57,6 +63,8 @@ def sines(grid: tuple[int, ...], channels: int, *, deviation: float = 0.02) -> n
     >>> sines((28, 28), 64).shape
     torch.Size([784, 64])
     """
+    if torch.get_default_device().type == "meta":  # kernels of this device would import torch._dynamo: 2 s
+        return nn.Parameter(torch.empty(math.prod(grid), channels))
     waves = -(-channels // (2 * len(grid)))
     columns = []
     for axis, size in enumerate(grid):

@@ -135,12 +135,13 @@ class CrossAttentionLayer(Observed):
         query_positions: Shaped[Tensor, "*#b m"] | None = None,
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
+        masks = Masks(mask, query_mask, causal)
         shape = rows_of(keys).shape
         if shape[1] == 0 or queries.shape[1] == 0:
             raise InputError(
                 f"attention needs at least one query and one row, got {queries.shape[1]} queries and {shape[1]} rows"
             )
-        Masks(mask, query_mask, causal).checked(queries, rows_of(keys))  # before masks are padded or applied
+        masks.checked(queries, rows_of(keys))  # before masks are padded or applied
         options = _not_none(query_positions=query_positions, key_positions=key_positions)
         normed = self.query_norm(queries)
         read_rows = keys if isinstance(keys, KeyValues) else self.key_norm(_zero_masked(keys, mask))

@@ -30,10 +30,12 @@ class Masks:
     queries: Bool[Tensor, "b m"] | None = None
     causal: bool = False
 
-    def checked(self, queries: Float[Tensor, "#b m cq"], keys: Float[Tensor, "b n ck"]) -> Masks:
-        """These masks; InputError if they do not fit m queries over n rows."""
+    def __post_init__(self) -> None:
         if not isinstance(self.causal, bool):
             raise InputError(f"causal must be True or False, got {describe_value(self.causal)}")
+
+    def checked(self, queries: Float[Tensor, "#b m cq"], keys: Float[Tensor, "b n ck"]) -> Masks:
+        """These masks; InputError if they do not fit m queries over n rows."""
         if torch.compiler.is_compiling():
             return self  # sizes may be symbols
         b, m, n = keys.shape[0], queries.shape[1], keys.shape[1]

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from .checks import check_choice, check_flag, check_positive, describe_value
+from .checks import check_choice, check_positive, describe_value
 from .errors import InputError, MissingPackage, PerceiverKitError
+from .flags import checked_flags
 from .processors.base import Answer, Item, Processor, name_of_source
 from .recipe import processor_of
 
@@ -25,6 +26,7 @@ WINDOWS = 16
 """Windows of a source that a model reads at once."""
 
 
+@checked_flags
 def predict(
     model: nn.Module,
     source: Any,
@@ -63,7 +65,6 @@ def predict(
     2
     """
     check_choice("predict", "on_error", on_error, ("raise", "skip"))
-    check_flag("predict", progress=progress, stream=stream)
     chosen = _processor(model) if processor is None else processor
     if not isinstance(chosen, Processor):
         raise InputError(f"predict: processor must be a Processor, got {describe_value(chosen)}")

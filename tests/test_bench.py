@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import perceiver_kit as kit
-from benchmarks import figures, page
+from benchmarks import bench, figures, page
 from benchmarks.measure import FUSED, counting, flops
 from benchmarks.tasks import HUGGING_FACE, KIT, Target, Task, all_tasks, chosen, quick
 
@@ -73,7 +73,7 @@ def all_figures(ratio: float) -> dict:
         for side in task.sides:
             seconds = 1.0 if side == KIT else ratio
             entry = {"seconds": seconds, "mebibytes": 10.0, "flops": 1e11, "per_second": 1e11}
-            sides[side] = [[{**entry} for _ in task.points] for _ in range(task.rounds)]
+            sides[side] = [[{**entry} for _ in task.points] for _ in range(max(1, task.rounds))]
         found[task.name] = sides
     return figures.summary(all_tasks(), found)
 
@@ -92,12 +92,24 @@ def test_page_lists_targets_and_explains_missed_ones(tmp_path: Path, monkeypatch
     for line in text.splitlines():  # every line of a table has all cells
         if line.startswith("| `"):
             assert line.count(" | ") in (8, 9), line
+    assert "| 65,536 | `roll` | 1.00 | 0.50 | 10 | 10 |" in text  # a token a second, a second of GPT-2's two
+
+
+def test_new_figures_take_the_places_of_known_ones() -> None:
+    known, new = all_figures(2.0) | {"commits": ["b"]}, all_figures(3.0) | {"commits": ["a"], "machine": "m"}
+    new["tasks"] = [entry for entry in new["tasks"] if entry["task"].startswith("forward/")]
+    found = bench.merged(known, new, [task.name for task in all_tasks()])
+    assert [entry["task"] for entry in found["tasks"]] == [entry["task"] for entry in known["tasks"]]
+    ratios = {entry["task"]: entry["points"][0]["ratio"] for entry in found["tasks"] if "ratio" in entry["points"][0]}
+    assert ratios["forward/masked_lm"] == 3 and ratios["train/masked_lm"] == 2
+    assert found["geometric_mean"] == pytest.approx(3) and found["commits"] == ["a", "b"]
 
 
 def test_tasks_are_chosen_by_words() -> None:
     tasks = all_tasks()
     assert [task.name for task in chosen([], tasks)] == [task.name for task in tasks]
     assert {task.name for task in chosen(["growth", "length"], tasks)} == {
+        "growth/context",
         "growth/inputs",
         "growth/queries",
         "length/masked_lm",

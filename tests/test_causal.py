@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 import perceiver_kit as kit
 from perceiver_kit.data.next_bytes import NextBytes
+from perceiver_kit.decoders import PassThrough
 from perceiver_kit.encoders import CausalEncoder
+from perceiver_kit.inputs import Inputs, Patches, TextTokens
 from perceiver_kit.objectives import NextTokens
+from perceiver_kit.outputs import Outputs, Project
 from perceiver_kit.positions import Learned, Sinusoidal
+from perceiver_kit.queries import LatentQuery, Queries
 from perceiver_kit.variants import Rotary
 
 from .strategies import assert_close, noisy
@@ -125,6 +129,28 @@ def test_the_first_perceiver_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         model = kit.build("perceiver_image_classification")
     assert sum(parameter.numel() for parameter in model.parameters()) == 44_912_254
+
+
+def test_the_published_image_model_has_770_million_parameters() -> None:
+    with torch.device("meta"):
+        model: Any = kit.build("causal_lm", preset="imagenet")
+    places = sum(parameter.numel() for parameter in model.encoder.positions.parameters())
+    assert round((sum(parameter.numel() for parameter in model.parameters()) - places) / 1e6) == 770
+
+
+def test_several_modalities_are_one_causal_stream() -> None:
+    inputs = Inputs(image=Patches((4, 4), channels=3), text=TextTokens(50, 48))
+    encoder = CausalEncoder(48, rotary=Rotary(40.0), **(SIZES | dict(context=40)))
+    queries = Queries(text=LatentQuery(4, latent_dim=6))
+    outputs = Outputs(text=Project(50, in_channels=6))
+    model = noisy(kit.PerceiverIO(inputs, encoder, queries, PassThrough(6), outputs), 0.3).eval()
+    image, text = torch.rand(2, 3, 16, 16), torch.randint(49, (2, 9))
+    later = torch.cat([text[:, :7], text[:, 7:] + 1], 1)
+    calls = ((image, text), (image, later), (-image, text))
+    rows, others, seen = (model(dict(image=pixels, text=ids))["text"] for pixels, ids in calls)
+    assert rows.shape == (2, 4, 50)  # of the last four of 16 patches and 9 ids
+    assert rows[:, :2].equal(others[:, :2]) and not rows[:, 2:].allclose(others[:, 2:])
+    assert not rows[:, 0].allclose(seen[:, 0])
 
 
 # ---- data and objective

@@ -12,13 +12,15 @@ from typing import Any
 import perceiver_pytorch
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PerceiverConfig
+from transformers.models.perceiver import modeling_perceiver
 
 import perceiver_kit as kit
 from perceiver_kit import inputs, outputs, positions, queries
 from perceiver_kit.hub.huggingface import convertible
-from perceiver_kit.registry import find
+from perceiver_kit.registry import KINDS, find
 from qa.graphs import Case
 
 from .strategies import raws
@@ -50,6 +52,10 @@ def table(page: str, section: str) -> dict[str, str]:
 
 def default(recipe: str, parameter: str) -> Any:
     return find("recipes", recipe).signature.parameters[parameter].default
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\b\d+(?:\.\d+)?(?:e-?\d+)?", cell)]
 
 
 def arguments(block: Any) -> set[str]:
@@ -135,11 +141,13 @@ CONFIG: dict[str, Callable[[str], bool]] = {
         build("masked_lm", preset="tiny", activation=name) for name in re.findall(r'"(\w+)"', ours)
     ),
     "`attention_probs_dropout_prob`": lambda ours: (
-        default("masked_lm", "dropout") == 0 and PerceiverConfig().attention_probs_dropout_prob == 0.1
+        numbers(ours) == [default("masked_lm", "dropout"), PerceiverConfig().attention_probs_dropout_prob]
     ),
-    "`initializer_range`": lambda ours: abs(float(kit.Attention(400, 400).query.weight.std()) - 0.05) < 1e-3,
+    "`initializer_range`": lambda ours: (
+        ours.startswith("none: fan-in") and abs(float(kit.Attention(400, 400).query.weight.std()) - 0.05) < 1e-3
+    ),
     "`layer_norm_eps`": lambda ours: (
-        {part.eps for part in tiny("masked_lm").modules() if isinstance(part, nn.LayerNorm)} == {1e-5}
+        {part.eps for part in tiny("masked_lm").modules() if isinstance(part, nn.LayerNorm)} == {*numbers(ours)}
     ),
     "`num_frames`": lambda ours: (
         default("multimodal_autoencoding", "audio_samples") is None
@@ -256,3 +264,58 @@ def test_sizes_of_exported_graphs_are_as_the_page_says() -> None:
         axes = {names.get(name, names["image"])[axis] for name, own in case.axes.items() for axis in own}
         wanted = {*re.findall(r"batch|length|height|width", said.get(recipe, "batch").partition(";")[0])}
         assert axes == wanted if recipe in said else axes >= wanted, recipe
+
+
+PAGES = {
+    "from_huggingface.md": ("Models", "Blocks", "Config fields", "Calling"),
+    "from_perceiver_pytorch.md": ("`Perceiver`: images to classes", "`PerceiverIO`: your own rows and queries"),
+}
+BLOCKS = {name: find(kind, name) for kind in KINDS if kind not in ("recipes", "processors") for name in kit.list(kind)}
+PARAMETERS = {
+    *(name for recipe in kit.list() for name in find("recipes", recipe).signature.parameters),
+    *(name for block in (*BLOCKS.values(), kit.PerceiverIO.forward) for name in arguments(block)),
+}
+THEIRS = {
+    *arguments(perceiver_pytorch.Perceiver),
+    *arguments(perceiver_pytorch.perceiver_pytorch.Attention),
+    *arguments(modeling_perceiver.PerceiverImagePreprocessor),
+}
+CODE = [
+    pytest.param(code, id=f"{section[:12]} {code[:40]}")
+    for page, sections in PAGES.items()
+    for section in sections
+    for right in table(page, section).values()
+    for code in re.findall(r"`([^`]+)`", right)
+]
+
+
+def exists(name: str) -> bool:
+    """Whether a name of a page is one of the kit's, dotted or alone, or a parameter of theirs."""
+    model = tiny("masked_lm")
+    first, *rest = name.split(".")
+    roots = {"kit": [kit], "model": [model], "inputs": [inputs, model.inputs], "queries": [queries, model.queries]}
+    roots |= {"outputs": [outputs], "positions": [positions]}
+    if not rest:
+        return name in {*BLOCKS, *PARAMETERS, *THEIRS, *roots, *kit.list()} or hasattr(kit, name)
+    found = [
+        functools.reduce(lambda owner, part: getattr(owner, part, None), rest, root) for root in roots.get(first, [])
+    ]
+    return any(value is not None for value in found)
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_each_name_in_the_tables_is_one_of_the_kit(code: str) -> None:
+    plain = re.sub(r'"[^"]*"|\bas maps\b|\bwith\b|\bTrue\b|\bFalse\b|\{[^}]*\}', "", code)
+    plain = re.sub(r"\(([btnhwk0-9, 3]*)\)|\bname=\w+|\bout\b|\btargets\b|\bkeep\b|\bindex\b|\.latents\b", "", plain)
+    for name in re.findall(r"[A-Za-z_][\w.]*", plain):
+        assert exists(name), name
+
+
+def test_each_name_of_the_others_is_one_of_theirs() -> None:
+    theirs = {*vars(modeling_perceiver), *dir(transformers), "PerceiverFeatureExtractor"}  # the last in transformers 4
+    config = PerceiverConfig()
+    for section in ("Models", "Blocks"):
+        for name in re.findall(r"`(Perceiver\w+)`", " ".join(table("from_huggingface.md", section))):
+            assert name in theirs, name
+    for name in re.findall(r"`([a-z]\w+)`", " ".join(table("from_huggingface.md", "Config fields"))):
+        assert hasattr(config, name), name

@@ -194,13 +194,29 @@ def test_at_and_chunk_are_exact_or_refused() -> None:
         mixing(image, at={"class": index})
     with pytest.raises(InputError, match="read each other"):
         mixing(image, chunk=2)
-    plain = kit.build("object_detection", preset="tiny", decoder_layers=0).eval()
-    with torch.no_grad():
-        whole, part = plain(image), plain(image, at={"class": index, "box": index})
-        chunked = plain(image, chunk=3)
-    for name, value in whole.items():
-        torch.testing.assert_close(part[name], value[:, index])
-        torch.testing.assert_close(chunked[name], value)
+    for count in (8, None):
+        plain = kit.build(
+            "object_detection", preset="tiny", decoder_layers=0, decoder_heads=1, num_queries=count
+        ).eval()
+        with torch.no_grad():
+            whole, part = plain(image), plain(image, at={"class": index, "box": index})
+            chunked = plain(image, chunk=3)
+        for name, value in whole.items():
+            torch.testing.assert_close(part[name], value[:, index])
+            torch.testing.assert_close(chunked[name], value)
+
+
+def test_rows_of_the_stem_start_with_boxes_at_their_places() -> None:
+    """At every size of pictures; the content does not matter yet."""
+    model = kit.build("object_detection", preset="quick").eval()
+    for height, width in ((96, 96), (64, 128)):
+        rows, columns = height // 16, width // 16
+        boxes = model(torch.rand(2, 3, height, width))["box"]
+        assert boxes.shape == (2, rows * columns, 4)
+        y, x = torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in (rows, columns)), indexing="ij")
+        off = 1e-5 if height == width else 0.06  # the fit is to the places of the preset's size
+        assert (boxes[..., 0] - x.ravel()).abs().max() < off and (boxes[..., 1] - y.ravel()).abs().max() < off
+        assert torch.allclose(boxes[..., 2:], torch.tensor(0.2), atol=1e-5)
 
 
 def test_class_and_box_come_from_one_decoder_call() -> None:

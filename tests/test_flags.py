@@ -1,9 +1,16 @@
-"""Bool parameters of every registered block and recipe take bools only."""
+"""Bool parameters of every registered block and recipe, and of every public class and function, take bools only."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import inspect
+import pkgutil
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,13 +25,20 @@ from .blocks import registered
 WRONG = ["off", "", 0, 1, None, 1.0, np.True_, [True]]
 
 
+def signature_of(call: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(call)
+    except ValueError:  # of built-in types, such as errors
+        return inspect.Signature()
+
+
 def bools(signature: inspect.Signature) -> list[str]:
     """Parameters whose annotation or default says bool, found without the kit."""
     return [
         name
         for name, parameter in signature.parameters.items()
-        if not re.search(r"\||Union", str(parameter.annotation))
-        and ("bool" in str(parameter.annotation) or isinstance(parameter.default, bool))
+        if str(parameter.annotation) in ("bool", "<class 'bool'>")
+        or (parameter.annotation is parameter.empty and isinstance(parameter.default, bool))
     ]
 
 
@@ -69,6 +83,65 @@ def test_a_flag_of_a_recipe_is_a_bool(recipe: str, flag: str) -> None:
     for wrong in WRONG:
         with pytest.raises(kit.AssemblyError, match=rf"^{recipe}: {flag} must be True or False, got "):
             kit.build(recipe, preset="tiny", **{flag: wrong})
+
+
+PAGES = "".join(path.read_text(encoding="utf-8") for path in (Path(__file__).parents[1] / "docs" / "api").glob("*.md"))
+DOCUMENTED = re.findall(r"^::: (perceiver_kit[\w.]*)", PAGES, re.MULTILINE)
+CALLED_BACK = {"sample", "start", "register_buffer"}  # methods that the kit and PyTorch call
+
+
+def modules() -> Iterator[ModuleType]:
+    for found in pkgutil.walk_packages(kit.__path__, "perceiver_kit."):
+        yield importlib.import_module(found.name)
+
+
+def own(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The public classes and functions that a module defines."""
+    for name, value in vars(module).items():
+        kind = inspect.isclass(value) or inspect.isfunction(value)
+        if kind and not name.startswith("_") and value.__module__ == module.__name__:
+            yield f"{module.__name__.removeprefix('perceiver_kit.')}.{name}", value
+
+
+def public() -> dict[str, Any]:
+    """Every class with its methods, and the functions of documented modules and of the ``__all__`` of packages."""
+    listed = {id(getattr(m, name)) for m in (kit, *modules()) for name in getattr(m, "__all__", ())}
+    found: dict[str, Any] = {}
+    for module in modules():
+        for name, value in own(module):
+            path = f"perceiver_kit.{name}"
+            if inspect.isclass(value):
+                if not inspect.isabstract(value):
+                    found[name] = value
+                methods = {key: f for key, f in vars(value).items() if inspect.isfunction(f) and key not in CALLED_BACK}
+                found |= {
+                    f"{name}.{key}": functools.partial(method, value.__new__(value))
+                    for key, method in methods.items()
+                    if not re.match(r"_(?!_call__)", key) and bools(signature_of(method))
+                }
+            elif id(value) in listed or module.__name__ in DOCUMENTED or path in DOCUMENTED:
+                found[name] = value
+    return found
+
+
+PUBLIC = [(name, value, flag) for name, value in public().items() for flag in bools(signature_of(value))]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("call", "flag"), [pytest.param(v, flag, id=f"{name}.{flag}") for name, v, flag in PUBLIC])
+def test_a_flag_of_anything_public_is_a_bool(call: Any, flag: str) -> None:
+    message = rf"^(\w+: )?{flag} must be True or False, got "
+    for wrong in WRONG:
+        with contextlib.ExitStack() as stack:  # a context manager checks its arguments as it is entered
+            stack.enter_context(pytest.raises((kit.AssemblyError, kit.InputError), match=message))
+            stack.enter_context(call(**required(inspect.signature(call)) | {flag: wrong}))
+
+
+def test_public_flags_are_found() -> None:
+    found = {f"{name}.{flag}" for name, _, flag in PUBLIC}
+    data = {"data.images.Images.flip", "data.files.Pictures.crop", "data.folders.image_folder.flip"}
+    assert data | {"training.fit.fit.resume", "training.module.Training.compile_model"} <= found
+    assert {"predict.predict.stream", "attention.Attention.forward.causal", "plots.series.losses.log"} <= found
 
 
 def test_flags_are_found() -> None:

@@ -22,6 +22,7 @@ PACKAGE = Path(kit.__file__).parent
 ORDER = [
     "errors",
     "checks",
+    "flags",
     "observing",
     "plain",
     "block",
@@ -135,6 +136,21 @@ def test_importing_is_light_and_quiet() -> None:
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     assert (done.stdout, done.stderr) == ("[]", "")
+
+
+def test_building_and_loading_import_no_compiler() -> None:
+    """``kit.load`` builds on the meta device, of which many kernels import sympy and torch._dynamo: 3 seconds."""
+    code = """if True:
+        import sys, torch
+        import perceiver_kit as kit
+        for name in kit.list():
+            kit.build(name, preset="tiny")
+            with torch.device("meta"):
+                kit.build(name, preset="tiny")
+            print(*({"sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules)), end="")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 # ---- public names

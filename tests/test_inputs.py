@@ -307,7 +307,7 @@ FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
         (lambda: pair(hide=True), "hide must map modalities to probabilities, got a bool"),
         (lambda: inputs.Features(0), "Features: channels must be an int of at least 1, got 0"),
         (lambda: inputs.Features(2, grid=(2, 2)), r"grid must have 1 axes, got \(2, 2\)"),
-        (lambda: inputs.Features(2, positions=3), "positions must be a block of positions, got a int"),
+        (lambda: inputs.Features(2, positions=3), "positions must be a block of positions, got an int"),
         (lambda: inputs.Features(2, combine="sum"), "combine is 'sum'; There are: add, concat"),
         (
             lambda: inputs.Features(2, positions=FOURIER, combine="add"),

@@ -60,7 +60,7 @@ def test_query_masks_that_do_not_fit_are_refused(call: str, mask: object) -> Non
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"decoder"}))
 def test_causal_is_a_bool(call: str) -> None:
-    with pytest.raises(kit.InputError, match="causal must be True or False, got a int"):
+    with pytest.raises(kit.InputError, match="causal must be True or False, got an int"):
         CALLS[call](causal=1)
 
 

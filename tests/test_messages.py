@@ -35,7 +35,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: kit.build("masked_lm", latents=3),
         ["no parameter 'latents'", "There are: ", "num_latents"],
     ),
-    "build, type": (lambda: kit.build(3), ["a recipe's name or a spec (a dict)", "got a int"]),
+    "build, type": (lambda: kit.build(3), ["a recipe's name or a spec (a dict)", "got an int"]),
     "build, spec": (lambda: kit.build({"model": 3}), ['{"perceiver_kit": 1, "model": …}', "got keys ['model']"]),
     "describe": (lambda: kit.describe("inputs.Patch"), ["no inputs 'Patch'", "did you mean 'Patches'", "There are: "]),
     "list": (lambda: kit.list("input"), ["no kind 'input'", "did you mean 'inputs'", "There are: "]),
@@ -99,7 +99,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
         ["outputs has no 'label'", "'lable'"],
     ),
     "load": (lambda: kit.load("nowhere"), ["'nowhere'", "neither a directory nor the id"]),
-    "load, type": (lambda: kit.load(3), ["a directory or the id of a hub repository", "got a int"]),
+    "load, type": (lambda: kit.load(3), ["a directory or the id of a hub repository", "got an int"]),
     "save": (lambda: kit.save(lm(), "/dev/null/x"), ["cannot save to /dev/null/x", "Not a directory"]),
     "save, type": (lambda: kit.save(torch.nn.Linear(2, 2), "x"), ["a model made of blocks", "got a Linear"]),
     "to_huggingface": (

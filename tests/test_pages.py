@@ -83,6 +83,35 @@ def test_the_page_of_tasks_names_every_recipe_model_preprocessor_and_decoder() -
     assert "PerceiverForMaskedLM" in classes
 
 
+# Systems and tasks of the table of goals, a line each as on the page.
+TASKS = """
+PerceiverModel; PerceiverConfig; PerceiverTokenizer; PerceiverFeatureExtractor; PerceiverImageProcessor
+PerceiverTextPreprocessor; PerceiverImagePreprocessor; PerceiverOneHotPreprocessor; PerceiverAudioPreprocessor
+PerceiverMultimodalPreprocessor; PerceiverProjectionDecoder; PerceiverBasicDecoder; PerceiverClassificationDecoder
+PerceiverOpticalFlowDecoder; PerceiverBasicVideoAutoencodingDecoder; PerceiverMultimodalDecoder
+PerceiverProjectionPostprocessor; PerceiverAudioPostprocessor; PerceiverClassificationPostprocessor
+PerceiverMultimodalPostprocessor; PerceiverModelOutput; DecoderOutput; MaskedLMOutput; ClassifierOutput
+PerceiverForMaskedLM; PerceiverForSequenceClassification; PerceiverForImageClassificationLearned
+PerceiverForImageClassificationFourier; PerceiverForImageClassificationConvProcessing; PerceiverForOpticalFlow
+PerceiverForMultimodalAutoencoding; Text classification; Masked language modelling; Image classification; DataParallel
+DDP; FSDP2; Question answering; Named entities; Object detection; Audio classification; Video classification; GLUE
+AudioSet; ModelNet40; StarCraft II; Sintel; KITTI; The first Perceiver; Perceiver AR; Hierarchical Perceiver; HiP
+Perceiver resampler; gated cross-attention; Flamingo; IDEFICS; Semantic segmentation; Forecasting; perceiver-pytorch
+From a file to an answer; Trained models at hand
+"""
+GOALS = [task.strip() for line in TASKS.split("\n") for task in line.split(";") if task.strip()]
+
+
+def test_the_page_of_tasks_has_a_line_and_a_snippet_for_each_goal() -> None:
+    text = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    entries = re.split(r"^(?=\*\*|## )", text, flags=re.MULTILINE)[1:]
+    with_code = [entry.partition("```python\n")[0] for entry in entries if "```python\n" in entry]
+    without = [entry[:60] for entry in entries if entry.startswith("**") and "```python\n" not in entry]
+    assert not without
+    for goal in GOALS:
+        assert any(goal in head for head in with_code), goal
+
+
 def test_the_config_table_agrees_with_the_conversions() -> None:
     text = (DOCS / "from_huggingface.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 3]

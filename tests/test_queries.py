@@ -130,8 +130,8 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
             r"either size or follows, got size=\(2,\) and follows='a'",
         ),
         (lambda: queries.PositionQuery(FOURIER, size=(0,)), "PositionQuery: size must be an int of at least 1, got 0"),
-        (lambda: queries.PositionQuery(3, size=(2,)), "positions must be a block of positions, got a int"),
-        (lambda: queries.ContentQuery("a", content_channels=2, positions=3), "a block of positions, got a int"),
+        (lambda: queries.PositionQuery(3, size=(2,)), "positions must be a block of positions, got an int"),
+        (lambda: queries.ContentQuery("a", content_channels=2, positions=3), "a block of positions, got an int"),
         (lambda: queries.ContentQuery("a", content_channels=0), "content_channels must be an int of at least 1, got 0"),
         (lambda: queries.InputQuery("a", channels=-1), "InputQuery: channels must be an int of at least 1, got -1"),
         (lambda: queries.LearnedQuery(0, 3), "LearnedQuery: rows must be an int of at least 1, got 0"),
@@ -144,7 +144,7 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
             lambda: queries.Queries(a=queries.LearnedQuery(1, 2), min_padding=-1),
             "min_padding must be an int of at least 0",
         ),
-        (lambda: positions.Projected(3, 4), "Projected: positions must be a block of positions, got a int"),
+        (lambda: positions.Projected(3, 4), "Projected: positions must be a block of positions, got an int"),
     ],
 )
 def test_wrong_arguments_are_refused(make, message: str) -> None:

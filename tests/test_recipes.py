@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import perceiver_kit as kit
 from perceiver_kit.positions import Fourier
 from perceiver_kit.registry import find
+from perceiver_kit.spec import assembly
 
 from . import restated
 from .strategies import RECIPES, assert_close, distance, noisy, raws, tiny
@@ -121,7 +122,7 @@ def test_each_parameter_makes_another_model(recipe: str) -> None:
     skipped = NOT_COMPARED | (LEVELS if "groups" in tiny(recipe).recipe["parameters"] else set())
 
     def made(**parameters: object) -> dict:
-        return kit.spec(kit.build(recipe, preset="tiny", **(even | parameters)))["model"]
+        return assembly(kit.build(recipe, preset="tiny", **(even | parameters)))["model"]
 
     with torch.device("meta"):
         wanted = made()

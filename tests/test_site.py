@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -18,6 +19,8 @@ import torch
 
 import perceiver_kit as kit
 from perceiver_kit.draw import shapes
+
+from .test_pages import GOALS
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
@@ -99,6 +102,14 @@ def test_the_reference_has_every_public_name_and_no_broken_links(site: Path) -> 
     missing = [name for name, v in NAMES.items() if id(v) not in documented and home(v) not in anchors]
     assert not missing, missing
     assert links.broken(site) == []
+
+
+def test_search_finds_each_task(site: Path) -> None:
+    """On the page of tasks; search ignores case and marks."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    page = [entry for entry in index["docs"] if entry["location"].startswith("tasks")]
+    words = " ".join(f"{entry['title']} {re.sub('<[^>]+>', '', entry['text'])}" for entry in page)
+    assert not [goal for goal in GOALS if goal not in words]
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ from einops import rearrange
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from ..checks import check_flag, check_positive, describe_value
+from ..block import Settings
+from ..checks import check_positive, describe_value
 from ..errors import InputError, nearest
+from ..flags import checked_flags
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
 TRUNCATIONS = ("longest_first", "only_first", "only_second")
@@ -51,7 +53,7 @@ class TextOffsets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ByteTokenizer:
+class ByteTokenizer(Settings):
     """Texts ⇄ ids.
 
     Args:
@@ -84,10 +86,11 @@ class ByteTokenizer:
     sep_id: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        check_flag("ByteTokenizer", parse_special=self.parse_special)
+        super().__post_init__()
         if self.max_length is not None:
             check_positive("ByteTokenizer", least=2, max_length=self.max_length)
 
+    @checked_flags
     def __call__(
         self,
         texts: str | Sequence[str],
@@ -130,6 +133,7 @@ class ByteTokenizer:
         ids = torch.tensor([row + [self.pad_id] * (n - len(row)) for row in rows])
         return TextBatch(ids, torch.arange(n) < rearrange(torch.tensor(lengths), "b -> b 1"))
 
+    @checked_flags
     def encode(
         self,
         text: str,
@@ -178,6 +182,7 @@ class ByteTokenizer:
                 where.texts[row, start:end] = side
         return where
 
+    @checked_flags
     def decode(self, ids: Iterable[int] | Tensor | np.ndarray, *, skip_special: bool = False) -> str:
         """Decode ids (n,) to text. Special ids become ``[CLS]`` and so on, or are skipped.
 

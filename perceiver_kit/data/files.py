@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ..errors import InputError, MissingPackage
+from ..flags import checked_flags
 from .image_processor import ImageProcessor
 
 if TYPE_CHECKING:
@@ -29,9 +30,15 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 2**26
 CACHE_BYTES = 2**29
 """Decoded pictures of a folder are cached in memory up to this size."""
+MAX_BYTES = 2**32
+"""Decoded sounds and videos of a folder, which are held in memory, take at most this size."""
 
 Reader = Callable[[Path], object]
 """Reads a file as training does; raises InputError for an unreadable file."""
+
+
+class FolderTooLarge(InputError):
+    """Files that together do not fit into memory. It is no fault of one file, which could be skipped."""
 
 
 class FileSplit(NamedTuple):
@@ -143,6 +150,8 @@ def readable_files(paths: Sequence[Path], reader: Reader, root: Path) -> list[Pa
     def failure(path: Path) -> str | None:
         try:
             reader(path)
+        except FolderTooLarge:
+            raise
         except InputError as error:
             return str(error)
         return None
@@ -157,6 +166,12 @@ def readable_files(paths: Sequence[Path], reader: Reader, root: Path) -> list[Pa
     return [path for path, error in zip(paths, failures, strict=True) if not error]
 
 
+def check_held(folder: Path, held: int, lower: str) -> None:
+    """Raise FolderTooLarge if so many bytes of a folder are more than ``MAX_BYTES``; ``lower`` names the remedy."""
+    if held > MAX_BYTES:
+        raise FolderTooLarge(f"{folder} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower {lower}")
+
+
 def list_names(paths: Collection[Path], root: Path, most: int = 20) -> str:
     """Names of files for a message, at most ``most``, and the number of the others."""
     names = [path.relative_to(root).as_posix() for path in list(paths)[:most]]
@@ -167,6 +182,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
+@checked_flags
 def read_picture(
     path: Path, size: tuple[int, int], *, cover: float | None = None, crop: bool = True, channels: int = 3
 ) -> UInt8[Tensor, "c h w"]:
@@ -236,6 +252,7 @@ def read_text(path: Path) -> str:
 class Pictures(Sequence[Tensor]):
     """Picture files as uint8 tensors (channels, h, w), read lazily and cached up to ``CACHE_BYTES``."""
 
+    @checked_flags
     def __init__(
         self,
         paths: Sequence[Path],

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from ..checks import check_image_size
 from ..errors import InputError
+from ..flags import checked_flags
 from .files import PICTURES, hold_out, open_picture, top_level_files
 from .flow_files import FlowFile, read_flo, read_kitti_flow
 from .image_processor import as_picture
@@ -76,6 +77,7 @@ class FlowPairs(Samples):
         return {"inputs": {"frames": frames}, "targets": targets}
 
 
+@checked_flags
 def sintel(path: Path, *, image_size: Size = (368, 496), seed: int = 0, evaluation: bool = False) -> Task:
     """MPI Sintel: the folder ``training``, its parent, or ``training/final``; without one, the rendering is ``clean``.
 
@@ -102,6 +104,7 @@ def sintel(path: Path, *, image_size: Size = (368, 496), seed: int = 0, evaluati
     return _task(path, pairs, root, image_size, seed, evaluation)
 
 
+@checked_flags
 def kitti(path: Path, *, image_size: Size = (368, 496), seed: int = 0, evaluation: bool = False) -> Task:
     """KITTI 2015 or 2012: the folder ``training`` or its parent, with ``image_2`` (or ``colored_0``) and ``flow_occ``.
 

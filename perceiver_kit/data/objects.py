@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from ..checks import check_image_size, check_positive, short
 from ..errors import InputError
+from ..flags import checked_flags
 from .canvases import padded_objects
 from .files import Pictures, hold_out, open_picture
 from .images import to_unit
@@ -93,11 +94,12 @@ class Objects(Samples):
         return {"inputs": {"image": image}, "targets": padded_objects(self.classes[index], boxes, self.most)}
 
 
+@checked_flags
 def object_folder(
     path: Path,
     *,
     image_size: int | tuple[int, int] = 384,
-    num_queries: int = 100,
+    most_objects: int = 100,
     seed: int = 0,
     flip: bool = False,
 ) -> Task:
@@ -108,7 +110,7 @@ def object_folder(
     the folder. Pictures are resized to ``image_size`` as a whole. Training mirrors them if ``flip``.
 
     Raises InputError, naming file and box, for damaged files, missing pictures, boxes outside their picture or without
-    area, and more objects than ``num_queries``.
+    area, and more objects than ``most_objects``.
     """
     size = check_image_size("object_folder", image_size)
     if not path.is_dir():
@@ -122,11 +124,11 @@ def object_folder(
         got = f"{len(files['.json'])} .json and {len(files['.xml'])} .xml files"
         raise InputError(f"{path}: expected one .json file of COCO or .xml files of VOC, got {got}")
     for picture in found:
-        if len(picture.boxes) > num_queries:
+        if len(picture.boxes) > most_objects:
             hint = "build with more num_queries"
             raise InputError(
                 f"{picture.source}: {picture.path.name} has {len(picture.boxes)} objects, expected at most "
-                f"{num_queries}, the number of queries; {hint}"
+                f"{most_objects}, the number of queries; {hint}"
             )
     names = sorted({box.name for picture in found for box in picture.boxes})
     if not names:
@@ -136,9 +138,9 @@ def object_folder(
 
     def objects(paths: list[Path], flip: bool) -> Objects:
         classes, boxes = zip(*(_tensors(by_path[one], names) for one in paths), strict=True)
-        return Objects(Pictures(paths, size, crop=False), classes, boxes, most=num_queries, flip=flip, seed=seed)
+        return Objects(Pictures(paths, size, crop=False), classes, boxes, most=most_objects, flip=flip, seed=seed)
 
-    overrides = dict(num_labels=len(names), image_size=size, num_queries=num_queries)
+    overrides = dict(num_labels=len(names), image_size=size)
     return Task(path.name, objects(train, flip), objects(held_out, False), overrides, str(path), tuple(names))
 
 

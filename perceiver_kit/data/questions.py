@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Generator, Tensor
 
-from ..checks import check_flag, check_positive, describe_value, short
+from ..checks import check_positive, describe_value, short
 from ..errors import InputError
+from ..flags import checked_flags
 from .bytes import BYTE_OFFSET, ByteTokenizer
 from .records import field, json_lines, open_records
 from .sampling import Samples
@@ -122,6 +123,7 @@ def context_windows(question: list[int], context: list[int], length: int, where:
     return [(start, [cls, *question, sep, *context[start : start + room], sep]) for start in starts]
 
 
+@checked_flags
 def allowed_rows(ids: Int64[Tensor, "n"], unanswerable: bool) -> Bool[Tensor, "n"]:
     """The rows that may be an answer: the context, and row 0 for none.
 
@@ -150,7 +152,6 @@ class Questions(Samples):
 
     def __init__(self, questions: Sequence[Asked], *, length: int, unanswerable: bool = True, seed: int = 0) -> None:
         check_positive("Questions", length=length)
-        check_flag("Questions", unanswerable=unanswerable)
         self.rows: list[tuple[list[int], list[tuple[int, int]]]] = []
         for one in questions:
             question, context = ([byte + BYTE_OFFSET for byte in text.encode()] for text in one[:2])

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..checks import check_positive
 from ..errors import AssemblyError, InputError
+from ..flags import checked_flags
 
 EVALUATION = -1
 """The step of evaluation items: their random numbers depend on seed and index alone."""
@@ -103,12 +104,18 @@ class Samples(Dataset[Sample], ABC):
 
     ``data[i]`` is deterministic; the random numbers of ``data[i, step]`` depend on seed, step and index. An item is
     a dict of ``inputs``, ``targets``, optionally ``mask`` (True = may be read), and ``draw``: int64 (2,), the step
-    (−1 in evaluation) and the index. Sizes are fixed, so that PyTorch's default collation works.
+    (−1 in evaluation) and the index. Sizes are fixed, so that PyTorch's default collation works. Flags of the
+    constructor must be bools.
 
     Raises IndexError outside ``range(len(data))``.
     """
 
     seed: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = checked_flags(cls.__init__)
 
     @abstractmethod
     def __len__(self) -> int: ...

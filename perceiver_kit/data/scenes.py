@@ -12,10 +12,11 @@ from einops import repeat
 from jaxtyping import Int16, UInt8
 from torch import Generator, Tensor
 
-from ..checks import check_flag, check_image_size, check_positive, check_probability
+from ..checks import check_image_size, check_positive, check_probability
 from ..errors import InputError
-from .clips import MAX_BYTES, recoloured
-from .files import SOUNDS, VIDEOS
+from ..flags import checked_flags
+from .clips import recoloured
+from .files import SOUNDS, VIDEOS, check_held
 from .images import to_unit
 from .labels import labelled_files
 from .media import window_starts
@@ -73,7 +74,6 @@ class Scenes(Samples):
     ) -> None:
         check_positive("Scenes", num_frames=num_frames)
         check_probability("Scenes", drop=drop)
-        check_flag("Scenes", augment=augment)
         if not shown or len(shown) != len(labels):
             raise InputError(f"Scenes needs a label for each window, got {len(shown)} windows, {len(labels)} labels")
         self.scenes, self.shown, self.labels, self.seed = scenes, shown, labels, seed
@@ -149,6 +149,7 @@ def read_scene(
     return scene
 
 
+@checked_flags
 def clip_folder(
     path: Path,
     *,
@@ -176,13 +177,9 @@ def clip_folder(
             file, num_frames=num_frames, image_size=size, fps=fps, per_frame=per_frame, seconds=seconds
         )
         held = sum(part.nbytes for scene in [*scenes.values()] for part in scene if part is not None)
-        if held > MAX_BYTES:
-            raise MemoryError(f"{path} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower seconds, fps or image_size")
+        check_held(path, held, "seconds, fps or image_size")
 
-    try:
-        files = labelled_files(path, VIDEOS if audio_samples is None else (*VIDEOS, *SOUNDS), read)
-    except MemoryError as error:
-        raise InputError(str(error)) from None
+    files = labelled_files(path, VIDEOS if audio_samples is None else (*VIDEOS, *SOUNDS), read)
     options: dict[str, Any] = dict(
         num_frames=num_frames, image_size=size, samples=audio_samples, rows=rows, drop=drop, augment=augment, seed=seed
     )

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from ..checks import check_image_size
 from ..errors import InputError
+from ..flags import checked_flags
 from .files import PICTURES, Pictures, find_files, hold_out, list_names, open_picture
 from .images import to_unit
 from .sampling import Samples
@@ -72,6 +73,7 @@ class Masks(Sequence[Tensor]):
         return values.masked_fill(values == self.ignored, -100)
 
 
+@checked_flags
 def mask_folder(
     path: Path,
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,10 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from ..block import Settings
 from ..checks import check_positive, check_probability, short
 from ..errors import InputError
+from ..flags import checked_flags
 from .files import find_files, list_names
 from .packages import packaged
 from .sampling import Sample, Samples
@@ -25,7 +28,8 @@ CLOCKS = ("time", "date", "datetime", "timestamp", "ds", "year")
 """Names of a time column, in lower case; without such a name it is the first column."""
 
 
-class Readings(NamedTuple):
+@dataclass(frozen=True)
+class Readings(Settings):
     """Several series on one clock.
 
     Attributes:
@@ -84,6 +88,7 @@ def _times(path: Path, cells: Cells, clock: int) -> Tensor:
     return torch.tensor(times, dtype=torch.float64)
 
 
+@checked_flags
 def shown_time(time: float, dates: bool) -> str:
     """A time as it stands in a file.
 
@@ -180,7 +185,7 @@ def split_in_time(readings: Readings, *, history: int, horizon: int, share: floa
     """Training rows, and held-out rows whose futures are all later than any in training."""
     cut = int(len(readings.times) * share)
     starts = (slice(0, cut), slice(max(0, cut - history), None))
-    return [[readings._replace(times=readings.times[part], values=readings.values[part])] for part in starts]
+    return [[replace(readings, times=readings.times[part], values=readings.values[part])] for part in starts]
 
 
 def forecast_task(

@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Int16
 from torch import Tensor
 
+from ..flags import checked_flags
 from .packages import packaged
 from .sampling import generator
 
@@ -65,6 +66,7 @@ def notes(*, samples: int, rate: int) -> Notes:
     return Notes(torch.stack(sounds), torch.tensor(labels), torch.tensor(recordings), FAMILIES)
 
 
+@checked_flags
 def chosen(found: Notes, held_out: bool) -> tuple[Int16[Tensor, "n samples"], Tensor]:
     """The notes of a random but fixed fifth of the recordings, or of the others, with their labels."""
     each = found.recordings.unique()

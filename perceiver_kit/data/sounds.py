@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 from ..checks import check_positive
 from ..errors import InputError, MissingPackage
 from . import soundfont
-from .clips import CLIP_SOURCE, MAX_BYTES
-from .files import SOUNDS, VIDEOS, list_names, split_by_class
+from .clips import CLIP_SOURCE
+from .files import SOUNDS, VIDEOS, check_held, list_names, split_by_class
 from .labels import Labelled, labelled_files
 from .media import load_audio, window_starts
 from .sampling import Samples
@@ -110,13 +110,9 @@ def sound_folder(
 
     def read(file: Path) -> None:
         sounds[file] = read_sound(file, sample_rate, seconds)
-        if sum(sound.nbytes for sound in [*sounds.values()]) > MAX_BYTES:
-            raise MemoryError(f"{path} takes more than {MAX_BYTES / 2**30:.0f} GiB; lower seconds or sample_rate")
+        check_held(path, sum(sound.nbytes for sound in [*sounds.values()]), "seconds or sample_rate")
 
-    try:
-        files = labelled_files(path, (*SOUNDS, *VIDEOS), read)
-    except MemoryError as error:
-        raise InputError(str(error)) from None
+    files = labelled_files(path, (*SOUNDS, *VIDEOS), read)
     short = [file for file in (*files.train, *files.held_out) if len(sounds[file]) < audio_samples]
     if short:
         length = f"a window of {audio_samples / sample_rate:.3g} s"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checks import short
 from ..errors import InputError
+from ..flags import checked_flags
 
 EMPTY = {"", "na", "n/a", "nan", "null", "none", "-", "?"}
 """Cells that hold no value, in lower case."""
@@ -54,6 +55,7 @@ def read_cells(path: Path) -> Cells:
     return Cells(names, rows, lines)
 
 
+@checked_flags
 def numbers(path: Path, cells: Cells, columns: list[int], *, missing: bool = False) -> Float[Tensor, "n c"]:
     """Columns as float32. Raises InputError, naming file, line and column, for a cell that is no finite number.
 

@@ -136,11 +136,12 @@ def find_loader(entry: Recipe, source: str | Path) -> tuple[Any, tuple[Path, ...
         if source in BENCHMARKS:
             raise InputError(f"{source} needs the path of its files: {source}:PATH")
         return resolve(entry.data[str(source)]), ()
-    if source in readers:
+    exists = _exists(Path(source))
+    if source in readers and not exists:
         raise InputError(f"{str(source)!r} is data for {', '.join(readers[str(source)])}, not for {recipe}")
     if PATH not in entry.data:
         raise InputError(f"recipe {recipe} declares no loader of paths; pass a perceiver_kit.data.task.Task")
-    if not _exists(Path(source)):
+    if not exists:
         raise InputError(f"no data and no path {str(source)!r}; {nearest(source, set(entry.data) - {PATH})}")
     return resolve(entry.data[PATH]), (Path(source),)
 

@@ -153,6 +153,7 @@ class Encoder(Block):
     def forward(
         self, inputs: Tokens | Float[Tensor, "b n c"], mask: Mask | None = None, *, causal: bool = False
     ) -> Float[Tensor, "b m d"]:
+        masks = Masks(mask, causal=causal)
         rows, own_mask = (inputs.rows, inputs.mask) if isinstance(inputs, Tokens) else (inputs, None)
         if not isinstance(inputs, Tokens):
             check_tensor(rows, "inputs", f"b n {self.channels}")
@@ -162,7 +163,7 @@ class Encoder(Block):
         # With batch size 1 the first cross-attention projects the latents only once.
         latents = rearrange(self.latents, "m d -> 1 m d")
         # Check the mask before it is combined: that would broadcast a mask of the wrong shape.
-        mask = combine(Masks(mask, causal=causal).checked(latents, rows).rows, own_mask)
+        mask = combine(masks.checked(latents, rows).rows, own_mask)
         options = {"causal": True} if causal else {}  # a user's own layer may not accept causal
         for block in range(self.blocks):
             if block < self.cross_attends:

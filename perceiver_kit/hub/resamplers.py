@@ -13,6 +13,7 @@ from torch import Tensor
 from ..activations import Activation
 from ..encoders import Resampler
 from ..errors import CheckpointError
+from ..flags import checked_flags
 from ..gated import GatedCrossAttention
 from ..variants import GatedMLP, LayerNorm, PlainMLP, RMSNorm
 
@@ -75,6 +76,7 @@ def resampler_from_state(
     return _loaded(resampler, mapped)
 
 
+@checked_flags
 def gated_from_state(state: State, *, heads: int, prefix: str = "", latest_only: bool = True) -> GatedCrossAttention:
     """A ``GatedCrossAttention`` with the weights of OpenFlamingo's ``GatedCrossAttentionBlock``.
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import completed
-from ..checks import check_flag, check_positive, check_tensor
+from ..checks import check_positive, check_tensor
 from ..positions import Place, Positions, check_coordinates
 from ..registry import register
 from ..tokens import Grid
@@ -43,7 +43,6 @@ class Points(Input):
         if positions is not None:
             positions = completed(positions, Place(None, axes, channels if combine == "add" else None))
             check_coordinates("Points", positions, axes)
-        check_flag("Points", missing=missing)
         content = (axes if positions is None else 0) + channels * (1 + missing)
         super().__init__(content, grid=grid, positions=positions, combine=combine)
         self.dimensions, self.features, self.missing = axes, channels, missing

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -69,7 +70,7 @@ class Detection(Objective):
         wanted[samples, queries] = classes[samples, objects]
         weight = logits.new_ones(logits.shape[-1])
         weight[-1] = self.no_object
-        entropy = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weight=weight, reduction="sum")
+        entropy = F.cross_entropy(rearrange(logits, "b k c -> b c k"), wanted, weight=weight, reduction="sum")
         found, there = boxes[samples, queries], truth[samples, objects]
         count = torch.tensor(len(samples), device=logits.device)
         return {

@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ..flags import checked_flags
 from .style import COLOURS, INK, MUTED, SMALL, WIDTH, figure, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked_flags
 def forecasts(
     times: Float[Tensor, "n"],
     values: Float[Tensor, "n series"],

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import InputError
+from ..flags import checked_flags
 from .style import COLOURS, INK, MUTED, SMALL, WIDTH, figure, open_frame, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked_flags
 def losses(
     series: Mapping[str, Sequence[float | int]],
     *,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import check_flag, check_positive
+from ..checks import check_positive
 from ..data.bytes import ByteTokenizer
 from ..data.questions import allowed_rows, context_windows
 from ..errors import InputError
@@ -92,7 +92,6 @@ class AnswerText(Interpreter):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("AnswerText", max_length=self.max_length, longest=self.longest)
-        check_flag("AnswerText", unanswerable=self.unanswerable)
 
     def prepare(self, item: Item) -> Item:
         ids = item.inputs[self.text]

@@ -29,7 +29,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(Settings):
     """What a model reads of one source: tensors by modality, without a batch axis.
 
     ``ragged`` names those whose first axis has any length: they are padded to a batch, and the padding is masked.
@@ -68,6 +68,8 @@ class Reader(Settings):
 
     def path(self, source: Any) -> Path | None:
         """The file or folder that a source means; None for an object."""
+        if isinstance(source, str) and not source:  # as a path this is the current directory
+            raise self.refuse(source, "a path")
         return Path(source) if isinstance(source, str | Path) else None
 
     def find(self, folder: Path) -> list[Any]:

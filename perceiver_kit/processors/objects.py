@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ..checks import check_probability, describe_value
-from ..errors import InputError
+from ..errors import InputError, PerceiverKitError
 from ..plots import boxes, class_colours, segments
 from ..registry import register
 from .base import TOP, Answer, Interpreter, Item, Processor, png
 from .files import picture_bytes, write_file
+from .readers import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +33,16 @@ class ObjectsAnswer(Answer):
             return "no object"
         shown = ", ".join(f"{one['class']} {one['score']:.2f}" for one in self.best[:TOP])
         return shown + (f" and {len(self.best) - TOP} more" if len(self.best) > TOP else "")
+
+    def picture(self) -> Tensor | None:
+        """The whole source in its own proportions; the model reads it squeezed. None where it is gone."""
+        readers = {} if self.processor is None else self.processor.readers
+        sources = self.source if isinstance(self.source, Mapping) else dict.fromkeys(readers, self.source)
+        pictures = {name: one for name, one in readers.items() if isinstance(one, Picture) and name in sources}
+        try:
+            return next((one.whole(sources[name]) for name, one in pictures.items()), None)
+        except PerceiverKitError:
+            return None
 
     def figure(self) -> Figure | None:
         picture = self.picture()
@@ -139,7 +151,7 @@ class PixelClasses(Interpreter):
             )
         names = getattr(model, "labels", {}).get(self.output) or [f"class {i}" for i in range(len(logits))]
         best = logits.argmax(0)
-        shares = torch.bincount(best.flatten(), minlength=len(names)) / best.numel()
+        shares = torch.bincount(best.ravel(), minlength=len(names)) / best.numel()
         order = shares.argsort(descending=True, stable=True).tolist()
         scores = {names[i]: float(shares[i]) for i in order if shares[i] > 0}
         return SegmentsAnswer(source, best, scores, outputs, processor, names=tuple(names))

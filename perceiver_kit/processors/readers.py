@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,9 @@ from ..data.video import load_clip
 from ..errors import InputError
 from ..registry import register
 from .base import Reader
+
+SHOWN = 1024
+"""Pixels of a side of a picture that is shown whole."""
 
 
 def _image(source: Any, reader: Reader, expected: str) -> Any:
@@ -82,6 +85,13 @@ class Picture(Reader):
 
     def picture(self, inputs: Mapping[str, Tensor], name: str) -> Tensor:
         return self.pixels(inputs[name])
+
+    def whole(self, source: Any) -> Float[Tensor, "3 h w"]:
+        """A picture in its own proportions, RGB in [0, 1], of at most ``SHOWN`` pixels a side."""
+        image = as_picture(_image(source, self, "a picture"), channels=self.channels)
+        scale = min(1.0, SHOWN / max(image.size))
+        size = (max(1, round(image.height * scale)), max(1, round(image.width * scale)))
+        return self.pixels(replace(self, size=size, crop=None).read(image))
 
     def pixels(self, values: Float[Tensor, "c h w"]) -> Float[Tensor, "3 h w"]:
         """A picture as the model reads it → RGB in [0, 1]; RGBA on white."""

@@ -8,6 +8,7 @@ from typing import Any
 from ..checks import check_image_size
 from ..data.image_processor import CHANNELS
 from ..data.tags import Unit
+from ..flags import checked_flags
 from .answers import AnswerText, Question
 from .base import Processor, Reader
 from .classes import Classes, TaskClasses
@@ -151,6 +152,7 @@ def tag_text(max_length: int, unit: Unit = "words") -> Processor:
     return Processor({"text": reader}, TaggedText(max_length, unit))
 
 
+@checked_flags
 def answer_text(max_length: int, unanswerable: bool = True) -> Processor:
     """A question and its context → the answer in the context; a longer context is read in windows.
 

@@ -86,7 +86,7 @@ class History(Reader):
 
     def steps(self, source: Any, readings: Readings, past: Scaled) -> list[float]:
         """The times to forecast, in steps after the last reading."""
-        if not isinstance(source, tuple) or isinstance(source, Readings):
+        if not isinstance(source, tuple):
             return [float(i + 1) for i in range(self.horizon)]
         try:
             times = [float(time) if not isinstance(time, str) else read_time(time) for time in source[1]]

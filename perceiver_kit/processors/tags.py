@@ -90,7 +90,7 @@ class TaggedText(Interpreter):
 
     def split(self, item: Item) -> list[Item]:
         ids = item.inputs[self.text]
-        starts = window_starts(len(ids), self.max_length)
+        starts = overlapping_starts(len(ids), self.max_length)
         windows = [{**item.inputs, self.text: ids[start : start + self.max_length]} for start in starts]
         return [Item(window, item.ragged) for window in windows]
 
@@ -145,10 +145,10 @@ def first_bytes(text: str) -> list[int]:
     return [0, *accumulate(len(character.encode()) for character in text)]
 
 
-def window_starts(total: int, length: int) -> list[int]:
+def overlapping_starts(total: int, length: int) -> list[int]:
     """Where windows start that overlap by a half, and end with the text.
 
-    >>> window_starts(9, 4), window_starts(3, 4)
+    >>> overlapping_starts(9, 4), overlapping_starts(3, 4)
     ([0, 2, 4, 5], [0])
     """
     last = max(0, total - length)
@@ -161,7 +161,7 @@ def join_windows(rows: list[Tensor], total: int, length: int) -> Tensor:
     >>> join_windows([torch.zeros(4, 1), torch.ones(4, 1)], 6, 4)[:, 0]
     tensor([0., 0., 0., 1., 1., 1.])
     """
-    starts = window_starts(total, length)
+    starts = overlapping_starts(total, length)
     middles = torch.tensor([start + len(own) / 2 - 0.5 for start, own in zip(starts, rows, strict=True)])
     owner = (torch.arange(total)[:, None] - middles).abs().argmin(-1).tolist()
     return torch.stack([rows[window][place - starts[window]] for place, window in enumerate(owner)])

@@ -67,15 +67,15 @@ class Text(Reader):
         if isinstance(source, Tensor) and source.ndim == 1 and source.dtype == torch.int64:
             return source
         parts = source if isinstance(source, tuple) else (source,)
-        if len(parts) > 2 or not all(isinstance(part, str | Path) for part in parts):
+        if len(parts) not in (1, 2) or not all(isinstance(part, str | Path) for part in parts):
             raise self.refuse(source, "a text, a tuple of two texts, or the path of a .txt file")
+        if not any(map(str, parts)):
+            raise InputError("source: expected a text, got an empty one")
         tokenizer = ByteTokenizer(max_length=None, parse_special=self.parse_special)
         room = self.max_length if self.special else self.max_length + 2
         ids = tokenizer.encode(*map(self._text, parts), max_length=room if self.cut else None)
         if not self.special:
             ids = ids[1:-1]
-        if not ids:
-            raise InputError("source: expected a text, got an empty one")
         return torch.tensor(ids)
 
     def _text(self, source: Any) -> str:

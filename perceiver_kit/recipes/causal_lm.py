@@ -22,6 +22,18 @@ from ..variants import Rotary
 PAPER = "Perceiver AR (Hawthorne et al. 2022)"
 CODE = "google-research/perceiver-ar"
 FLAXFORMER = "google/flaxformer, perceiver_ar, base"
+RUNS = f"{CODE}, experiment.py"
+# Of the runs in the published code.
+PUBLISHED: dict[str, Any] = dict(
+    vocabulary=259,
+    channels=1024,
+    latent_dim=1024,
+    num_latents=1024,
+    cross_heads=16,
+    self_heads=16,
+    residual_dropout=0.1,
+    positions="sinusoidal",
+)
 
 
 def _objective() -> NextTokens:
@@ -36,6 +48,9 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     presets=dict(
         base=dict(num_latents=1024, latent_dim=768, layers=12, cross_heads=12, self_heads=12, residual_dropout=0.1),
         small=dict(channels=512, latent_dim=512, layers=6, cross_heads=8, self_heads=8),
+        imagenet=PUBLISHED | dict(context=12_416, layers=60, positions="learned"),
+        copy=PUBLISHED | dict(context=131_072, layers=6),
+        copy_small=PUBLISHED | dict(context=32, num_latents=16, layers=1),
         tiny=dict(
             context=256,
             channels=64,
@@ -60,20 +75,21 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         ),
     ),
     sources=dict(
-        vocabulary="256 bytes and 6 special ids; the published models have ids of SentencePiece, pixels or notes",
-        context=f"{FLAXFORMER}: 8,192 on C4",
-        channels=f"{FLAXFORMER}: 768",
-        num_latents=f"{FLAXFORMER}: 1,024",
-        latent_dim=f"{FLAXFORMER}: 768; small 512",
-        layers=f"{FLAXFORMER}: 12; small 6",
-        cross_heads=f"{FLAXFORMER}: 12 of 64; small 8",
-        self_heads=f"{FLAXFORMER}: 12 of 64; small 8",
+        vocabulary=f"256 bytes and 6 special ids; {RUNS}: 256 values and 3 special ids",
+        context=f"{FLAXFORMER}: 8,192 on C4; {RUNS}: imagenet 12,416, copy 131,072, copy_small 32",
+        channels=f"{FLAXFORMER}: 768; small 512; {RUNS}: 1,024",
+        num_latents=f"{FLAXFORMER}: 1,024; {RUNS}: 1,024, copy_small 16",
+        latent_dim=f"{FLAXFORMER}: 768; small 512; {RUNS}: 1,024",
+        layers=f"{FLAXFORMER}: 12; small 6; {RUNS}: imagenet 60, copy 6, copy_small 1",
+        cross_heads=f"{FLAXFORMER}: 12 of 64; small 8; {RUNS}: 16",
+        self_heads=f"{FLAXFORMER}: 12 of 64; small 8; {RUNS}: 16",
         cross_widening=CODE,
         self_widening=CODE,
         residual_dropout=f"{CODE}: 0.1 on residual branches",
         row_dropout=f"{CODE}: none by default",
         activation=f"{CODE}: squared ReLU",
-        positions=f"{CODE}: rotary by default, on half of each head's channels",
+        positions=f"{CODE}: rotary by default, on half of each head's channels; copy has sinusoidal ones, imagenet "
+        "learned ones of row, column and channel, here of the place in the stream",
         rotary=f"{CODE}: wavelengths up to the context, the end included",
         count=f"{CODE} counts back from the last token, which with rotary positions changes no distance",
         query=f"{CODE}: a linear map of the row",
@@ -85,7 +101,12 @@ def _random_ids(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     training=dict(
         steps=3000, batch=16, rate=1e-3, quick=dict(steps=1000, rate=2e-2, optimizer="muon", weight_decay=0.01)
     ),
-    data=dict(bible_next="perceiver_kit.data.tasks:bible_next", path="perceiver_kit.data.folders:next_bytes"),
+    data=dict(
+        bible_next="perceiver_kit.data.tasks:bible_next",
+        chorales="perceiver_kit.data.chorales:chorale_ids",
+        digit_pixels="perceiver_kit.data.pixels:digit_pixels",
+        path="perceiver_kit.data.folders:next_bytes",
+    ),
     reads=lambda parameters: {"max_length": parameters["context"], "predicted": parameters["num_latents"]},
     random_inputs=_random_ids,
     processor="perceiver_kit.processors.recipes:continue_text",

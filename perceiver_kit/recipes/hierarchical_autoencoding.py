@@ -68,9 +68,9 @@ SMALL = dict(
 )
 
 
-def masked_reconstruction(output: str = "image", label: str = "label") -> Weighted:
-    """Squared error of the masked rows of an image and its one-hot label."""
-    return Weighted({name: Regression(name) for name in (output, label)})
+def masked_reconstruction(model: PerceiverIO | None = None) -> Weighted:
+    """Squared error of the masked rows of every output; without a model, of an image and its one-hot label."""
+    return Weighted({name: Regression(name) for name in (model.outputs.blocks if model else ("image", "label"))})
 
 
 def _random_rows(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
@@ -110,9 +110,15 @@ def _random_rows(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     ),
     group=HierarchicalEncoder,
     objective=masked_reconstruction,
-    training=dict(steps=1500, batch=16, rate=2e-3),
+    training=dict(
+        steps=1500,
+        batch=16,
+        rate=2e-3,
+        quick=dict(steps=800, optimizer="muon", rate=3e-3, weight_decay=0.05),
+    ),
     data=dict(
         masked_digits="perceiver_kit.data.masked_rows:masked_digits",
+        masked_clip="perceiver_kit.data.masked_rows:masked_clip",
         path="perceiver_kit.data.masked_rows:masked_pictures",
     ),
     random_inputs=_random_rows,

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..activations import Activation
-from ..anchoring import anchor
-from ..checks import check_class_names, check_image_size, check_positive, check_sizes
+from ..checks import check_class_names, check_image_size, check_positive
 from ..decoders import Decoder, SetDecoder
 from ..encoders import Encoder
 from ..inputs import ConvStem, Inputs
 from ..model import PerceiverIO
 from ..objectives import Detection
 from ..outputs import Boxes, Outputs, Project
-from ..positions import Fourier, Projected
-from ..queries import LearnedQuery, PositionQuery, Queries
+from ..positions import Fourier
+from ..queries import InputQuery, LearnedQuery, Queries
 from ..recipe import recipe
 from ._shared import LABELS_SOURCE, PAPER, encoder_sources
 
+SIZE = 0.2
+"""Width and height of boxes that start at their queries' places."""
 DETR = "DETR (Carion et al. 2020)"
 OWN = "the kit's own; no paper detects objects with a Perceiver IO"
 
 
 def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     return {"image": torch.rand(batch, 3, *check_image_size("object_detection", parameters["image_size"])) * 2 - 1}
+
+
+def _most_objects(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The number of queries, which is the most objects of a picture."""
+    size, stride = check_image_size("object_detection", parameters["image_size"]), 4 ** parameters["stem_layers"]
+    rows = math.prod(-(-side // stride) for side in size)
+    return {"most_objects": rows if parameters["num_queries"] is None else parameters["num_queries"]}
 
 
 @recipe(
@@ -50,7 +60,7 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         quick=dict(
             image_size=96,
             num_labels=10,
-            num_queries=(6, 6),
+            num_queries=None,
             channels=48,
             stem_layers=2,
             bands=3,
@@ -61,7 +71,6 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             self_heads=4,
             decoder_layers=0,
             decoder_heads=1,
-            anchored=True,
         ),
     ),
     sources=encoder_sources(
@@ -69,13 +78,12 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         image_size=f"{OWN}; the size that files are resized to, a model reads any",
         num_labels="COCO",
         labels=LABELS_SOURCE,
-        num_queries=f"{DETR}, section 4: 100",
+        num_queries=f"{DETR}, section 4: 100; None, the rows of the stem: {OWN}",
         channels=f"{PAPER}, appendix A: 64 channels of the convolutional stem",
         stem_layers=f"{PAPER}, appendix A: 1; each divides height and width by 4",
         bands=f"{PAPER}, appendix A: 64",
         decoder_layers=f"{DETR}, section 4: 6",
         decoder_heads=f"{DETR}, section 4: 8",
-        anchored=f"{OWN}; DETR: random queries",
         num_latents=f"{PAPER}, appendix A: of image classification",
         latent_dim=OWN,
         layers=OWN,
@@ -89,6 +97,7 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         digits="perceiver_kit.data.tasks:digit_objects",
         path="perceiver_kit.data.objects:object_folder",
     ),
+    reads=_most_objects,
     random_inputs=_random_image,
     processor="perceiver_kit.processors.recipes:detect_objects",
 )
@@ -97,13 +106,12 @@ def object_detection(
     image_size: int | tuple[int, int] = 384,
     num_labels: int = 80,
     labels: Sequence[str] | None = None,
-    num_queries: int | tuple[int, int] = 100,
+    num_queries: int | None = 100,
     channels: int = 64,
     stem_layers: int = 1,
     bands: int = 64,
     decoder_layers: int = 6,
     decoder_heads: int = 8,
-    anchored: bool = False,
     dropout: float = 0.0,
     activation: Activation = "gelu",
     **encoder,
@@ -115,8 +123,8 @@ def object_detection(
     come from one query, which is decoded once. Queries read each other in each of ``decoder_layers``; with 0 layers
     they do not, and ``at`` and ``chunk`` are possible.
 
-    ``num_queries`` is a number of learned queries, or a grid (rows, columns) of queries at places of the picture.
-    ``anchored`` gives the initial weights of ``kit.anchor``: such queries start by reading at their place.
+    ``num_queries`` is a number of learned queries. With None each row of the stem is a query, as in flow: it carries
+    the picture at its place, and starts with a box there if the decoder has no layers.
 
     >>> out = build("object_detection", preset="tiny")({"image": torch.rand(2, 3, 48, 64)})
     >>> out["class"].shape, out["box"].shape
@@ -130,17 +138,16 @@ def object_detection(
     positions = Fourier(bands=bands, max_resolution=(-(-height // stride), -(-width // stride)))
     inputs = Inputs(image=ConvStem(channels, layers=stem_layers, positions=positions))
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
-    if isinstance(num_queries, int):
-        query = LearnedQuery(num_queries, encoder.latent_dim)
+    if num_queries is None:
+        query = InputQuery("image", channels=inputs.channels)
     else:
-        places = check_sizes("object_detection", "num_queries", num_queries)
-        query = PositionQuery(Projected(Fourier(bands=bands, max_resolution=places), encoder.latent_dim), size=places)
+        query = LearnedQuery(num_queries, encoder.latent_dim)
     queries = Queries(image=query)
     options = dict(heads=decoder_heads, dropout=dropout, activation=activation)
     if decoder_layers:
         decoder = SetDecoder(queries.channels, encoder.latent_dim, layers=decoder_layers, **options)
     else:
-        decoder = Decoder(queries.channels, encoder.latent_dim, **options)
+        decoder = Decoder(queries.channels, encoder.latent_dim, query_residual=True, **options)
     outputs = Outputs(
         {
             "class": Project(num_labels + 1, in_channels=decoder.out_channels),
@@ -150,4 +157,25 @@ def object_detection(
     )
     names = None if labels is None else {"class": (*check_class_names("object_detection: labels", labels), "no object")}
     model = PerceiverIO(inputs, encoder, queries, decoder, outputs, labels=names)
-    return anchor(model, {"image": torch.zeros(1, 3, height, width)}) if anchored else model
+    if num_queries is None and not decoder_layers:
+        _start_at_places(decoder, outputs, positions, (-(-height // stride), -(-width // stride)))
+    return model
+
+
+@torch.no_grad()
+def _start_at_places(decoder: Any, outputs: Any, positions: Fourier, grid: tuple[int, int]) -> None:
+    """Each query starts with a box around its own place: objects are then matched with queries near them.
+
+    The decoder starts as the identity, so that the positions in a query's row decide its box.
+    """
+    for branch in (decoder.cross.attention.output, decoder.cross.mlp[-1]):
+        branch.weight.zero_()
+        branch.bias.zero_()
+    project = outputs.blocks["box"].project
+    places = torch.meshgrid(*((torch.arange(size) + 0.5) / size for size in grid), indexing="ij")
+    wanted = rearrange([places[1], places[0]], "xy h w -> (h w) xy").logit()
+    rows = torch.cat([positions(grid, None), torch.ones(len(wanted), 1)], -1).to(project.weight.device)
+    fitted = (torch.linalg.pinv(rows.double(), rtol=1e-6) @ wanted.to(rows.device).double()).float()
+    project.weight.zero_()
+    project.weight[:2, -positions.channels :] = rearrange(fitted[:-1], "c xy -> xy c")
+    project.bias[:2], project.bias[2:] = fitted[-1], math.log(SIZE / (1 - SIZE))

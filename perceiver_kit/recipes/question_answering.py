@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from ..activations import Activation
-from ..checks import check_flag
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -73,7 +72,6 @@ def question_answering(
     >>> model({"text": torch.randint(262, (2, 100))})["start"].shape
     torch.Size([2, 100])
     """
-    check_flag("question_answering", unanswerable=unanswerable)
     inputs = Inputs(
         text=_text.text_tokens(
             vocabulary, max_length, channels, position_start, ngrams=ngrams, convolutions=convolutions

@@ -76,7 +76,7 @@ def _random_image(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     group=Encoder,
     objective=Segmentation,
     training=dict(
-        steps=1500, batch=32, rate=1e-3, quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=850)
+        steps=1500, batch=32, rate=1e-3, quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=400)
     ),
     data=dict(
         digits="perceiver_kit.data.tasks:digit_masks",

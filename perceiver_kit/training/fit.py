@@ -17,8 +17,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from ..checks import check_flag, check_number, check_positive, check_probability, describe_value, short
+from ..checks import check_number, check_positive, check_probability, describe_value, short
 from ..errors import AssemblyError, CheckpointError, InputError
+from ..flags import checked_flags
 from ..hub import save
 from ..plots import curves
 from ..spec import build, spec
@@ -32,6 +33,7 @@ from .saving import Saving, open_checkpoint, step_of, summary
 FLOAT32_WEIGHTS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 
+@checked_flags
 def fit(
     training: Training,
     data: Data,
@@ -74,7 +76,6 @@ def fit(
             raise InputError(f"fit: {name} must be a {kind.__name__}, got {describe_value(value)}")
     callbacks = _listed("callbacks", callbacks, Callback)
     loggers = None if logger is None else _listed("logger", logger, Logger)
-    check_flag("fit", resume=resume, progress=progress)
     check_trainable(training.model)
     _check_precision(training.model, precision)
     directory = Path(directory)

@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..checks import check_choice, check_flag, check_number, check_positive, check_seed, checks_values, describe_value
+from ..checks import check_choice, check_number, check_positive, check_seed, checks_values, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
+from ..flags import checked_flags
 from ..freezing import check_stages
 from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..modalities import ByModality, check_names
@@ -56,6 +57,7 @@ class Training(lightning.LightningModule):
     Frozen parameters stay frozen, and adapters inside the model are trained like any other parameter.
     """
 
+    @checked_flags
     def __init__(
         self,
         model: PerceiverIO,
@@ -77,8 +79,6 @@ class Training(lightning.LightningModule):
     ) -> None:
         super().__init__()
         _check_parts(model, objective)
-        check_flag("Training", decay_learned=decay_learned)
-        check_flag("Training", checkpoint_activations=checkpoint_activations, compile_model=compile_model)
         check_positive("Training", steps=steps)
         check_positive("Training", warmup=warmup, least=0)
         check_number("Training", rate=rate, muon_rate=muon_rate, weight_decay=weight_decay)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import AssemblyError
+from ..flags import checked_flags
 from ..freezing import STAGES
 from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..padding import LearnedVector
@@ -32,6 +33,7 @@ def rate_at(step: int, *, steps: int, warmup: int, schedule: str) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - constant) / max(1, steps - constant))))
 
 
+@checked_flags
 def parameter_groups(
     model: nn.Module,
     *,

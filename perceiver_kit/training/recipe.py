@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..checks import check_seed
+from ..data.augmentation import Augmentation, augmented
 from ..data.task import Task
 from ..data.tasks import open_task
 from ..errors import InputError, UnknownName, nearest
@@ -41,6 +42,7 @@ def train_recipe(
     start: str | os.PathLike | None = None,
     freeze: Sequence[str] = (),
     objective: str | None = None,
+    augment: Augmentation | None = None,
     **settings: Any,
 ) -> dict[str, float]:
     """Train a recipe for its declared objective on data by name or path (see ``open_task``).
@@ -53,7 +55,7 @@ def train_recipe(
     names of inputs and outputs, and its objective is chosen from its outputs, or by the name ``objective``.
 
     ``start`` is a saved model whose weights are taken over where they fit, with its recipe's sizes. ``freeze`` names
-    stages that are not trained.
+    stages that are not trained. ``augment`` changes training pictures at random.
 
     Returns the held-out metrics. Bad data are refused before training starts.
     """
@@ -77,6 +79,8 @@ def train_recipe(
         given = {name: value for name, value in parameters.items() if "label" not in name}
         source = data if isinstance(data, str) else Path(data)
         data = open_task(source, recipe=reader, preset=preset, parameters=given, seed=seed)
+    if augment is not None:
+        data = augmented(data, augment, seed=seed)
     torch.manual_seed(seed)
     loaded: Any = None if start is None else load(start)
     if document is not None:

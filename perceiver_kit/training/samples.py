@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate, get_work
 from ..checks import check_finite, describe_value
 from ..data.sampling import EVALUATION, Key, Samples
 from ..errors import InputError, PerceiverKitError
+from ..flags import checked_flags
 
 IDLE = -2  # in place of a step: the worker makes no sample
 END = object()
@@ -92,6 +93,7 @@ class CheckedIterable(_Checked, IterableDataset):
     ``batch`` is the number of samples per process and batch. In training the data are repeated without end.
     """
 
+    @checked_flags
     def __init__(
         self,
         data: Iterable[Any],

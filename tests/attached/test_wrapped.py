@@ -155,16 +155,35 @@ def every_input_and_output(draw: st.DrawFn) -> tuple[nn.Module, Raw]:
     return model, {name: raw(block, 2) for name, block in reads.items()}
 
 
+def exported_as_merged(model: nn.Module, tensors: Raw) -> None:
+    """With all layers wrapped, the exported graph gives what the merged weights do."""
+    model = model.double()
+    tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
+    wrappers = [wrap(model, name) for name, layer in model.named_modules() if isinstance(layer, LAYERS)]
+    found = torch.export.export(model, (tensors,), strict=False).module()(tensors)
+    for wrapper in wrappers:
+        merge(model, wrapper)
+    assert_same(found, model(tensors))
+
+
 @pytest.mark.usefixtures("unchecked")  # the type checker does not trace
 @settings(WHOLE, max_examples=1)
 @given(drawn=every_input_and_output())
 def test_all_layers_may_be_wrapped_at_once_and_exported(drawn: tuple[nn.Module, Raw]) -> None:
-    model, tensors = drawn
-    model = model.double()
-    tensors = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
-    wrappers = [wrap(model, name) for name, layer in model.named_modules() if isinstance(layer, LAYERS)]
-    exported = torch.export.export(model, (tensors,), strict=False).module()
-    found = exported(tensors)
-    for wrapper in wrappers:
-        merge(model, wrapper)
-    assert_same(found, model(tensors))
+    exported_as_merged(*drawn)
+
+
+STAGES = [(kind, name) for kind, name in BLOCKS if kind in ("encoders", "decoders", "positions", "queries")]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("kind", "name"), STAGES, ids=[".".join(stage) for stage in STAGES])
+def test_all_layers_around_each_block_may_be_wrapped_and_exported(kind: str, name: str) -> None:
+    @settings(WHOLE, max_examples=1)
+    @given(case=assemblies())
+    def at_once(case: Assembly) -> None:
+        assume(any(type(block) is find(kind, name) for block in case.model.modules()))
+        exported_as_merged(case.model, case.raw)
+
+    with drawing(kind, name):
+        at_once()

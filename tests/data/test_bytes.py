@@ -76,7 +76,7 @@ def test_tokenizers_compare_pickle_and_print() -> None:
 # Errors
 
 CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
-    ((7,), {}, "texts must be a str or a list of str, got a int"),
+    ((7,), {}, "texts must be a str or a list of str, got an int"),
     ((b"abc",), {}, "texts must be a str or a list of str, got a bytes"),
     (({"a": "b"},), {}, "texts must be a str or a list of str, got a dict"),
     (([],), {}, 'texts is empty; give at least one text (it may be "")'),
@@ -84,7 +84,7 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     ((["a", b"b"],), {}, "texts[1] must be a str, got a bytes"),
     ((["a", None],), {}, "texts[1] must be a str, got None"),
     (([("a", "b")],), {}, "texts[0] must be a str, got a tuple; pass second texts as pairs="),
-    ((["a"], [3]), {}, "pairs[0] must be a str, got a int"),
+    ((["a"], [3]), {}, "pairs[0] must be a str, got an int"),
     ((["a", "b"], ["c"]), {}, "pairs has 1 texts but texts has 2; give one for each"),
     (
         ("a\ud800",),
@@ -137,9 +137,9 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
 
 
 ENCODE: list[tuple[Any, ...]] = [
-    ((3,), {}, "text must be a str, got a int"),
+    ((3,), {}, "text must be a str, got an int"),
     ((["a"],), {}, "text must be a str, got a list; pass second texts as pairs="),
-    (("a", 3), {}, "pair must be a str, got a int"),
+    (("a", 3), {}, "pair must be a str, got an int"),
 ]
 
 

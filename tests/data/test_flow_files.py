@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +90,18 @@ def test_other_png_files_are_refused_by_name(tmp_path: Path) -> None:
         read_kitti_flow(tmp_path / "none.png")
 
 
-def sintel(root: Path) -> Path:
-    """Two scenes of three frames; the first scene has occlusions."""
-    for scene in ("alley", "bamboo"):
-        for number in range(1, 4):
-            picture(root / "training" / "clean" / scene / f"frame_000{number}.png", number, SIZE)
-            if number < 3:
+def sintel(root: Path, size: tuple[int, int] = SIZE, scenes: tuple[str, ...] = ("alley", "bamboo"), n: int = 3) -> Path:
+    """Scenes of n frames, with occlusions."""
+    for scene in scenes:
+        for number in range(1, n + 1):
+            picture(root / "training" / "clean" / scene / f"frame_000{number}.png", number, size)
+            if number < n:
                 target = root / "training" / "flow" / scene / f"frame_000{number}.flo"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_flo(target, field(number + 10 * (scene == "alley"))[0])
+                write_flo(target, field(number + 10 * (scene == "alley"), size)[0])
                 hidden = root / "training" / "occlusions" / scene / f"frame_000{number}.png"
                 hidden.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray((255 * ~field(number)[1]).numpy().astype(np.uint8)).save(hidden)
+                Image.fromarray((255 * ~field(number, size)[1]).numpy().astype(np.uint8)).save(hidden)
     return root
 
 
@@ -163,6 +164,31 @@ def test_kitti_is_evaluated_as_in_numpy(tmp_path: Path) -> None:
         epe, outliers = restated([*zip(rounded, masks, strict=True)])
         assert found[f"epe{suffix}"] == pytest.approx(epe, rel=1e-4)
         assert found[f"fl_all{suffix}"] == pytest.approx(outliers, abs=1e-6)
+
+
+def peak_megabytes() -> float:
+    """The most memory of this process since ``/proc/self/clear_refs`` was last reset."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a process")
+def test_a_pair_of_sintels_size_needs_the_memory_of_a_tile(tmp_path: Path) -> None:
+    """As one tile the pair needs more than twice as much."""
+    size = (436, 1024)
+    root = sintel(tmp_path, size, ("alley",), n=2)
+    small: dict[str, Any] = dict(preset="tiny", channels=8, bands=4, num_latents=16, layers=1)
+    model = kit.build("optical_flow", image_size=(128, 192), **small)
+    frames = tuple(sorted((root / "training" / "clean" / "alley").glob("*.png")))
+    for use in (lambda: kit.predict(model, frames), lambda: kit.evaluate(model, f"sintel:{root}", progress=False)):
+        Path("/proc/self/clear_refs").write_text("5")
+        before, start = peak_megabytes(), time.process_time()
+        found = use()
+        assert peak_megabytes() - before < 100
+        assert time.process_time() - start < 6
+        if isinstance(found, kit.processors.Answer):
+            assert tuple(found.best.shape) == (2, *size)
+    assert found["epe"] > 0 and found["epe_matched"] > 0
 
 
 def test_crops_of_a_benchmark_train_and_whole_scenes_are_held_out(tmp_path: Path) -> None:

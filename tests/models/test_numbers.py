@@ -8,6 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+import perceiver_kit as kit
+
 from ..assemblies import Assembly
 from ..strategies import assert_close
 from .holding import loss, random_masks
@@ -79,6 +81,26 @@ def test_gradients_equal_finite_differences(case: Assembly) -> None:
     found = [(8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step) for step in steps]
     tolerance = 1e-5 * max(1.0, abs(slope)) + max(found) - min(found)
     assert min(abs(value - slope) for value in found) <= tolerance, (slope, found)
+
+
+@holds()
+def test_missing_targets_leave_no_trace(case: Assembly, data: st.DataObject) -> None:
+    """The loss is the mean over what is there, and the gradient of a missing value is zero."""
+    found = case.model(case.raw)
+    objective = kit.objectives.Weighted({name: kit.objectives.Regression(name) for name in found})
+    share = data.draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]), label="share missing")
+    missing = {name: torch.rand(value.shape) < share for name, value in found.items()}
+    targets = {name: torch.randn_like(value).masked_fill(missing[name], torch.nan) for name, value in found.items()}
+    total, _ = objective(found, targets)
+    wanted = [
+        (value - targets[name])[~missing[name]].square().float().mean()
+        for name, value in found.items()
+        if not missing[name].all()
+    ]
+    assert_close(total, torch.stack(wanted).sum() if wanted else torch.zeros(()), 1e-5)
+    for name, gradient in zip(found, torch.autograd.grad(total, [*found.values()]), strict=True):
+        assert gradient.isfinite().all()
+        assert not gradient[missing[name]].any()
 
 
 @holds()

@@ -11,7 +11,7 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit.cli import main
-from perceiver_kit.processors.tags import join_windows, window_starts
+from perceiver_kit.processors.tags import join_windows, overlapping_starts
 
 TEXT = "Zoë met 王小明 in München 🙂, नमस्ते दिल्ली!"
 
@@ -59,7 +59,7 @@ def test_long_texts_are_read_in_windows_as_a_whole() -> None:
     parts = kit.predict(Marks(), [long, TEXT], processor=tagger("words", 32), progress=False)
     assert parts[0].best == whole.best
     assert len(parts[1].best) == 6
-    starts = window_starts(100, 32)
+    starts = overlapping_starts(100, 32)
     rows = [torch.arange(start, start + 32.0)[:, None] for start in starts]
     torch.testing.assert_close(join_windows(rows, 100, 32)[:, 0], torch.arange(100.0))
 

@@ -266,7 +266,7 @@ def wrong_objective(kind: str) -> Objective:
     ("kind", "message"),
     [
         ("mean", r"^Wrong: loss_sum must return a tensor without axes, and its number of elements, got float32 \(\)"),
-        ("shaped", r"loss_sum must return .*, got \(float32 \(4,\), a int\)"),
+        ("shaped", r"loss_sum must return .*, got \(float32 \(4,\), an int\)"),
         ("three", r"loss_sum must return"),
         ("nameless", r"^Nameless: __init__ must set self\.output"),
         ("bare", r"^Bare must define loss_sum\(output, target, targets\)"),
