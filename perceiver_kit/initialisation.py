@@ -29,7 +29,7 @@ def linear(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Line
     """A linear layer with truncated-normal weights of variance 1 / fan-in and zero biases."""
     check_elements("linear layer", in_channels, out_channels)
     layer: nn.Linear = _Undrawn(in_channels, out_channels, bias=bias)
-    layer.__class__ = nn.Linear
+    layer.__class__ = nn.Linear  # type: ignore[assignment]
     scale_by_fan_in(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
