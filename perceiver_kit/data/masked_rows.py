@@ -32,6 +32,7 @@ class MaskedRows(Samples):
     and video (t, c, h, w) the first channels are kept. ``mask`` is True where a row may be read; there, targets are
     NaN.
 
+    >>> from perceiver_kit.data.images import Images
     >>> images = Images(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
     >>> sample = MaskedRows(images, dict(image=(8, 8, 1), label=(1, 5)), rate=0.5)[0]
     >>> sample["mask"]["image"].shape, sample["targets"]["label"].shape
