@@ -122,7 +122,7 @@ def test_unsuitable_grids_are_refused(block: nn.Module, grid: tuple, message: st
         (lambda: outputs.Classify(0, in_channels=3), "Classify: channels must be an int of at least 1, got 0"),
         (lambda: outputs.Flow(3, scale="1"), "Flow: scale must be a finite number, got '1'"),
         (lambda: outputs.Flow(3, scale=float("nan")), "Flow: scale must be a finite number, got nan"),
-        (lambda: outputs.TiedText(inputs.OneHot(3)), "TiedText: text must be .* TextTokens block, got a OneHot"),
+        (lambda: outputs.TiedText(inputs.OneHot(3)), "TiedText: text must be .* TextTokens block, got an OneHot"),
         (
             lambda: outputs.Outputs(),
             r"Outputs: expected at least one modality, got none; one named like an argument",
