@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from .checks import check_flag
@@ -13,14 +13,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def flags_of(signature: inspect.Signature) -> list[str]:
+def flags_of(signature: inspect.Signature) -> Iterator[str]:
     """The bool parameters: annotated as ``bool``, or with a bool as default and no annotation."""
-    return [
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.annotation in (bool, "bool")
-        or (parameter.annotation is parameter.empty and isinstance(parameter.default, bool))
-    ]
+    for name, parameter in signature.parameters.items():
+        unannotated = parameter.annotation is parameter.empty
+        if parameter.annotation in (bool, "bool") or (unannotated and isinstance(parameter.default, bool)):
+            yield name
 
 
 def check_flags(owner: str, signature: inspect.Signature, arguments: Mapping[str, Any]) -> None:

@@ -110,6 +110,7 @@ def test_tasks_are_chosen_by_words() -> None:
     assert [task.name for task in chosen([], tasks)] == [task.name for task in tasks]
     assert {task.name for task in chosen(["growth", "length"], tasks)} == {
         "growth/context",
+        "growth/hierarchy",
         "growth/inputs",
         "growth/queries",
         "length/masked_lm",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,6 +30,8 @@ START = 0
 VOCABULARY = 1 + len(VOICES) * SYMBOLS
 STEPS = 4
 """Steps of a quarter note."""
+TICKS = 40_320
+"""Units of time of a quarter note: triplets and shorter notes are whole numbers of them."""
 HELD_OUT = 10
 """One chorale in so many is held out."""
 STEP_SEMITONES = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
@@ -120,14 +121,14 @@ def read_voices(path: Path) -> UInt8[np.ndarray, "t v"] | None:
     return np.stack([line[:shortest] for line in lines], 1).astype(np.uint8)
 
 
-def _notes(part: ElementTree.Element) -> Iterator[tuple[Fraction, Fraction, int | None, bool]]:
-    """Start and length in quarter notes, MIDI number (None: a rest), whether it is tied: of a part's first voice."""
-    time, divisions = Fraction(0), 1
+def _notes(part: ElementTree.Element) -> Iterator[tuple[int, int, int | None, bool]]:
+    """Start and length in ticks, MIDI number (None: a rest), whether it is tied: of a part's first voice."""
+    time, divisions = 0, 1
     for measure in part.findall("measure"):
         for element in measure:
             if element.tag == "attributes":
                 divisions = int(element.findtext("divisions", str(divisions)))
-            length = Fraction(int(float(element.findtext("duration", "0"))), divisions)
+            length = round(TICKS * float(element.findtext("duration", "0")) / divisions)
             if element.tag == "backup":
                 time -= length
             elif element.tag == "forward":
@@ -146,13 +147,13 @@ def _pitch(pitch: ElementTree.Element | None) -> int | None:
     return 12 * (int(pitch.findtext("octave", "4")) + 1) + semitone
 
 
-def _line(notes: list[tuple[Fraction, Fraction, int | None, bool]]) -> np.ndarray | None:
+def _line(notes: list[tuple[int, int, int | None, bool]]) -> np.ndarray | None:
     """One symbol a step; None for a part without notes, or with one out of range."""
     if not any(pitch is not None for _, _, pitch, _ in notes):
         return None
-    line = np.full(max(-(-(start + length) * STEPS // 1) for start, length, _, _ in notes), REST)
+    line = np.full(max(-(-(start + length) * STEPS // TICKS) for start, length, _, _ in notes), REST)
     for start, length, pitch, tied in notes:
-        first, end = (-(-time * STEPS // 1) for time in (start, start + length))
+        first, end = (-(-time * STEPS // TICKS) for time in (start, start + length))
         if pitch is None or first == end:
             continue
         if not LOWEST <= pitch < LOWEST + PITCHES:

@@ -119,7 +119,7 @@ def test_the_embedding_stays_tied(way: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_only_text_tokens_can_be_tied() -> None:
-    with pytest.raises(AssemblyError, match="must be the model's TextTokens block, got a Embedding"):
+    with pytest.raises(AssemblyError, match="must be the model's TextTokens block, got an Embedding"):
         outputs.TiedText(nn.Embedding(262, 8))
 
 
