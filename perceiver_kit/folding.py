@@ -52,7 +52,9 @@ def fold(
 
 def _is_foldable(decoder: Any, output: Output) -> bool:
     """Stock modules in eval mode, without hooks or patches, and an output that its ``affine`` describes."""
-    if type(decoder) is not Decoder or decoder.groups > 1 or _owner(output, "affine") is not _owner(output, "forward"):
+    if type(decoder) is not Decoder or decoder.groups > 1:
+        return False
+    if not isinstance(output, Output) or _owner(output, "affine") is not _owner(output, "forward"):
         return False
     if any(part.training for part in (*decoder.modules(), *output.modules())):
         return False

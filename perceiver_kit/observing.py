@@ -37,10 +37,13 @@ class Recorder:
         self.modules, self.record, self.concat_dim = modules, record, concat_dim
         self.captured: dict[str, list[Tensor]] = {name: [] for name in modules.values()}
         self.parts: dict[str, list[Tensor]] | None = None  # of the decode in progress
+        self.ended = False  # a context that ends in another thread stays among the recorders of its own
 
     def report(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        if module in self.modules:
-            with torch.no_grad():
+        if module in self.modules and not self.ended:
+            # Adapters with dropout draw again for a map; the caller's random numbers stay the same.
+            devices = [output.device] if output.is_cuda else []
+            with torch.no_grad(), torch.random.fork_rng(devices, enabled=module.training):
                 value = self.record(module, args, kwargs, output).detach()
             name = self.modules[module]
             (self.captured[name] if self.parts is None else self.parts.setdefault(name, [])).append(value)
@@ -53,13 +56,14 @@ class Recorder:
         try:
             yield self.captured
         finally:
+            self.ended = True
             _recorders.set(tuple(other for other in _recorders.get() if other is not self))
             _change_count(-1)
 
 
 def is_observed(module: nn.Module) -> bool:
     """Whether a capture of this thread records the module, which must then be called."""
-    return _active and any(module in recorder.modules for recorder in _recorders.get())
+    return _active and any(module in recorder.modules and not recorder.ended for recorder in _recorders.get())
 
 
 def joined(decode: Callable[..., Any]) -> Callable[..., Any]:

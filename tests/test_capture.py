@@ -324,3 +324,30 @@ def test_queries_that_read_each_other_have_maps_of_their_own_sizes() -> None:
         model({"points": torch.randn(2, 6, 3)})
     sizes = {name: [tuple(found.shape[2:]) for found in each] for name, each in maps.items()}
     assert [(5, 5), (2, 2)] in sizes.values() and [(7, 4)] in sizes.values()
+
+
+@both
+def test_a_capture_that_ends_in_another_thread_has_ended(capture) -> None:
+    model, context = tiny("masked_lm"), capture(tiny("masked_lm"))
+    captured = context.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(context.__exit__, None, None, None).result()
+    with capture(model) as later:
+        model({"text": text()})
+    assert len(later["decoder.cross"]) == 1
+    assert not any(captured.values())
+
+
+@both
+def test_a_capture_draws_no_random_numbers_of_the_caller(capture) -> None:
+    model = copy.deepcopy(tiny("masked_lm")).train()
+    attention = model.encoder.cross[0].attention
+    attention.query = nn.Sequential(attention.query, nn.Dropout(0.5))
+    given = {"text": text()}
+    torch.manual_seed(0)
+    wanted = model(given)["text"], torch.rand(1)
+    torch.manual_seed(0)
+    with capture(model):
+        found = model(given)["text"], torch.rand(1)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])

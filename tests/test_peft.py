@@ -47,3 +47,16 @@ def test_adapters_are_trained_merged_saved_and_loaded(recipe: str, tmp_path: Pat
             assert_close(by_chunk[name], wanted[name], 1e-5)
             assert_close(merged(raw)[name], wanted[name], 1e-5)
             assert_close(loaded[name], wanted[name], 1e-5)
+
+
+@torch.no_grad()
+def test_a_head_that_peft_trains_whole_is_called() -> None:
+    model = kit.build("image_classification_fourier", preset="tiny").eval()
+    raw = find("recipes", "image_classification_fourier").example(1, "tiny")
+    before = model(raw)["label"]
+    config = LoraConfig(r=2, target_modules=r"encoder.*\.attention\.query", modules_to_save=["label"])
+    adapted = get_peft_model(model, config).eval()
+    for name, part in adapted.named_parameters():
+        if name.endswith("default.project.bias"):
+            part += 1
+    assert_close(adapted(raw)["label"], before + 1, 1e-5)
