@@ -70,9 +70,10 @@ def tokens(made: Any, side: str, text: Tensor, policy: str) -> tuple[Call, int]:
         free = min(LATENTS, context) // 2
 
         def refill() -> None:
-            cache = full
+            sequence, cache = text, full
             for _ in range(free):  # a pass, then tokens until the latents are in use
-                _, cache = next_logits(made, text, cache=cache, policy="refill")
+                _, cache = next_logits(made, sequence, cache=cache, policy="refill")
+                sequence = torch.cat([sequence, text[:, :1]], 1)
 
         return refill, free
     if policy == "recompute":

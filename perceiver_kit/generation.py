@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -87,17 +88,20 @@ def generate(
     [name], encoder = _causal_parts(model)
     vocabulary = model.inputs.blocks[name].vocabulary  # type: ignore[union-attr, operator]
     device = next(model.parameters()).device
-    many = (isinstance(prompt, list | tuple) and not all(isinstance(item, int) for item in prompt)) or prompt == []
-    prompts = prompt if many else [prompt]
-    text = any(isinstance(each, str) for each in prompts)  # type: ignore[union-attr]
-    sequences = [_ids(each, i, vocabulary, encoder.context) for i, each in enumerate(prompts)]  # type: ignore[arg-type]
+    many = isinstance(prompt, list | tuple) and (not prompt or not all(isinstance(item, int) for item in prompt))
+    prompts: Any = prompt if many else [prompt]
+    text = any(isinstance(each, str) for each in prompts)
+    if text and not all(isinstance(each, str) for each in prompts):
+        raise InputError("prompt must be all texts or all ids, got both; encode the texts: kit.ByteTokenizer()")
+    sequences = [_ids(each, i, vocabulary, encoder.context) for i, each in enumerate(prompts)]
     if not sequences:
         raise InputError("prompt must be at least one prompt, got none")
     _check_sampling(length, temperature, top_k, top_p, repetition_penalty, seed)
     ends = _stops(stop, vocabulary)
     seed = int(torch.randint(2**62, ())) if seed is None else seed
     randoms = [generator(seed, row) for row in range(len(sequences))]
-    _check_policy(encoder, policy, free, max(map(len, sequences)) + length - 1)
+    _check_policy(encoder, policy, free)
+    _check_roll(encoder, policy, max(map(len, sequences)) + length - 1)
 
     def steps() -> Iterator[list[int | None]]:
         ids, mask, cache = *_left_padded(sequences, device), None
@@ -136,9 +140,12 @@ def next_logits(
 ) -> tuple[Float[Tensor, "b v"], Cache | None]:
     """Logits of the token that follows each sequence, and the cache for the next call.
 
-    ``ids`` are the whole sequences, padded on the left where ``mask`` is False. With the cache of all but the last
-    token, only that token is read. ``latents`` is the number that read a first call (default: as many as there are).
-    No cache is given back for a model whose rows change when others follow.
+    ``ids`` are the whole sequences, padded on the left where ``mask`` is False. With a cache, only the tokens after it
+    are read, one by one. ``latents`` is the number that read a first call (default: as many as there are). No cache is
+    given back for a model whose rows change when others follow.
+
+    Raises InputError for a mask that is not padding on the left, and a cache of another model, of another batch or of
+    no fewer tokens.
 
     >>> model = build("causal_lm", preset="tiny").eval()
     >>> logits, cache = next_logits(model, torch.tensor([[5, 6, 7]]))
@@ -147,17 +154,21 @@ def next_logits(
     torch.Size([1, 262])
     """
     [name], encoder = _causal_parts(model)
-    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+    _check_policy(encoder, policy, free)
+    _check_latents(encoder, latents)
+    mask = _checked_padding(ids, mask)
     lengths = mask.sum(1)
     rows = lengths.clamp(max=encoder.context)
     count = rows.clamp(max=encoder.places if latents is None else latents)
     if cache is not None:
-        _check_cache(encoder, cache, ids)
+        for later in range(_tokens_after(encoder, cache, lengths) - 1, 0, -1):
+            _, cache = next_logits(model, ids[:, :-later], mask[:, :-later], cache, policy=policy, free=free)
+        assert cache is not None
         rows_held, latents_held = cache.rows.sum(1), cache.latents.sum(1)
         full = (latents_held >= encoder.num_latents) | (rows_held >= encoder.context)
         if policy == "roll" or not bool(full.any()):
             cache = cache.last(encoder.context - 1, encoder.num_latents - 1)
-            return _read(model, name, ids, mask, new=1, cache=cache)
+            return _read(model, name, ids, mask, lengths, new=1, cache=cache)
         if policy == "refill":
             room = _free(encoder, free)
             count = torch.where(full, _capacity(encoder) - room, latents_held + 1)
@@ -167,13 +178,16 @@ def next_logits(
     longest = int(rows.max())
     ids, mask = ids[:, -longest:], mask[:, -longest:]
     mask = mask & (torch.arange(longest, 0, -1, device=ids.device) <= rearrange(rows, "b -> b 1"))
-    return _read(model, name, ids, mask, latents=count)
+    return _read(model, name, ids, mask, lengths, latents=count)
 
 
 def _read(
-    model: Any, name: str, ids: Tensor, mask: Tensor, *, new: int | None = None, **options: Any
+    model: Any, name: str, ids: Tensor, mask: Tensor, lengths: Tensor, *, new: int | None = None, **options: Any
 ) -> tuple[Tensor, Cache | None]:
-    """The logits after the last token. With ``new``, only so many are read; hashes see those before them."""
+    """The logits after the last token. With ``new``, only so many are read; hashes see those before them.
+
+    The cache is of sequences of ``lengths``, of which ``ids`` may be the end.
+    """
     if new is not None:
         known = new + getattr(model.inputs.blocks[name], "history", 0)
         ids, mask = ids[:, -known:], mask[:, -known:]
@@ -183,6 +197,7 @@ def _read(
         tokens = Tokens(tokens.rows[:, -new:], Layout(((name, (new,)),)))
     if model.encoder.cacheable:
         latents, cache = model.encoder.extend(tokens, **options)
+        cache = replace(cache, length=lengths)
     else:
         latents, cache = model.encoder(tokens), None
     out = model.decode(Encoded(latents[:, -1:], tokens.layout, (name,)))
@@ -204,6 +219,7 @@ def _left_padded(sequences: list[Tensor], device: torch.device) -> tuple[Int64[T
 def _penalised(
     logits: Float[Tensor, "b v"], ids: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], penalty: float
 ) -> Float[Tensor, "b v"]:
+    logits = logits.double()  # where a large penalty does not overflow
     occurred = torch.zeros_like(logits).scatter_add(1, ids, mask.to(logits.dtype)) > 0
     return torch.where(occurred, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
@@ -215,10 +231,13 @@ def _sampled(
     top_k: int | None,
     top_p: float | None,
 ) -> Int64[Tensor, "b"]:
+    if bool(logits.isnan().any()):
+        raise InputError("generate: the model's logits are NaN; are its weights finite?")
     if temperature == 0:
         return logits.argmax(-1)
-    sorted_logits, order = (logits.double() / temperature).sort(-1, descending=True)
-    probabilities = sorted_logits.softmax(-1)
+    most = torch.finfo(torch.float64).max
+    sorted_logits, order = logits.double().clamp(-most, most).sort(-1, descending=True)
+    probabilities = ((sorted_logits - sorted_logits[:, :1]) / temperature).softmax(-1)
     if top_k is not None:
         probabilities[:, top_k:] = 0
     if top_p is not None:  # a token is kept while those before it fall short
@@ -298,7 +317,7 @@ def _ids(prompt: object, number: int, vocabulary: int, context: int) -> Int64[Te
 
 def _stops(stop: object, vocabulary: int) -> frozenset[int]:
     ids = stop.tolist() if isinstance(stop, Tensor) else stop
-    good = isinstance(ids, Collection) and all(isinstance(i, int) and 0 <= i < vocabulary for i in ids)
+    good = isinstance(ids, Collection) and all(type(i) is int and 0 <= i < vocabulary for i in ids)
     if not good:
         raise InputError(f"generate: stop must be a list of ids from 0 to {vocabulary - 1}, got {short(stop)}")
     return frozenset(ids)  # type: ignore[arg-type]
@@ -317,7 +336,7 @@ def _check_sampling(
             check_seed("generate", seed)
     except AssemblyError as error:
         raise InputError(str(error)) from None
-    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
+    if top_p is not None and not (type(top_p) in (int, float) and 0 < top_p <= 1):
         raise InputError(f"generate: top_p must be in (0, 1], got {top_p!r}")
 
 
@@ -330,7 +349,7 @@ def _capacity(encoder: CausalEncoder) -> int:
     return min(encoder.num_latents, encoder.context)
 
 
-def _check_policy(encoder: CausalEncoder, policy: str, free: int | None, total: int) -> None:
+def _check_policy(encoder: CausalEncoder, policy: str, free: int | None) -> None:
     try:
         check_choice("generate", "policy", policy, POLICIES)
         check_positive("generate", free=_free(encoder, free), least=0)
@@ -338,6 +357,9 @@ def _check_policy(encoder: CausalEncoder, policy: str, free: int | None, total: 
         raise InputError(str(error)) from None
     if policy == "refill" and not _free(encoder, free) < _capacity(encoder):
         raise InputError(f"generate: free must be below the {_capacity(encoder)} latents in use, got {free}")
+
+
+def _check_roll(encoder: CausalEncoder, policy: str, total: int) -> None:
     if policy == "roll" and encoder.positions is not None and total > encoder.context:
         raise InputError(
             f"generate: {total} tokens are more than the context of {encoder.context}, past which positions that are "
@@ -345,10 +367,38 @@ def _check_policy(encoder: CausalEncoder, policy: str, free: int | None, total: 
         )
 
 
-def _check_cache(encoder: CausalEncoder, cache: object, ids: Tensor) -> None:
+def _check_latents(encoder: CausalEncoder, latents: object) -> None:
+    try:
+        check_positive("generate", latents=1 if latents is None else latents)  # type: ignore[arg-type]
+    except AssemblyError as error:
+        raise InputError(str(error)) from None
+
+
+def _checked_padding(ids: object, mask: object) -> Bool[Tensor, "b n"]:
+    """The mask, all True where none is given."""
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 2:
+        raise InputError(f"ids must be int64 (b, n), got {describe_value(ids)}")
+    if mask is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ids.shape:
+        raise InputError(f"mask must be bool {tuple(ids.shape)}, as the ids, got {describe_value(mask)}")
+    if bool((mask[:, :-1] & ~mask[:, 1:]).any()) or not bool(mask[:, -1:].all()):
+        raise InputError("mask must be False at padding on the left alone, but it ends with False or has holes")
+    return mask
+
+
+def _tokens_after(encoder: CausalEncoder, cache: object, lengths: Int64[Tensor, "b"]) -> int:
+    """The number of tokens that follow those of the cache."""
     if not isinstance(cache, Cache):
         raise InputError(f"cache must be a Cache that next_logits gave back, got {describe_value(cache)}")
     if cache.owner != id(encoder):
         raise InputError("cache is of another model: begin without one")
-    if len(cache.position) != len(ids):
-        raise InputError(f"cache is of a batch of {len(cache.position)}, but ids are {describe_value(ids)}")
+    if len(cache.position) != len(lengths):
+        raise InputError(f"cache is of a batch of {len(cache.position)}, but ids are of {len(lengths)}")
+    fewest, most = (int(count) for count in (lengths - cache.length).aminmax())
+    if fewest < 1 or fewest < most:
+        raise InputError(
+            "ids must be the whole sequences, all longer than those of the cache by the same number of tokens, "
+            f"got {lengths.tolist()} tokens for a cache of {cache.length.tolist()}"
+        )
+    return most

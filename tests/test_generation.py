@@ -76,6 +76,21 @@ def test_cached_equals_uncached_and_a_batch_each_row(
 
 @pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("policy", ["recompute", "refill", "roll"])
+def test_several_tokens_behind_a_cache_are_read_one_by_one(policy: Any) -> None:
+    model, text = causal(1, num_latents=3, context=7, ngrams=(2,), buckets=50), ids(2, 12)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[0, :2] = False
+    one_by_one, several = None, None
+    for first, last in ((3, 4), (4, 6), (6, 7), (7, 12)):
+        for n in range(first + 1, last + 1):
+            wanted, one_by_one = next_logits(model, text[:, :n], mask[:, :n], one_by_one, policy=policy)
+        found, several = next_logits(model, text[:, :last], mask[:, :last], several, policy=policy)
+        assert_close(found, wanted, 1e-9)
+    assert several is not None and several.length.tolist() == [10, 12]
+
+
+@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
+@pytest.mark.parametrize("policy", ["recompute", "refill", "roll"])
 @pytest.mark.parametrize("kind", ["rotary", "learned", "n-grams"])
 def test_a_batch_of_unequal_prompts_is_each_prompt_alone_under_every_policy(kind: str, policy: Any) -> None:
     """Far past the latents and, for policies that read anew, past the context."""
@@ -162,6 +177,32 @@ def test_repeated_tokens_are_penalised() -> None:
     assert torch.equal(kit.generate(model, prompt, length=12, temperature=0.0, repetition_penalty=1.0), free)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(repetition_penalty=1e-300),
+        dict(repetition_penalty=1e300),
+        dict(temperature=1e-320),
+        dict(temperature=1e300),
+    ],
+)
+def test_extreme_numbers_neither_overflow_nor_fail(options: dict, dtype: torch.dtype) -> None:
+    model = causal(1, dtype)
+    found = kit.generate(model, [70, 71], length=4, seed=0, **options)
+    assert len(found) == 4
+    if options.get("temperature", 1.0) < 1:
+        assert torch.equal(found, kit.generate(model, [70, 71], length=4, temperature=0.0))
+
+
+@pytest.mark.usefixtures("unchecked")  # the annotations do not name arrays
+def test_arrays_are_prompts() -> None:
+    model, prompt = causal(1), ids(3)
+    wanted = kit.generate(model, prompt, length=3, seed=0)
+    assert torch.equal(kit.generate(model, prompt.numpy(), length=3, seed=0), wanted)  # type: ignore[arg-type]
+    assert torch.equal(kit.generate(model, [prompt.numpy()], length=3, seed=0)[0], wanted)
+
+
 def test_a_seed_repeats_and_rows_of_equal_prompts_differ() -> None:
     model = causal()
     first, second = (kit.generate(model, ["And", "And"], length=8, seed=1) for _ in range(2))
@@ -213,12 +254,15 @@ def test_refill_with_more_latents_than_rows_reads_at_least_one_row(context: int)
         ("a" * 15, {}, "prompt 0 has 15 tokens, more than the model's context of 14"),
         ([3, 262], {}, "prompt 0 must be ids from 0 to 261, got 3 to 262"),
         (torch.zeros(2, 3), {}, r"prompt 0 must be text or ids \(n,\) int64, got"),
+        (["a", [70]], {}, "prompt must be all texts or all ids, got both; encode the texts"),
         (None, {}, r"prompt 0 must be text or ids \(n,\) int64, got"),
         ("a", dict(length=0), "length must be an int of at least 1, got 0"),
         ("a", dict(temperature=-1), "temperature must be a finite number of at least 0, got -1"),
         ("a", dict(top_k=0), "top_k must be an int of at least 1, got 0"),
         ("a", dict(top_p=1.5), r"top_p must be in \(0, 1\], got 1.5"),
         ("a", dict(top_p="much"), r"top_p must be in \(0, 1\], got 'much'"),
+        ("a", dict(top_p=True), r"top_p must be in \(0, 1\], got True"),
+        ("a", dict(stop=[True]), r"stop must be a list of ids from 0 to 261, got \[True\]"),
         ("a", dict(stop=5), "stop must be a list of ids from 0 to 261, got 5"),
         ("a", dict(stop="."), "stop must be a list of ids from 0 to 261, got '.'"),
         ("a", dict(stop=[262]), "stop must be a list of ids from 0 to 261"),
@@ -256,10 +300,45 @@ def test_caches_of_others_are_refused() -> None:
         next_logits(causal(1), text, cache=cache)
     with pytest.raises(kit.InputError, match="cache is of a batch of 2"):
         next_logits(model, ids(3, 4), cache=cache)
+    for n in (2, 3):
+        with pytest.raises(kit.InputError, match="longer than those of the cache by the same number of tokens, got"):
+            next_logits(model, text[:, :n], cache=cache)
+    mask = torch.tensor([[True] * 4, [False] + [True] * 3])
+    with pytest.raises(kit.InputError, match=r"got \[4, 3\] tokens for a cache of \[3, 3\]"):
+        next_logits(model, text, mask, cache)
     back = causal(positions="learned", count="back")
     assert next_logits(back, text)[1] is None
     with pytest.raises(kit.InputError, match="CausalEncoder: no cache"):
         back.encoder.extend(torch.zeros(1, 2, 8, dtype=torch.float64))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(ids=[[7]]), r"ids must be int64 \(b, n\), got a list"),
+        (dict(ids=torch.tensor([7])), r"ids must be int64 \(b, n\), got int64 \(1,\)"),
+        (dict(mask=torch.ones(1, 3).bool()), r"mask must be bool \(2, 3\), as the ids, got bool \(1, 3\)"),
+        (dict(mask=torch.ones(2, 3)), r"mask must be bool \(2, 3\), as the ids, got float32 \(2, 3\)"),
+        (dict(mask=torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()), "padding on the left alone, but it ends with False"),
+        (dict(mask=torch.tensor([[1, 0, 1], [1, 1, 1]]).bool()), "or has holes"),
+        (dict(mask=torch.zeros(2, 3).bool()), "but it ends with False"),
+        (dict(policy="rol"), "policy is 'rol'; did you mean 'roll'"),
+        (dict(free=9), "free must be below the 6 latents in use, got 9"),
+        (dict(latents=0), "latents must be an int of at least 1, got 0"),
+    ],
+)
+def test_bad_calls_of_next_logits_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(kit.InputError, match=message):
+        next_logits(causal(), **(dict(ids=ids(2, 3)) | options))
+
+
+def test_nan_logits_are_refused() -> None:
+    model = copy.deepcopy(causal(1))
+    next(model.outputs.parameters()).data.fill_(float("nan"))  # type: ignore[union-attr]
+    for temperature in (0.0, 1.0):
+        with pytest.raises(kit.InputError, match="the model's logits are NaN; are its weights finite"):
+            kit.generate(model, "a", temperature=temperature)
 
 
 def test_the_model_holds_no_state() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,8 @@ class Cache:
     """What later rows read of earlier ones: keys and values of the input rows and of the latents, layer by layer.
 
     Of a sample that began later or was shorter, the first columns are not ``rows`` (b, n) or ``latents`` (b, m).
-    ``position`` (b,) is that of the next row, ``owner`` the identity of the encoder.
+    ``position`` (b,) is that of the next row, ``length`` (b,) the number of rows read, with those that are no longer
+    held, and ``owner`` the identity of the encoder.
     """
 
     cross: tuple[KeyValues, ...]
@@ -42,6 +43,7 @@ class Cache:
     rows: Bool[Tensor, "b n"]
     latents: Bool[Tensor, "b m"]
     position: Int64[Tensor, "b"]
+    length: Int64[Tensor, "b"]
     owner: int
 
     def last(self, rows: int, latents: int) -> Cache:
@@ -51,8 +53,8 @@ class Cache:
         def cut(parts: tuple[KeyValues, ...], start: int) -> tuple[KeyValues, ...]:
             return tuple(KeyValues(part.key[:, :, start:], part.value[:, :, start:]) for part in parts)
 
-        masks = self.rows[:, held[0] :], self.latents[:, held[1] :]
-        return Cache(cut(self.cross, held[0]), cut(self.layers, held[1]), *masks, self.position, self.owner)
+        parts = dict(cross=cut(self.cross, held[0]), layers=cut(self.layers, held[1]))
+        return replace(self, **parts, rows=self.rows[:, held[0] :], latents=self.latents[:, held[1] :])
 
 
 @register("encoders")
@@ -302,12 +304,16 @@ class CausalEncoder(Block):
             return found, None
         position = torch.full((b,), n, device=rows.device)
         position = position if first is None else position - rearrange(first, "b 1 -> b")
+        length = position
+        if cache is not None:
+            position, length = cache.position + position, cache.length + position
         return found, Cache(
             tuple(kept["cross"]),
             tuple(kept["layers"]),
             _all_of(read_rows, b, n, rows.device),
             _all_of(read_latents, b, places, rows.device),
-            position if cache is None else cache.position + position,
+            position,
+            length,
             id(self),
         )
 

@@ -51,6 +51,10 @@ def from_perceiver_pytorch(module: nn.Module, *, queries: Tensor | None = None) 
         raise CheckpointError(f"from_perceiver_pytorch takes a {kinds}, got {describe_value(module)}")
     if getattr(core, "has_attn_residual", False):
         raise CheckpointError("from_perceiver_pytorch: attn_residual has no counterpart here")
+    if not len(core.layers):
+        raise CheckpointError("from_perceiver_pytorch: depth must be at least 1, got a module without layers")
+    if queries is not None and (core is not module_ or hasattr(module_, "input_axis")):
+        raise CheckpointError("from_perceiver_pytorch: queries are of a PerceiverIO alone; leave them out")
     if hasattr(module_, "token_emb"):
         model = _language_model(module_)
     else:
@@ -169,11 +173,11 @@ def _classifier(module: Any) -> PerceiverIO:
 
 def _general(module: Any, queries: Tensor | None) -> PerceiverIO:
     decoder = _decoder(module)
-    if queries is None or queries.ndim != 2 or queries.shape[1] != decoder.query_channels:
-        got = None if queries is None else tuple(queries.shape)
-        raise CheckpointError(
-            f"from_perceiver_pytorch: a PerceiverIO needs queries (o, {decoder.query_channels}), got {got}"
-        )
+    good = isinstance(queries, Tensor) and queries.ndim == 2 and queries.shape[1] == decoder.query_channels
+    if not good or not len(queries) or not queries.is_floating_point():  # type: ignore[arg-type, union-attr]
+        got = f"(o, {decoder.query_channels}), got {describe_value(queries)}"
+        raise CheckpointError(f"from_perceiver_pytorch: a PerceiverIO needs queries, floats {got}")
+    assert queries is not None
     inputs = Inputs(data=Features(module.cross_attend_block.cross_attn.norm_context.normalized_shape[0]))
     width = decoder.out_channels
     linear = isinstance(module.to_logits, nn.Linear)

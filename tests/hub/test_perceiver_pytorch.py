@@ -66,9 +66,25 @@ def test_a_language_model_computes_the_same() -> None:
             lambda: Perceiver(depth=3, weight_tie_layers=True, inverted_cross_attn=(True, True, False), **IMAGES),
             "inverted_cross_attn differs between layers of equal weights",
         ),
-        (lambda: PerceiverIO(depth=1, dim=6, queries_dim=7, **LATENTS), r"needs queries \(o, 7\), got None"),
+        (lambda: PerceiverIO(depth=1, dim=6, queries_dim=7, **LATENTS), r"needs queries, floats \(o, 7\), got None"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(make: object, message: str) -> None:
     with pytest.raises(kit.CheckpointError, match=message):
         kit.from_perceiver_pytorch(make())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_queries_and_modules_without_layers_are_refused() -> None:
+    general = PerceiverIO(depth=1, dim=6, queries_dim=7, **LATENTS)
+    for queries, got in (
+        ([[1.0] * 7], "a list"),
+        (torch.ones(3, 7).long(), r"int64 \(3, 7\)"),
+        (torch.ones(0, 7), r"float32 \(0, 7\)"),
+    ):
+        with pytest.raises(kit.CheckpointError, match=rf"needs queries, floats \(o, 7\), got {got}"):
+            kit.from_perceiver_pytorch(general, queries=queries)  # type: ignore[arg-type]
+    with pytest.raises(kit.CheckpointError, match="queries are of a PerceiverIO alone; leave them out"):
+        kit.from_perceiver_pytorch(Perceiver(depth=1, **IMAGES), queries=torch.ones(3, 7))
+    with pytest.raises(kit.CheckpointError, match="depth must be at least 1, got a module without layers"):
+        kit.from_perceiver_pytorch(PerceiverIO(depth=0, dim=6, queries_dim=7, **LATENTS), queries=torch.ones(3, 7))
