@@ -62,7 +62,8 @@ def generate(
 ) -> Any:
     """The tokens that follow a prompt: text for text, ids for ids, a list for a list of prompts.
 
-    Each prompt of a batch is continued as it would be alone; their lengths may differ.
+    Each prompt of a batch is continued as it would be alone; their lengths may differ. An untrained ``causal_lm`` gives
+    all tokens one probability, and its likeliest token, the first, is padding: an empty text.
 
     Args:
         model: a causal model in evaluation mode, such as ``causal_lm``.

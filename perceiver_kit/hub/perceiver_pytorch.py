@@ -34,6 +34,8 @@ def from_perceiver_pytorch(module: nn.Module, *, queries: Tensor | None = None) 
       become a parameter. For other queries: ``model.decoder(rows, model.encode(data).latents)``.
     - ``PerceiverLM``: ``text`` (b, n) int64 → ``text`` (b, n, num_tokens). A padded row, masked, is empty as a query.
 
+    Only a sample whose rows are all masked differs: there it reads zeros, and perceiver-pytorch the mean of its rows.
+
     Shared layers stay shared. ``ff_dropout`` becomes ``residual_dropout``; ``seq_dropout_prob`` is left out: mask rows.
     CheckpointError for other modules, for ``attn_residual``, and for a ``max_freq`` that is no whole number.
 
