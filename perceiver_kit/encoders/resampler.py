@@ -30,7 +30,8 @@ class Resampler(Block):
 
     The input is ``Tokens``, or rows. Rows (b, media, frames, n, channels) give (b, media, m, channels): each medium is
     resampled alone. ``frames`` and ``media``, if given, are the largest numbers of each, which have learned
-    embeddings. ``mask`` (b, n), of media (b · media, frames · n), is True where a row may be read; a sample without any readable row reads its latents.
+    embeddings. ``mask`` (b, n), of media (b · media, frames · n), is True where a row may be read; a sample without any
+    readable row reads its latents.
 
     ``kit.resampler_from_state`` loads the weights of OpenFlamingo, IDEFICS and IDEFICS-2.
 
