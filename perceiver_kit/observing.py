@@ -18,16 +18,43 @@ _recorders: ContextVar[tuple[Recorder, ...]] = ContextVar("recorders", default=(
 # Whether any thread captures: compiled graphs are guarded on it, and compiled again if it changes.
 _active = False
 _count, _lock = 0, threading.Lock()
+# Of the innermost call of a module in this thread: the arguments of the call, and those that ``forward`` got.
+_calls = threading.local()
 
 
 class Observed(nn.Module):
-    """A module whose calls are reported: their output as the caller gets it, after hooks, of any ``forward``."""
+    """A module whose calls are reported: what ``forward`` got, before which hooks may change it, and the output of
+    the call, which hooks may change, too.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = _noted(vars(cls)["forward"])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().__call__(*args, **kwargs)
-        if _active:
-            _report(self, args, kwargs, output)
+        if not _active:
+            return super().__call__(*args, **kwargs)
+        outer, _calls.got = getattr(_calls, "got", None), [(args, kwargs)]
+        try:
+            output = super().__call__(*args, **kwargs)
+            args, kwargs = _calls.got[-1]
+        finally:
+            _calls.got = outer
+        _report(self, args, kwargs, output)
         return output
+
+
+def _noted(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``forward``, which says what it got; where it calls that of its base class, the first one does."""
+
+    @functools.wraps(forward)
+    def noting(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if _active and len(got := getattr(_calls, "got", None) or [None, None]) == 1:
+            got.append((args, kwargs))
+        return forward(self, *args, **kwargs)
+
+    return noting
 
 
 class Recorder:

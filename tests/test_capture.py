@@ -282,6 +282,24 @@ def test_recomputed_activations_are_recorded_once(capture) -> None:
 
 
 @torch.no_grad()
+def test_maps_are_of_what_forward_got() -> None:
+    """A hook before the attention may change its queries."""
+    ours, ids, name = copy.deepcopy(tiny("masked_lm")).double(), text(), "encoder.cross.0"
+    attention = ours.encoder.cross[0].attention
+    with kit.capture_attention(ours, only=name) as plain:
+        ours(ids)
+    given: list[tuple] = []
+    attention.register_forward_pre_hook(lambda _, *call: given.append(call), with_kwargs=True)
+    attention.register_forward_pre_hook(lambda _, args: (3 * args[0], *args[1:]))
+    with kit.capture_attention(ours, only=name) as maps:
+        ours(ids)
+    ((queries, *others), options) = given[0]
+    wanted = attention.weights(3 * queries, *others, **options)
+    assert relative(maps[name][0], plain[name][0]) > 1e-3
+    assert relative(maps[name][0], wanted) < 1e-12
+
+
+@torch.no_grad()
 def test_states_are_what_the_next_block_gets() -> None:
     """Hooks and overridden methods included."""
 
