@@ -23,9 +23,7 @@ _calls = threading.local()
 
 
 class Observed(nn.Module):
-    """A module whose calls are reported: what ``forward`` got, before which hooks may change it, and the output of
-    the call, which hooks may change, too.
-    """
+    """A module whose calls are reported: what ``forward`` got, after hooks, and the output as the caller gets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -50,7 +48,8 @@ def _noted(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def noting(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if _active and len(got := getattr(_calls, "got", None) or [None, None]) == 1:
+        got = getattr(_calls, "got", None) if _active else None
+        if got is not None and len(got) == 1:
             got.append((args, kwargs))
         return forward(self, *args, **kwargs)
 
