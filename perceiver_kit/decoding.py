@@ -17,7 +17,7 @@ from .errors import InputError
 from .folding import fold
 from .masks import row_mask
 from .modalities import check_names
-from .outputs import Output, Outputs
+from .outputs import Outputs
 from .plain import is_plain
 from .queries import Queries
 from .tokens import Encoded, Grid, take_rows
@@ -147,7 +147,7 @@ def decode_query(
     query: str,
     queries: Queries,
     decoder: Any,
-    outputs: Mapping[str, Output],
+    outputs: Mapping[str, Any],  # foreign modules may wrap them
     encoded: Encoded,
     *,
     index: Tensor | None = None,

@@ -33,7 +33,7 @@ Reader = Callable[[Float[Tensor, "#b k c"]], Float[Tensor, "b k d"]]
 
 
 def fold(
-    decoder: Any, output: Output, latents: Float[Tensor, "b m d"], padding: Float[Tensor, "1 p"] | None, rows: int
+    decoder: Any, output: Any, latents: Float[Tensor, "b m d"], padding: Float[Tensor, "1 p"] | None, rows: int
 ) -> Reader | None:
     """A function from queries before padding to the output's rows; None where folding is not exact or saves nothing.
 
@@ -50,7 +50,7 @@ def fold(
     return None if read is None else lambda queries: end(read(queries))
 
 
-def _is_foldable(decoder: Any, output: Output) -> bool:
+def _is_foldable(decoder: Any, output: Any) -> bool:
     """Stock modules in eval mode, without hooks or patches, and an output that its ``affine`` describes."""
     if type(decoder) is not Decoder or decoder.groups > 1:
         return False
