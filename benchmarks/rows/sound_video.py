@@ -35,7 +35,7 @@ def sounds(data: str, label: str, seed: int) -> Row:
     task = opened(recipe, data, "quick", seed=seed)
     metrics = train(data, recipe, task, preset="quick", seed=seed)
     label, samples = f"{label}, `{recipe}`, preset `quick`", len(task.held_out)  # type: ignore[arg-type]
-    return row(label, "accuracy", metrics["accuracy"], metrics, spectra(task), samples=samples)
+    return row(label, "accuracy", "accuracy", metrics, spectra(task), samples=samples)
 
 
 def spectra(task: Task) -> dict[str, float]:

@@ -30,7 +30,7 @@ def flow(preset: str, seed: int) -> list[Row]:
     known = f"flow of warped photos, `{recipe}`{said}"
     unseen = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`{said}"
     return [
-        row(known, metric, metrics["epe"], metrics, flow_baselines(held_out, mean)),
+        row(known, metric, "epe", metrics, flow_baselines(held_out, mean)),
         row(unseen, metric, error, metrics, flow_baselines([pair["targets"]], mean)),
     ]
 
@@ -56,7 +56,7 @@ def clip(seed: int) -> list[Row]:
     mean = reduce([target["image"] for target in train_set], "n t c h w -> c h w", "mean")
     images, sound = (torch.stack([target[name] for target in held_out]) for name in ("image", "audio"))
     return [
-        row(f"{part}, `{recipe}`", name, metrics[key], metrics, baseline)
+        row(f"{part}, `{recipe}`", name, key, metrics, baseline)
         for part, name, key, baseline in (
             ("video windows", "image PSNR", "image_psnr", {"mean frame": psnr(images - mean)}),
             ("their sound", "audio PSNR", "audio_psnr", {"silence": psnr(sound)}),
