@@ -130,15 +130,6 @@ def weights_of(recipe: str, setting: Setting) -> str:
     return directory
 
 
-def both(recipe: str, dtype: torch.dtype, setting: Setting) -> dict[str, nn.Module]:
-    directory = weights_of(recipe, setting)
-    loaded = {
-        KIT: models.kit_model(directory, dtype),
-        HUGGING_FACE: models.reference_model(recipe, directory, dtype),
-    }
-    return {side: model.to(setting.device) for side, model in loaded.items()}
-
-
 def part(recipe: str, setting: Setting) -> Any:
     """The rows of one of Hugging Face's parts, for recipes with several outputs."""
     if not traits(recipe).several:
@@ -147,14 +138,22 @@ def part(recipe: str, setting: Setting) -> Any:
 
 
 def calls(recipe: str, dtype: torch.dtype, setting: Setting, **point: int) -> tuple[dict[str, Call], dict[str, Any]]:
-    made = both(recipe, dtype, setting)
+    """A call of each side, and its models. Hugging Face's autocasts where it does not run in bfloat16."""
+    directory, at = weights_of(recipe, setting), part(recipe, setting)
     raw = on(models.inputs(recipe, point, setting.small, dtype), setting.device)
-    at = part(recipe, setting)
-    found = {
-        KIT: models.kit_call(recipe, made[KIT], raw, at),
-        HUGGING_FACE: models.reference_call(recipe, made[HUGGING_FACE], raw, at),
-    }
-    return found, made | {"raw": raw}
+    ours = models.kit_model(directory, dtype).to(setting.device)
+    theirs = models.reference_model(recipe, directory, dtype).to(setting.device)
+    call = models.reference_call(recipe, theirs, raw, at)
+    if dtype != torch.float32:
+        try:
+            with torch.no_grad():
+                call()
+        except RuntimeError:
+            wide = on(models.inputs(recipe, point, setting.small, torch.float32), setting.device)
+            theirs = models.reference_model(recipe, directory, torch.float32).to(setting.device)
+            call = autocast(models.reference_call(recipe, theirs, wide, at), setting)
+    sides = {KIT: models.kit_call(recipe, ours, raw, at), HUGGING_FACE: call}
+    return sides, {KIT: ours, HUGGING_FACE: theirs, "raw": raw}
 
 
 # ---- measurements
@@ -245,12 +244,13 @@ def generic(train_it: bool, setting: Setting) -> Entry:
         with setting.device:
             model, call = models.generic_model(side, setting.small)
         model.to(setting.device)
-        sides[side] = step(model, call, "bfloat16", setting) if train_it else autocast(model.eval(), call, setting)
+        model.train(train_it)
+        sides[side] = step(model, call, "bfloat16", setting) if train_it else autocast(call, setting)
     with torch.inference_mode(not train_it):
         return compared(turns(sides, setting, graphs=False))
 
 
-def autocast(model: nn.Module, call: Call, setting: Setting) -> Call:
+def autocast(call: Call, setting: Setting) -> Call:
     def cast() -> Any:
         with torch.autocast(setting.device.type, torch.bfloat16):
             return call()
@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", help="parts of names; default: all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes, write nothing")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds after which no measurement starts")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     arguments = parser.parse_args()
@@ -330,8 +331,8 @@ def main() -> None:
             file = results / (name.replace("/", "-") + ".json")
             if file.exists() or (arguments.tasks and not any(part in name for part in arguments.tasks)):
                 continue
-            if time.monotonic() - start > LIMIT:
-                print(f"{name}: not measured, {LIMIT} s are over; run again to go on")
+            if time.monotonic() - start > arguments.limit:
+                print(f"{name}: not measured, {arguments.limit} s are over; run again to go on")
                 continue
             torch.manual_seed(0)
             began = time.monotonic()
