@@ -100,11 +100,16 @@ def clip(
     image_channels: int = 3,
     audio_samples: int | None = None,
     parts: int | None = None,
+    gain: float = 1.0,
+    augment: bool = False,
     seed: int = 0,
 ) -> Task:
-    """Windows of the opening scene of a film with sound; the class is the part of the clip."""
+    """Windows of the opening scene of a film with sound; the class is the part of the clip.
+
+    ``folders.videos`` explains ``gain`` and ``augment``.
+    """
     sizes: dict[str, Any] = dict(num_frames=num_frames, image_size=image_size, image_channels=image_channels)
-    return videos(**sizes, audio_samples=audio_samples, parts=parts, seed=seed)
+    return videos(**sizes, audio_samples=audio_samples, parts=parts, gain=gain, augment=augment, seed=seed)
 
 
 def sample_data() -> dict[str, tuple[str, ...]]:
