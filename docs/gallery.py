@@ -26,7 +26,7 @@ from perceiver_kit.plots.style import COLOURS, INK, MUTED, bare, figure, pixels,
 from perceiver_kit.processors.base import png
 
 FRONT = Path(__file__).parent / "assets" / "zoo.png"
-MASKED = "If God be f[MASK]r us, who [MASK]an be ag[MASK]inst us?"
+MASKED = "If God be f[MASK]r us, who can be ag[MASK]inst us?"
 PROMPT = "And the king said unto "
 GROUPS = {
     "Pictures, video and sound": ("digits", "digit_objects", "digit_masks", "hidden_digits", "flow", "clip",
@@ -159,15 +159,15 @@ def shown() -> dict[str, str]:
 
 def front() -> None:
     """A clip beside its reconstruction, flow of a real pair, a text with masks filled, a generated line."""
-    page = figure(8.2, 4.6)
-    upper, lower = page.subfigures(2, 1, height_ratios=(2.6, 1.5))  # type: ignore[misc]
-    left, right = upper.subfigures(1, 2, width_ratios=(1, 1.0))
     models = shown()
-    if "clip" in models:
-        draw_clip(left)
-    if "flow" in models:
-        draw_flow(right)
-    draw_texts(lower, models)
+    texts = models.keys() & {"bible_masks", "bible_next"}
+    drawers = [draw for name, draw in (("clip", draw_clip), ("flow", draw_flow)) if name in models]
+    page = figure(4.1 * len(drawers), 4.6 if texts else 3.0)
+    upper, *lower = page.subfigures(2, 1, height_ratios=(2.6, 1.5)) if texts else [page.subfigures()]
+    for part, draw in zip(upper.subfigures(1, len(drawers), squeeze=False)[0], drawers, strict=True):
+        draw(part)
+    for part in lower:
+        draw_texts(part, models)
     metadata = {"Models": " ".join(f"{name}:{value}" for name, value in models.items())}
     page.savefig(FRONT, dpi=150, metadata=metadata)
     image = Image.open(FRONT)
@@ -186,14 +186,15 @@ def draw_clip(part: Any) -> None:
         for axes, images in zip(grid[:, i], (raw["image"], out["image"]), strict=False):
             axes.imshow(pixels(images[i, 0], True), interpolation="nearest")
             bare(axes)
-        loudest = raw["audio"][i].abs().max()
-        grid[2, i].plot(raw["audio"][i] / loudest, color=INK, linewidth=0.6)
-        grid[2, i].plot(out["audio"][i] / loudest, color=COLOURS[1], linewidth=0.6)
+        source, decoded = raw["audio"][i, :200], out["audio"][i, :200]  # 25 ms
+        loudest = source.abs().max()
+        grid[2, i].plot(source / loudest, color=MUTED, linewidth=1.6)
+        grid[2, i].plot(decoded / loudest, color=COLOURS[1], linewidth=0.7)
         grid[2, i].set_ylim(-1.3, 1.3)
         bare(grid[2, i])
     for axes, name in zip(grid[:, 0], ("held out", "decoded", "sound"), strict=True):
         axes.set_ylabel(name, fontsize=8, color=INK)
-    part.suptitle("Video with sound through 84 latents", fontsize=9, color=INK)
+    part.suptitle("Video with sound, through 84 latents and out again", fontsize=9, color=INK)
 
 
 def draw_flow(part: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import perceiver_kit as kit
 from perceiver_kit.cli import main
@@ -15,6 +17,7 @@ from perceiver_kit.hub.zoo import card, card_text, place
 from perceiver_kit.recipe import processor_of
 from perceiver_kit.registry import find
 
+ROOT = Path(__file__).parent.parent
 MODELS = kit.list("zoo")
 FIELDS = {
     *("name", "title", "recipe", "preset", "parameters", "figures", "data", "options", "held_out", "source", "licence"),
@@ -60,6 +63,25 @@ def test_a_model_holds_the_figures_of_its_card(name: str) -> None:
     task = zoo.share(model, content["data"], content["options"], held_out.pop("samples"))
     found = kit.evaluate(model, task, batch=held_out.pop("batch"), progress=False)
     assert found == pytest.approx(held_out, rel=2e-3, abs=2e-3)
+
+
+def test_the_wheel_carries_them() -> None:
+    """Hatchling packs what git does not ignore."""
+    pathspec = pytest.importorskip("pathspec")
+    ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text().splitlines())
+    files = [file.relative_to(ROOT) for name in MODELS for file in place(f"zoo:{name}").iterdir()]
+    assert not [file for file in files if ignored.match_file(file)]
+    assert ignored.match_file("model.safetensors")
+
+
+def test_the_front_picture_is_of_these_models() -> None:
+    """PNG keeps what docs/gallery.py wrote: each model that it shows, with the digest of its weights."""
+    picture = Image.open(ROOT / "docs" / "assets" / "zoo.png")
+    shown = dict(pair.split(":") for pair in picture.info["Models"].split())
+    assert {*shown} == {"clip", "flow", "bible_masks", "bible_next"} & {*MODELS}
+    for name, digest in shown.items():
+        weights = (place(f"zoo:{name}") / "model.safetensors").read_bytes()
+        assert hashlib.sha256(weights).hexdigest().startswith(digest), f"{name} has changed: python docs/gallery.py"
 
 
 def test_the_16_bits_are_read_as_float32_and_the_file_stays_strict(tmp_path: Path) -> None:
