@@ -76,8 +76,8 @@ def test_the_wheel_carries_them() -> None:
 
 def test_the_front_picture_is_of_these_models() -> None:
     """PNG keeps what docs/gallery.py wrote: each model that it shows, with the digest of its weights."""
-    picture = Image.open(ROOT / "docs" / "assets" / "zoo.png")
-    shown = dict(pair.split(":") for pair in picture.info["Models"].split())
+    with Image.open(ROOT / "docs" / "assets" / "zoo.png") as picture:
+        shown = dict(pair.split(":") for pair in picture.info["Models"].split())
     assert {*shown} == {"clip", "flow", "bible_masks", "bible_next"} & {*MODELS}
     for name, digest in shown.items():
         weights = (place(f"zoo:{name}") / "model.safetensors").read_bytes()
@@ -118,6 +118,12 @@ def test_the_command_line_takes_models_of_the_zoo(tmp_path: Path, capsys: pytest
     points.write_text("\n".join(",".join(f"{x:.3f}" for x in row) for row in torch.randn(200, 3).tolist()))
     assert main(["predict", "zoo:shapes", str(points), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["best"] in kit.load("zoo:shapes").labels["label"]
+
+
+@pytest.mark.parametrize("recipe", ["masked_lm", "token_classification", "question_answering", "multitask_text"])
+def test_recipes_on_text_take_a_smaller_table(recipe: str) -> None:
+    model: Any = kit.build(recipe, preset="quick", buckets=100)
+    assert model.inputs.blocks["text"].table.weight.shape[0] == 100
 
 
 def test_a_loaded_model_takes_another_number_of_classes() -> None:
