@@ -172,14 +172,6 @@ ENTRIES = {
         share=60,
     ),
 }
-LEFT_OUT = {
-    "reviews of IMDb users (`reviews`, `text_tasks`)": "no licence is named for the texts",
-    "chorales of Bach (`chorales`)": "some editions in the corpus restrict commercial use",
-    "recordings of instruments (`instruments`)": "GPL-2: whether weights are a derived work is unsettled",
-    "telephone prompts (`prompts`)": "CC BY-SA 3.0: whether weights must keep that licence is unsettled",
-    "a man in a car (`direction`, `playback`)": "the origin of the clip is not stated",
-}
-"""Data of the results whose models are not shipped, and why."""
 
 
 def share(model: Any, data: str, options: dict[str, Any], samples: int) -> Task:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from PIL import Image
 
 import perceiver_kit as kit
@@ -74,8 +75,8 @@ SOURCES: dict[str, tuple[str, Callable[[], Any]]] = {
     "digits": ('"digit.png"', lambda: picture("digits", 7)),
     "digit_objects": ('"digits.png"', lambda: picture("digit_objects", 2)),
     "digit_masks": ('"digits.png"', lambda: picture("digit_masks", 2)),
-    "hidden_digits": ('"digit.png"', lambda: held_out("hidden_digits", 3)["inputs"]["image"]),
-    "hidden_clip": ('"frame.png"', lambda: held_out("hidden_clip", 3)["inputs"]["image"]),
+    "hidden_digits": ('"digit.png"', lambda: picture("hidden_digits", 3)),
+    "hidden_clip": ('{"image": frames, "audio": sound}', lambda: dict(held_out("hidden_clip", 3)["inputs"])),
     "flow": ('("left.png", "right.png")', pair),
     "clip": ('"film.mp4"', sample_clip),
     "film_speed": ('"film.mp4"', sample_clip),
@@ -86,6 +87,17 @@ SOURCES: dict[str, tuple[str, Callable[[], Any]]] = {
     "molecules": ('"atoms.csv"', lambda: held_out("molecules", -1).sets[7]),
     "co2": ('"co2.csv"', lambda: readings("co2")),
     "sea": ('"sea.csv"', lambda: readings("sea")),
+}
+
+# Of models whose source above was trained on.
+NOTES = dict.fromkeys(("clip", "film_speed"), "The film is the one of which training read most.")
+# Data of the results whose models are not shipped, and why.
+LEFT_OUT = {
+    "reviews of IMDb users (`reviews`, `text_tasks`)": "no licence is named for the texts",
+    "chorales of Bach (`chorales`)": "some editions in the corpus restrict commercial use",
+    "recordings of instruments (`instruments`)": "GPL-2: whether weights are a derived work is unsettled",
+    "telephone prompts (`prompts`)": "CC BY-SA 3.0: whether weights must keep that licence is unsettled",
+    "a man in a car (`direction`, `playback`)": "the origin of the clip is not stated",
 }
 
 
@@ -104,6 +116,8 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
             section, files = model(name)
             lines += ["", *section]
             yield from files
+    lines += ["", "## Not shipped", "", "Models of these data are trained by `make results` only:", ""]
+    lines += [f"- {data}: {why}." for data, why in LEFT_OUT.items()]
     yield "gallery.md", "\n".join(lines) + "\n"
 
 
@@ -126,13 +140,14 @@ def model(name: str) -> tuple[list[str], list[tuple[str, str | bytes]]]:
         code, source = SOURCES[name]
         answer = kit.predict(kit.load(f"zoo:{name}"), source())
         lines += ["```python", f'answer = kit.predict(kit.load("zoo:{name}"), {code})', "```", ""]
-        shown = answer.figure()
+        shown = hidden_frames(answer) if name == "hidden_clip" else answer.figure()
         if shown is None:
             lines += ['<div class="output" markdown="0">', answer._repr_html_(), "</div>"]
         else:
             files.append((f"gallery/{name}.png", png(shown)))
             lines += [f"![Answer of the model {name}](gallery/{name}.png){{ .output }}"]
             lines += ["", f"`{answer.text()}`"]
+    lines += ["", NOTES[name]] if name in NOTES else []
     lines += ["", *(f"- Held out: {figure_text(one)}" for one in content["figures"])]
     lines += [
         f"- Recipe [`{content['recipe']}`](recipes/{content['recipe']}.md), preset `{content['preset']}`, "
@@ -142,6 +157,13 @@ def model(name: str) -> tuple[list[str], list[tuple[str, str | bytes]]]:
         f"- Made by `{content['command']}`.",
     ]
     return lines, files
+
+
+def hidden_frames(answer: Any) -> Any:
+    """Frames, the part of them that was read, and what the model makes of it."""
+    source, decoded = (frames["image"] for frames in (answer.source, answer.best))
+    read = torch.where(rearrange(answer.mask["image"], "t h w -> t 1 h w"), source, 0.0)
+    return kit.plots.reconstructions({"source": source, "read": read, "decoded": decoded})
 
 
 # ---- the picture of the front page
