@@ -137,6 +137,7 @@ def one_clip(
     return train, held_out
 
 
+@checked_flags
 def video_folder(
     folder: str | Path,
     *,

@@ -130,6 +130,7 @@ def _long_texts(path: Path, max_length: int, following: int = 0) -> list[np.ndar
     return parts
 
 
+@checked_flags
 def videos(
     path: Path | None = None,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checks import check_image_size, short
 from ..errors import InputError, UnknownName, nearest
+from ..flags import checked_flags
 from ..recipe import Recipe, resolve
 from ..registry import find, names
 from . import canvases, corpora, images, warps
@@ -93,6 +94,7 @@ def flow(
     return Task("flow", train, held_out, overrides, warps.PHOTOS_SOURCE)
 
 
+@checked_flags
 def clip(
     *,
     num_frames: int = 16,
