@@ -287,7 +287,7 @@ def measurements(setting: Setting) -> Iterator[tuple[str, Callable[[], Entry]]]:
     for recipe in [*images, *texts]:
         yield f"batch/{recipe}/bfloat16, batch {many['batch']}", one(forward, recipe, "bfloat16", **many)
     for recipe in every:
-        few = {} if traits(recipe).tiled or traits(recipe).several else {"batch": 2 if setting.small else 8}
+        few = {} if traits(recipe).tiled or traits(recipe).several else many
         said = f", batch {few['batch']}" if few else ""
         yield f"train/{recipe}/bfloat16{said}", one(train, recipe, "bfloat16", **few)
     for key in ("rows", "queries", "grouped_rows"):

@@ -28,8 +28,10 @@ NO_MASKS = Masks()
 Side = Literal["both", "queries", "keys"]
 Kernel = Literal["fused", "tiled", "whole"]
 
-# In training, rows from this size on have the activations of their MLP recomputed in the backward pass.
-RECOMPUTE_MIN_BYTES = 2**21
+# In training, rows from this size on have the activations of their MLP recomputed in the backward pass. On a GPU it
+# costs more than it saves below the larger size: at batch 8 a step of the published image models took 225 to 267 ms
+# with it on an H100, 128 to 142 without (Hugging Face's).
+RECOMPUTE_MIN_BYTES, GPU_RECOMPUTE_MIN_BYTES = 2**21, 2**28
 # Scores that are held at once to sum over competing queries.
 COMPETE_MAX_BYTES = 2**24
 # The widest head of torch's flash and cuDNN kernels on a GPU.
@@ -215,7 +217,10 @@ def weighted_sum(
     width = v.shape[-1]
     if q.is_cuda:
         q, k, v = (_aligned(rows) for rows in (q, k, v))
-    q = q.expand(k.shape[0], -1, -1, -1)
+    if q.shape[0] != k.shape[0]:
+        q = q.expand(k.shape[0], -1, -1, -1)
+        if q.is_cuda and kernel == "fused":
+            q = q.contiguous()  # cuDNN's kernel refuses queries that the samples share
     if kernel == "tiled":
         read = tiled(q, k, v, _without_empty(by_query(masks.rows)), scale, dropout, masks.causal)
     elif kernel == "whole":
@@ -295,9 +300,7 @@ def _fused(
 ) -> Tensor:
     """The kernel of torch. On a CPU it needs equal widths: zeros add nothing to a product, so padding is exact."""
     width = v.shape[-1]
-    if q.is_cuda:
-        q = q.contiguous()  # cuDNN's kernel refuses queries that the samples share
-    elif q.shape[-1] != width and q.device.type == "cpu":
+    if q.shape[-1] != width and q.device.type == "cpu":
         # To a multiple of four: optical flow's decoder with 323 columns 179 GFLOP/s, with 324 188.
         wide = 4 * math.ceil(max(q.shape[-1], width) / 4)
         q, k, v = (F.pad(rows, (0, wide - rows.shape[-1])) for rows in (q, k, v))
@@ -314,7 +317,8 @@ def checkpointed_mlp(norm: nn.Module, mlp: nn.Module, rows: Float[Tensor, "b m c
     Each of two checkpoints ends with a linear layer, and only what comes before it is recomputed. At published size a
     training step on one image needs 0.87 instead of 1.06 GiB and takes as long. Small rows are not worth it.
     """
-    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= RECOMPUTE_MIN_BYTES
+    least = GPU_RECOMPUTE_MIN_BYTES if rows.is_cuda else RECOMPUTE_MIN_BYTES
+    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= least
     if not large or torch.compiler.is_compiling() or not _is_mlp(mlp) or not is_plain(norm) or not can_checkpoint():
         return mlp(norm(rows))
     widen, activation, narrow = mlp.children()
