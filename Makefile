@@ -51,8 +51,13 @@ docs: $(DEV)  ## build the documentation into site/ and check its links
 	$(BIN)/python docs/links.py site
 	@echo "open site/index.html"
 
-bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes)
+bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes; DEVICE=cuda: a GPU)
+ifdef DEVICE
+	$(BIN)/python -m benchmarks.kernels --device $(DEVICE) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.gpu --device $(DEVICE) $(if $(QUICK),--quick) $(TASKS)
+else
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(TASKS)
+endif
 
 results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (some hours)
 	$(BIN)/python -m benchmarks.results $(RUNS)

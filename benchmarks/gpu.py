@@ -338,8 +338,8 @@ def main() -> None:
             began = time.monotonic()
             try:
                 entry = measure()
-            except torch.OutOfMemoryError as error:
-                entry = {"refused": str(error).splitlines()[0]}
+            except Exception as error:  # too little memory, or a compiler that fails: a result, too
+                entry = {"refused": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             file.write_text(json.dumps({"name": name} | entry))
             print(f"{name}: {brief(entry)} [{time.monotonic() - began:.0f} s]", flush=True)
             if setting.device.type == "cuda":

@@ -19,6 +19,9 @@ is the allocator's peak above the model and its inputs. *Replayed*: the same cal
 time of Python and of launching kernels: what remains is the work of the GPU. At batch 1 most published models are
 small for a GPU, and eager calls are bound by Python."""
 
+# What the figures say, and what is not measured.
+NOTES = Path(__file__).resolve().with_name("gpu_notes.md")
+
 SECTIONS = {
     "forward": "Published sizes, batch 1, eager. Of a video with sound all rows are decoded; Hugging Face decodes one "
     "of 128 equal parts, whose time is multiplied by 128.",
@@ -61,18 +64,20 @@ def markdown(data: dict[str, Any]) -> str:
             "The kit alone, float32; sizes as on the [CPU page](benchmarks.md#growth).",
             grown(growing),
         ]
-    kernels = sorted({(shape, kernel) for entry in entries for shape, kernel in entry.get("kernels", {}).items()})
+    asked = [(entry, shape, kernel) for entry in entries for shape, kernel in entry.get("kernels", {}).items()]
+    kernels = {(shape, dtype_of(entry), kernel) for entry, shape, kernel in asked}
     if kernels:
-        lines = [
-            "| attention | torch's backend |",
-            "| --- | --- |",
-            *(f"| {shape} | {kernel} |" for shape, kernel in kernels),
-        ]
+        lines = ["| attention | dtype | torch's backend |", "| --- | --- | --- |"]
+        lines += [f"| {' | '.join(line)} |" for line in sorted(kernels)]
         parts += ["## Which kernel ran", "Where the kit calls torch's fused attention.", "\n".join(lines)]
     refused = [entry for entry in entries if "refused" in entry]
     if refused:
-        parts += ["## Out of memory", "\n".join(f"- `{entry['name']}`: {entry['refused']}" for entry in refused)]
-    return "\n\n".join(parts) + "\n"
+        parts += ["## Failed", "\n".join(f"- `{entry['name']}`: {entry['refused']}" for entry in refused)]
+    return "\n\n".join([*parts, NOTES.read_text(encoding="utf-8").strip()]) + "\n"
+
+
+def dtype_of(entry: Entry) -> str:
+    return "float32" if "float32" in entry["name"] else "bfloat16"
 
 
 def table(entries: list[Entry], peaks: Entry) -> str:
@@ -82,7 +87,6 @@ def table(entries: list[Entry], peaks: Entry) -> str:
     lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     for entry in entries:
         ours, theirs = entry["sides"].values()
-        dtype = "float32" if "float32" in entry["name"] else "bfloat16"
         least, most = entry["range"]
         cells = [
             ", ".join(entry["name"].split("/")[1:]),
@@ -92,7 +96,7 @@ def table(entries: list[Entry], peaks: Entry) -> str:
             *(short(side["replayed"]) if "replayed" in side else "–" for side in (ours, theirs)),
             *(f"{side['mebibytes']:,.0f}" for side in (ours, theirs)),
             short(ours["flops"] / 1e12) if "flops" in ours else "–",
-            share(ours, peaks.get(dtype)),
+            share(ours, peaks.get(dtype_of(entry))),
             f"{entry['difference']:.0e}" if "difference" in entry else "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -31,7 +31,7 @@ import gallery  # beside this file, which MkDocs loads by its path
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 # Pages that `make results`, `parity`, `bench` and qa/ write.
-MEASURED = ("results", "parity", "benchmarks", "quality")
+MEASURED = ("results", "parity", "benchmarks", "gpu", "quality")
 REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 

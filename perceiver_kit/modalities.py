@@ -96,7 +96,7 @@ def check_modalities(owner: str, kind: type, blocks: object, named: Mapping[str,
 
 def check_names(argument: str, got: Iterable[str], known: Iterable[str]) -> None:
     """Raise UnknownName, with the nearest modality, for a key of a mapping argument that is none."""
-    known = [*known]
+    known = tuple(known)
     for name in got:
         if name not in known:
             raise UnknownName(f"{argument} names {name!r}; {nearest(name, known)}")

@@ -60,11 +60,15 @@ def test_gradients_are_those_of_the_cpu(recipe: str) -> None:
     for device in ("cpu", CUDA):
         model = model.to(device)
         model.zero_grad()
-        sum(value.square().mean() for value in model(moved(raw, device)).values()).backward()
+        torch.stack([value.square().mean() for value in model(moved(raw, device)).values()]).sum().backward()
         gradients.append({name: p.grad.cpu().clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     whole = [torch.cat([part.flatten() for part in each.values()]) for each in gradients]
     assert error(whole[1], whole[0]) < 1e-3
+
+
+def _leaves(train: bool, *tensors: Tensor) -> list[Any]:
+    return [tensor.requires_grad_(train) for tensor in tensors]
 
 
 # Heads of published widths: a multiple of eight or not, equal or not, above and below 256.
@@ -85,7 +89,7 @@ def test_attention_is_its_formula(
     heads: int, cq: int, ck: int, qk: int, v: int, masked: str, dtype: torch.dtype, train: bool
 ) -> None:
     torch.manual_seed(0)
-    attention = noisy(kit.Attention(cq, ck, heads=heads, qk_channels=qk, v_channels=v))
+    attention: Any = noisy(kit.Attention(cq, ck, heads=heads, qk_channels=qk, v_channels=v))
     queries, rows = torch.randn(2, 48, cq), torch.randn(2, 80, ck)
     masks: dict[str, Any] = {
         "not": {},
@@ -95,7 +99,7 @@ def test_attention_is_its_formula(
     }[masked]
     wanted = attention.formula(queries, rows, **masks).detach()
     attention.to(CUDA, dtype)
-    q, k = (x.to(CUDA, dtype).requires_grad_(train) for x in (queries, rows))
+    q, k = _leaves(train, *(x.to(CUDA, dtype) for x in (queries, rows)))
     with torch.set_grad_enabled(train):
         found = attention(q, k, **moved(masks))
     assert error(found.detach(), wanted) < (1e-5 if dtype == torch.float32 else 2e-2)
@@ -104,7 +108,7 @@ def test_attention_is_its_formula(
         ours = q.grad.clone(), k.grad.clone()
         q.grad = k.grad = None
         attention.formula(q, k, **moved(masks)).float().square().sum().backward()
-        exact = [x.double().requires_grad_() for x in (queries, rows)]
+        exact = _leaves(True, queries.double(), rows.double())
         attention.to("cpu", torch.float64).formula(*exact, **masks).square().sum().backward()
         for mine, formula, wanted in zip(ours, (q.grad, k.grad), exact, strict=True):
             assert error(mine, wanted.grad) < 2 * error(formula, wanted.grad) + 1e-4

@@ -59,7 +59,8 @@ class Queries(Block):
 
     def reading(self, part: Literal["rows", "content"]) -> set[str]:
         """Names of inputs whose rows, or content, a query reads."""
-        return {str(block.follows) for block in map(self.blocks.__getitem__, self.blocks) if block.reads == part}
+        blocks = [self.blocks[name] for name in self.blocks]
+        return {str(block.follows) for block in blocks if block.reads == part}
 
     def padding_of(self, name: str) -> Float[Tensor, "1 p"] | None:
         """The learned padding of an output's queries; None for the widest."""
