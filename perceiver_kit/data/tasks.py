@@ -25,11 +25,19 @@ BENCHMARKS = ("sintel", "kitti")
 """Keys of loaders that read a benchmark's files: NAME:PATH."""
 
 
-def mnist(*, image_channels: int = 3, seed: int = 0, shift: int = 2) -> Task:
-    """Digits, 28 × 28, with their grey in each channel; training shifts them by up to ``shift`` pixels."""
-    train, held_out = images.mnist(seed=seed, shift=shift, channels=image_channels)
+def mnist(*, image_channels: int = 3, seed: int = 0, shift: int = 2, warp: bool = False) -> Task:
+    """Digits, 28 × 28, with their grey in each channel.
+
+    Training shifts them by up to ``shift`` pixels; with ``warp`` it also turns, stretches and bends them.
+    """
+    train, held_out = images.mnist(seed=seed, shift=shift, warp=warp, channels=image_channels)
     overrides = dict(num_labels=10, image_size=28, image_channels=image_channels)
     return Task("mnist", train, held_out, overrides, images.MNIST_SOURCE, tuple("0123456789"))
+
+
+def mnist_warped(*, image_channels: int = 3, seed: int = 0) -> Task:
+    """Digits that training turns, stretches, moves and bends: ``images.warped``."""
+    return replace(mnist(image_channels=image_channels, seed=seed, shift=0, warp=True), name="mnist_warped")
 
 
 def digit_objects(*, image_size: Size = 96, seed: int = 0, items: int = 20_000, objects: int = 5) -> Task:
