@@ -92,11 +92,13 @@ def flow(
     seed: int = 0,
     items: int = 4096,
     reach: float = 0.15,
+    train_reach: float | None = None,
 ) -> Task:
-    """Photos warped by flows of up to about ``reach`` of the frame's shorter side."""
+    """Photos warped by flows of up to about ``reach`` of the frame's shorter side; ``train_reach`` in training."""
     size = check_image_size("flow", image_size)
     channels = check_channels("flow: image_channels", image_channels, (1, 3))
-    train, held_out = warps.flow(image_size=size, channels=channels, items=items, seed=seed, reach=reach)
+    options: dict[str, Any] = dict(items=items, seed=seed, reach=reach, train_reach=train_reach)
+    train, held_out = warps.flow(image_size=size, channels=channels, **options)
     overrides = dict(image_size=size, image_channels=channels)
     return Task("flow", train, held_out, overrides, warps.PHOTOS_SOURCE)
 

@@ -30,7 +30,11 @@ def each_view(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     return pad(
         [
-            {part: {name: value[view] for name, value in values.items()} for part, values in sample.items()}
+            {
+                part: {name: value[view] for name, value in values.items()}
+                for part, values in sample.items()
+                if part != "draw"
+            }
             for sample in samples
             for view in range(len(next(iter(sample["targets"].values()))))
         ]

@@ -94,6 +94,8 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         sintel="perceiver_kit.data.flow_benchmarks:sintel",
         kitti="perceiver_kit.data.flow_benchmarks:kitti",
     ),
+    # Matches see far: frames of a camera move more than 0.15 of their side.
+    reads=lambda parameters: {} if parameters["matches"] is None else {"train_reach": 0.25},
     random_inputs=_random_frames,
     processor="perceiver_kit.processors.recipes:find_flow",
     huggingface=HuggingFace(
