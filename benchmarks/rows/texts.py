@@ -123,7 +123,9 @@ def few_labels(seed: int) -> list[Row]:
     metrics = train("few_labels", recipe, task, preset="quick", objective=Contrast(), **options)
     model: Any = kit.load(directory("few_labels", seed))
     model.outputs = kit.Outputs(view=Rows(model.decoder.out_channels, size=(1,)))
-    ours = few_label_accuracy(*(text_features(model, part.texts) for part in (labelled, held_out)))
+    known, asked = (text_features(model, part.texts) for part in (labelled, held_out))
+    mean, deviation = known.mean(0), known.std(0)
+    ours = few_label_accuracy((known - mean) / deviation, (asked - mean) / deviation)
     label = f"sentiment of whole reviews from 200 labels after contrast of spans, `{recipe}` with a pooled query"
     return [row(label, "accuracy", ours, metrics, few_label_baselines(), samples=len(held_out.texts))]
 
