@@ -20,17 +20,16 @@ from perceiver_kit.objectives import Contrast
 from perceiver_kit.outputs import Project, Rows
 from perceiver_kit.queries import PooledQuery
 
-from ..training import Row, Run, directory, named, opened, recipes_for, row, train
+from ..training import SMALL, Row, Run, directory, named, opened, recipes_for, row, train
 
 REVIEW: dict[str, Any] = dict(max_length=128)
 
 
-def masked_bytes(preset: str, seed: int) -> list[Row]:
-    run, said = named("masked_bytes", preset)
+def masked_bytes(preset: str, seed: int, small: bool = False) -> list[Row]:
+    run, said = named("masked_bytes", preset, small=small)
     (recipe,), length = recipes_for("bible"), 64
-    metrics = train(
-        run, recipe, opened(recipe, "bible", preset, max_length=length, seed=seed), preset=preset, seed=seed
-    )
+    task = opened(recipe, "bible", preset, max_length=length, seed=seed)
+    metrics = train(run, recipe, task, preset=preset, seed=seed, parameters=SMALL if small else None)
     train_text, held_out_text = corpora.bible_text()
     held_out = texts.MaskedBytes(held_out_text, length=length, seed=seed)
     label = f"masked bytes of the Bible, `{recipe}`{said}"
@@ -191,5 +190,6 @@ RUNS = {
     "reviews_pretrained": Run(functools.partial(reviews, "after masked pre-training")),
     "masked_bytes_quick": Run(functools.partial(masked_bytes, "quick")),
     "few_labels": Run(few_labels, seeds=(0, 1, 2)),
+    "masked_bytes_small": Run(functools.partial(masked_bytes, "quick", small=True)),
     "reviews_quick": Run(functools.partial(whole_reviews, "quick"), seeds=(0, 1, 2)),
 }
