@@ -12,6 +12,7 @@ import perceiver_kit as kit
 from perceiver_kit.objectives import (
     AnswerSpan,
     Classification,
+    Contrast,
     Detection,
     EndPointError,
     MaskedTokens,
@@ -42,6 +43,7 @@ EVERY = [
     Detection("a", "b", no_object=0.2),
     Segmentation("a"),
     Quantile("a"),
+    Contrast("a", temperature=0.2),
     Reconstruction("a"),
     Weighted({"x": Regression("a"), "type": Weighted({"y.z": MaskedTokens("b")})}, weights={"x": 0.5}),
     objective_for("multimodal_autoencoding"),

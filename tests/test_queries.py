@@ -150,3 +150,33 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
 def test_wrong_arguments_are_refused(make, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         make()
+
+
+def test_a_pooled_query_normalises_the_sum_of_the_content_over_the_batch() -> None:
+    query, content = queries.PooledQuery("points", content_channels=3), torch.randn(5, 4, 3)
+    found = query((1,), None, encoded(5, points=content))
+    assert found.shape == (5, 1, 3)
+    total = content.sum(1)
+    unit = total / total.square().mean(-1, keepdim=True).sqrt()
+    assert_close(found[:, 0], (unit - unit.mean(0)) / unit.std(0, correction=0), 1e-3)
+    query.eval()
+    mean, deviation = query.norm.running_mean, query.norm.running_var.sqrt()
+    assert_close(query((1,), None, encoded(5, points=content))[:, 0], (unit - mean) / deviation, 1e-4)
+
+
+def test_a_pooled_query_reads_no_masked_row_and_a_batch_of_one() -> None:
+    model = kit.assemble(
+        dict(text=inputs.TextTokens(9, 8)),
+        dict(label=kit.outputs.Classify(3)),
+        queries=dict(label=queries.PooledQuery("text")),
+        num_latents=2,
+        latent_dim=8,
+        layers=1,
+    )
+    text, mask = torch.randint(9, (1, 6)), torch.tensor([[True, True, True, False, True, False]])
+    for training in (True, False):
+        model.train(training)
+        other = text.masked_fill(~mask, 7)
+        out, same = (model({"text": ids}, mask={"text": mask})["label"] for ids in (text, other))
+        assert_close(out, same, 1e-6)
+        assert out.isfinite().all()

@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="needs pytorch-lightning")
 
 from benchmarks import results
+from benchmarks.rows import ablations
+from perceiver_kit.registry import find
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,3 +48,21 @@ def test_seeds_share_a_line() -> None:
     ]
     (line,) = results.page(rows).removeprefix(results.INTRODUCTION).splitlines()
     assert "**0.850** ± 0.071 [0.767, 0.907]" in line and "| b 0.500 | 2 |" in line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lines", "preset"),
+    [
+        ("sequence_classification", ablations.SENTIMENT, "tiny"),
+        ("optical_flow", ablations.FLOW, "tiny"),
+        ("multimodal_autoencoding", ablations.CLIP, "quick"),
+    ],
+)
+def test_all_additions_together_are_the_preset_quick(recipe: str, lines: tuple, preset: str) -> None:
+    entry = find("recipes", recipe)
+    name, parameters, settings, data = ablations.added(lines, len(lines) - 1)
+    assert name.startswith("+ ")
+    assert entry.parameters(preset, parameters) == entry.parameters("quick", {})
+    for changes in (settings, data):
+        assert {*changes} <= {"steps", "batch", "rate", "optimizer", "weight_decay", "train_reach", "augment"}
+    assert ablations.added(lines, 0)[1:] == lines[0][1:]

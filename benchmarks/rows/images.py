@@ -8,22 +8,24 @@ from einops import rearrange
 from torch import nn
 
 from perceiver_kit.objectives import Classification
+from perceiver_kit.registry import find
 
 from ..tasks import traits
-from ..training import Row, Run, opened, recipes_for, row, train
+from ..training import Row, Run, named, opened, recipes_for, row, train
 
 
-def mnist(recipe: str, seed: int) -> list[Row]:
+def mnist(recipe: str, preset: str, seed: int) -> list[Row]:
     from sklearn.linear_model import LogisticRegression
 
-    task = opened(recipe, "mnist", seed=seed)
-    metrics = train(f"mnist_{recipe}", recipe, task, objective=Classification(label_smoothing=0.1), seed=seed)
+    run, said = named(f"mnist_{recipe}", preset)
+    task = opened(recipe, "mnist_warped" if preset == "quick" else "mnist", preset, seed=seed)
+    metrics = train(run, recipe, task, preset=preset, objective=Classification(label_smoothing=0.1), seed=seed)
     (x, y), held_out = (
         (rearrange(part.pixels, "n ... -> n (...)").numpy() / 255, part.labels.numpy())
         for part in (task.train, task.held_out)
     )
     baseline = {"logistic regression": float(LogisticRegression(max_iter=200).fit(x, y).score(*held_out))}
-    label = f"MNIST-5k, `{recipe}`"
+    label = f"MNIST-5k, `{recipe}`{said}"
     return [row(label, "accuracy", "accuracy", metrics, baseline, samples=len(held_out[1]))]
 
 
@@ -45,6 +47,9 @@ def initialisation(seed: int) -> list[Row]:
     return rows
 
 
-RUNS = {f"mnist_{recipe}": Run(functools.partial(mnist, recipe)) for recipe in recipes_for("mnist")} | {
-    "initialisation": Run(initialisation)
-}
+QUICK = [recipe for recipe in recipes_for("mnist") if "quick" in find("recipes", recipe).training]
+RUNS = (
+    {f"mnist_{recipe}": Run(functools.partial(mnist, recipe, "tiny")) for recipe in recipes_for("mnist")}
+    | {"initialisation": Run(initialisation)}
+    | {f"mnist_{recipe}_quick": Run(functools.partial(mnist, recipe, "quick"), seeds=(0, 1, 2)) for recipe in QUICK}
+)

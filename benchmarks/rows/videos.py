@@ -19,17 +19,22 @@ from ..training import Row, Run, directory, named, opened, recipes_for, row, tra
 
 def flow(preset: str, seed: int) -> list[Row]:
     run, said = named("flow", preset)
-    (recipe,), metric = recipes_for("flow"), "end-point error, pixels"
+    (recipe,) = recipes_for("flow")
     task = opened(recipe, "flow", preset, seed=seed)
     metrics = train(run, recipe, task, preset=preset, seed=seed)
+    return flow_rows(run, seed, task, metrics, f"`{recipe}`{said}")
+
+
+def flow_rows(run: str, seed: int, task: Any, metrics: Row, what: str) -> list[Row]:
+    """Warped photos, as ``metrics`` tell, and the Middlebury pair."""
+    metric = "end-point error, pixels"
     mean = reduce([task.train[i]["targets"]["flow"] for i in range(200)], "n c h w -> c", "mean")
     held_out = [task.held_out[i]["targets"] for i in range(len(task.held_out))]
     pair = warps.middlebury(scale=0.125)
     with torch.no_grad():
         predicted = kit.load(directory(run, seed))(pair["inputs"]["frames"][None])["flow"][0]
     error = float(flow_error(predicted, pair["targets"]).mean())
-    known = f"flow of warped photos, `{recipe}`{said}"
-    unseen = f"flow of the Middlebury pair at 1/8 (never trained on), `{recipe}`{said}"
+    known, unseen = f"flow of warped photos, {what}", f"flow of the Middlebury pair at 1/8 (never trained on), {what}"
     return [
         row(known, metric, "epe", metrics, flow_baselines(held_out, mean)),
         row(unseen, metric, error, metrics, flow_baselines([pair["targets"]], mean)),

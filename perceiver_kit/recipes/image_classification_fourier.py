@@ -15,9 +15,11 @@ from ..recipe import HuggingFace, recipe
 from . import _image_classification as images
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, PAPER
 
+TINY = images.TINY | dict(bands=16, max_resolution=(28, 28))
+
 
 @recipe(
-    presets=dict(base=images.BASE, tiny=images.TINY | dict(bands=16, max_resolution=(28, 28))),
+    presets=dict(base=images.BASE, tiny=TINY, quick=TINY),
     sources=images.SOURCES
     | dict(
         bands=f"{PAPER}, appendix A: 64",
@@ -25,7 +27,7 @@ from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=2000, batch=32, rate=2e-3),
+    training=dict(steps=2000, batch=32, rate=2e-3, quick=images.QUICK_TRAINING),
     data=images.DATA,
     reads=lambda parameters: dict(image_size=parameters["max_resolution"]),
     random_inputs=images.random_image,

@@ -19,6 +19,8 @@ from . import _image_classification as images
 from ._image_classification import COLAB
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, PAPER, REFERENCE
 
+TINY = images.TINY | dict(image_size=28, channels=64, blocks=1, position_start="sines", position_deviation=1.0)
+
 
 def _write_size(parameters: Any) -> dict[str, Any]:
     height, width = check_image_size("image_classification_learned", parameters["image_size"])
@@ -30,7 +32,8 @@ def _write_size(parameters: Any) -> dict[str, Any]:
 @recipe(
     presets=dict(
         base=images.BASE,
-        tiny=images.TINY | dict(image_size=28, channels=64, blocks=1, position_start="sines", position_deviation=1.0),
+        tiny=TINY,
+        quick=TINY,
     ),
     sources=images.SOURCES
     | dict(
@@ -42,7 +45,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=4500, batch=32, rate=3e-3),
+    training=dict(steps=4500, batch=32, rate=3e-3, quick=images.QUICK_TRAINING),
     data=images.DATA,
     random_inputs=images.random_image,
     processor="perceiver_kit.processors.recipes:classify_picture",

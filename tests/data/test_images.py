@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch.utils.data import default_collate
 
-from perceiver_kit.data.images import Images, mnist
+from perceiver_kit.data.images import Images, mnist, warped
 from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.sampling import Steps
 from perceiver_kit.errors import InputError
@@ -66,6 +66,24 @@ def test_items_have_the_shapes_of_the_recipe(digits: tuple[Images, Images]) -> N
     for index in range(500):
         train[index, 0]
     assert (time.process_time() - started) / 500 < 0.005
+
+
+def test_warps_move_and_bend_digits_in_training_only(digits: tuple[Images, Images]) -> None:
+    train = Images(digits[0].pixels, digits[0].labels, seed=3, warp=True, channels=1)
+    plain = train[7]["inputs"]["image"]
+    assert plain.equal(Images(digits[0].pixels, digits[0].labels, channels=1)[7]["inputs"]["image"])
+    drawn = torch.stack([train[7, step]["inputs"]["image"] for step in range(200)])
+    assert train[7, 5]["inputs"]["image"].equal(drawn[5])
+    assert drawn.shape == (200, 1, 28, 28) and drawn.min() >= -1 - 1e-6 and drawn.max() <= 1 + 1e-6
+    assert (drawn[:, 0, 0, 0] == -1).all(), "what comes from outside is background"
+    ink = (drawn + 1).sum((1, 2, 3)) / (plain + 1).sum()
+    assert 0.97 < ink.mean() < 1.05 and ink.min() > 0.6 and ink.max() < 1.5
+    x = torch.arange(28.0)
+    centres = [((image + 1).sum(0) @ x / (image + 1).sum()) for image in drawn[:, 0]]
+    assert torch.stack(centres).std() > 0.5, "shifts of up to 2 pixels"
+    assert (drawn.mean(0) - plain).abs().mean() < 0.3
+    affine = [warped(torch.ones(1, 28, 28), torch.Generator().manual_seed(seed)) for seed in range(9)]
+    assert all(image[0, 10:18, 10:18].sub(1).abs().max() < 1e-5 for image in affine), "the middle stays covered"
 
 
 def test_shifts_are_uniform_and_only_in_training() -> None:

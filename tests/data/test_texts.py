@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from perceiver_kit.data.bytes import ByteTokenizer
-from perceiver_kit.data.corpora import Reviews, bible_text, review_texts
+from perceiver_kit.data.corpora import Reviews, bible_text, review_texts, unlabelled_reviews
 from perceiver_kit.data.texts import IGNORED, MaskedBytes, Texts, byte_baselines
 from perceiver_kit.errors import AssemblyError, InputError
 
@@ -194,6 +194,9 @@ def test_reviews_are_balanced_disjoint_and_fixed(review_parts: tuple[Reviews, Re
     assert len({*train.texts, *held_out.texts}) == 6000
     assert not any("<br" in text for text in train.texts + held_out.texts)
     assert review_texts() == (train, held_out)
+    others = unlabelled_reviews()
+    assert len({*train.texts, *held_out.texts, *others}) == 6000 + len(others) > 20_000
+    assert others == sorted(others), "the order says nothing of the label"
 
 
 def test_positive_reviews_have_label_one(review_parts: tuple[Reviews, Reviews]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perceiver_kit.data.sampling import generator
+from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.warps import (
     HELD_OUT_PHOTOS,
     TRAIN_PHOTOS,
@@ -142,6 +143,17 @@ def test_photos_are_large_disjoint_and_fast() -> None:
     for index in range(100):
         train[index, 0]
     assert (time.process_time() - started) / 100 < 0.02
+
+
+def test_training_may_reach_further_than_held_out_warps() -> None:
+    sets = flow(image_size=(16, 24)), flow(image_size=(16, 24), train_reach=0.25)
+    for index in (0, 7):
+        near, far = (part[0][index, 3]["targets"]["flow"] for part in sets)
+        torch.testing.assert_close(far, near * (0.25 / 0.15))
+        held_out = [part[1][index]["targets"]["flow"] for part in sets]
+        assert held_out[0].equal(held_out[1])
+    assert open_task("flow", recipe="optical_flow", preset="quick").train.reach == 0.25
+    assert open_task("flow", recipe="optical_flow", preset="tiny").train.reach == 0.15
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,27 @@ def test_a_shift_is_found_whatever_the_light(stride: int, y: int, x: int) -> Non
     assert ((inner == (4 + y) * 9 + 4 + x).float().mean() > 0.95).item()
     other = block._matches((3 * torch.stack([picture, moved]) + 7)[None])
     assert torch.equal(other.argmax(-1)[0][best == best.median()], best[best == best.median()])
+
+
+@pytest.mark.parametrize(("stride", "radius"), [(1, 1), (2, 3), (4, 2)])
+def test_matches_are_a_softmax_of_squared_differences_patch_by_patch(stride: int, radius: int) -> None:
+    frames = torch.randn(1, 2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    found = Matches(4, radius=radius, stride=stride)._matches(frames)[0].numpy()
+    grey = frames[0].mean(1).double().numpy()
+    first, second = (grey - grey.mean()) / (grey.std() + 1e-2)
+    wide, side = np.pad(second, radius, mode="edge"), 2 * radius + 1
+    for row, column in np.ndindex(found.shape[:2]):
+        top, left = row * stride - 1, column * stride - 1
+        ys, xs = (range(max(0, low), min(size, low + stride + 2)) for low, size in ((top, 8), (left, 12)))
+        cost = np.array(
+            [
+                np.mean([(first[y, x] - wide[y + dy, x + dx]) ** 2 for y in ys for x in xs])
+                for dy in range(side)
+                for dx in range(side)
+            ]
+        )
+        wanted = np.exp(-cost / (cost.mean() / 8 + 0.02))
+        np.testing.assert_allclose(found[row, column], side * wanted / wanted.sum(), rtol=1e-3, atol=1e-5)
 
 
 @torch.no_grad()

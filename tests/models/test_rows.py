@@ -67,7 +67,8 @@ def test_encode_keeps_only_rows_that_queries_read(case: Assembly) -> None:
     encoded = case.model.encode(case.raw)
     blocks = [case.model.queries.blocks[name] for name in case.model.queries.blocks]
     assert set(encoded.rows) == {block.follows for block in blocks if isinstance(block, queries.InputQuery)}
-    assert set(encoded.content) == {block.follows for block in blocks if isinstance(block, queries.ContentQuery)}
+    of_content = queries.ContentQuery | queries.PooledQuery
+    assert set(encoded.content) == {block.follows for block in blocks if isinstance(block, of_content)}
 
 
 # ---- masks
