@@ -32,7 +32,7 @@ NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env -
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo lab test check docs bench parity results fuzz graphs prototypes coverage mutations clean
+.PHONY: help demo lab test check docs dist bench parity results fuzz graphs prototypes coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ docs: $(DEV)  ## build the documentation into site/ and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/links.py site
 	@echo "open site/index.html"
+
+dist: $(DEV)  ## build the sdist, and the wheel from it, into dist/
+	$(BIN)/python -m build --no-isolation
 
 bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes)
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(TASKS)

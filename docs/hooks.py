@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -32,7 +33,8 @@ REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Replace folder names in the navigation by their pages."""
+    """Name the version at the foot of each page, and replace folder names in the navigation by their pages."""
+    config.copyright = f"perceiver_kit {version('perceiver-kit')}"
     pages = {
         "tutorials/": [
             {f"{path.stem[:2]} {in_words(path.stem[3:])}": f"tutorials/{path.stem}.md"} for path in NOTEBOOKS

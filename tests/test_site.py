@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import types
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,11 @@ def test_the_reference_has_every_public_name_and_no_broken_links(site: Path) -> 
     missing = [name for name, v in NAMES.items() if id(v) not in documented and home(v) not in anchors]
     assert not missing, missing
     assert links.broken(site) == []
+
+
+def test_each_page_names_the_version(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert f"perceiver_kit {version('perceiver-kit')}" in page.read_text(encoding="utf-8"), page
 
 
 def test_search_finds_each_task(site: Path) -> None:
