@@ -32,7 +32,7 @@ NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env -
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo lab test check docs dist bench parity results fuzz graphs prototypes coverage mutations clean
+.PHONY: help demo lab test check docs dist bench parity results zoo fuzz graphs prototypes coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,10 @@ bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QU
 
 results: $(DEV)  ## train on real data, beside baselines, and write docs/results.md (some hours)
 	$(BIN)/python -m benchmarks.results $(RUNS)
+
+zoo: $(DEV)  ## train the models that the package ships where they are missing (an hour; NAMES="clip flow": again)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(if $(TRAINED),--trained) $(NAMES)
+	$(BIN)/python docs/gallery.py
 
 parity: $(DEV)  ## compare outputs with Hugging Face, recipe by recipe
 	$(BIN)/python -m benchmarks.parity

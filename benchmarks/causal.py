@@ -82,7 +82,9 @@ def tokens(made: Any, side: str, text: Tensor, policy: str) -> tuple[Call, int]:
 
     cache = DynamicCache()
     for layer in range(LAYERS + 1):
-        cache.update(*(torch.randn(1, HEADS, context - 1, CHANNELS // HEADS) for _ in range(2)), layer)
+        cache.update(
+            *(torch.randn(1, HEADS, context - 1, CHANNELS // HEADS, device=text.device) for _ in range(2)), layer
+        )
 
     def cached() -> None:
         made(text[:, -1:], past_key_values=cache, use_cache=True)

@@ -91,10 +91,10 @@ def run(name: str, seed: int) -> None:
     warnings.filterwarnings("ignore")
     torch.manual_seed(seed)
     rows = [{"run": name, "seed": seed} | row for row in RUNS[name].rows(seed)]
-    _file(name, seed).write_text(json.dumps(rows, indent=1))
+    saved(name, seed).write_text(json.dumps(rows, indent=1))
 
 
-def _file(name: str, seed: int) -> Path:
+def saved(name: str, seed: int) -> Path:
     return RESULTS / f"{name}_{seed}.json"
 
 
@@ -114,11 +114,11 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for name in () if arguments.page else arguments.runs or RUNS:
         for seed in RUNS[name].seeds if arguments.seeds is None else arguments.seeds:
-            if not _file(name, seed).exists():
+            if not saved(name, seed).exists():
                 print(f"\n{name}, seed {seed}", flush=True)
                 command = [sys.executable, "-m", "benchmarks.results", "--only", f"{name}:{seed}"]
                 subprocess.run(command, check=True, cwd=ROOT)
-    finished = [_file(name, seed) for name in RUNS for seed in RUNS[name].seeds]
+    finished = [saved(name, seed) for name in RUNS for seed in RUNS[name].seeds]
     new = [row for file in finished if file.exists() for row in json.loads(file.read_text())]
     rows = merged(json.loads(ROWS.read_text()), new)
     ROWS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")

@@ -24,6 +24,9 @@ RESULTS = ROOT / "results"
 COSTS = ("seconds", "processor_seconds", "steps", "batch", "threads")
 EARLY = 60  # processor seconds after which a model is saved, to be measured beside the trained one
 
+SMALL: dict[str, Any] = dict(buckets=2**14)
+"""Of models on text that the zoo has room for: a quarter of the table of n-grams."""
+
 Row = dict[str, Any]
 
 
@@ -107,8 +110,10 @@ def opened(recipe: str, data: str, preset: str = "tiny", *, seed: int, **options
     return open_task(data, recipe=recipe, preset=preset, seed=seed, **options)
 
 
-def named(run: str, preset: str) -> tuple[str, str]:
+def named(run: str, preset: str, *, small: bool = False) -> tuple[str, str]:
     """The name of a run, and what its row says of the preset."""
+    if small:
+        return f"{run}_small", f", preset `{preset}`, n-grams in {SMALL['buckets']:,} rows"
     return (run, "") if preset == "tiny" else (f"{run}_{preset}", f", preset `{preset}`")
 
 

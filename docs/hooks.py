@@ -1,4 +1,4 @@
-"""MkDocs hooks: a page for every notebook, a page for every registered recipe, and formulas as MathML.
+"""MkDocs hooks: pages of notebooks, of registered recipes and of the zoo, and formulas as MathML.
 
 Notebooks become Markdown, so that they use the site's theme, have checked links and are found by the search. Browsers
 render MathML without scripts or fonts.
@@ -11,6 +11,7 @@ import html
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,9 @@ from mkdocs.structure.pages import Page
 import perceiver_kit as kit
 from perceiver_kit.draw import shapes
 from perceiver_kit.registry import find
+
+sys.path.insert(0, str(Path(__file__).parent))
+import gallery  # beside this file, which MkDocs loads by its path
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -55,7 +59,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages and their pictures."""
-    generated: list[tuple[str, str | bytes]] = [*tutorials_index(), *contributing()]
+    generated: list[tuple[str, str | bytes]] = [*tutorials_index(), *contributing(), *gallery.pages()]
     for path in NOTEBOOKS:
         generated += tutorial(path)
     for name in kit.list():

@@ -22,16 +22,22 @@ from torch.utils.checkpoint import checkpoint
 from .activations import Gate, SquaredReLU
 from .masks import Masks, by_query
 from .plain import STOCK, can_checkpoint, is_plain
-from .tiled_attention import tiled
+from .tiled_attention import one_tile, tiled
 
 NO_MASKS = Masks()
 Side = Literal["both", "queries", "keys"]
-Kernel = Literal["fused", "tiled"]
+Kernel = Literal["fused", "tiled", "whole"]
 
-# In training, rows from this size on have the activations of their MLP recomputed in the backward pass.
-RECOMPUTE_MIN_BYTES = 2**21
+# In training, rows from this size on have the activations of their MLP recomputed in the backward pass. On a GPU it
+# costs more than it saves below the larger size: at batch 8 a step of the published image models took 225 to 267 ms
+# with it on an H100, 128 to 142 without (Hugging Face's).
+RECOMPUTE_MIN_BYTES, GPU_RECOMPUTE_MIN_BYTES = 2**21, 2**28
 # Scores that are held at once to sum over competing queries.
 COMPETE_MAX_BYTES = 2**24
+# The widest head of torch's flash and cuDNN kernels on a GPU.
+GPU_WIDEST_HEAD = 256
+# Rows whose width is a multiple of this are read fast by a GPU's matrix units, in 16 bits.
+GPU_ALIGNMENT = 8
 
 
 class Projections(NamedTuple):
@@ -208,14 +214,33 @@ def weighted_sum(
     square = masks.causal and masks.rows is None and not m != n  # noqa: SIM202 (a bool also where sizes are symbols)
     triangle = masks.causal and not square
     kernel = choose_kernel(q.shape[-1], v.shape[-1], dropout=dropout, dtype=q.dtype, device=q.device, triangle=triangle)
-    q = q.expand(k.shape[0], -1, -1, -1)
+    width = v.shape[-1]
+    if q.is_cuda:
+        q, k, v = (_aligned(rows) for rows in (q, k, v))
+    if q.shape[0] != k.shape[0]:
+        q = q.expand(k.shape[0], -1, -1, -1)
+        if q.is_cuda and kernel == "fused":
+            q = q.contiguous()  # cuDNN's kernel refuses queries that the samples share
     if kernel == "tiled":
         read = tiled(q, k, v, _without_empty(by_query(masks.rows)), scale, dropout, masks.causal)
+    elif kernel == "whole":
+        read = one_tile(q, k, v, _without_empty(masks.pairs(m, n, q.device)), scale, dropout)
     else:
         allowed = None if square else _without_empty(masks.pairs(m, n, q.device))
         read = _fused(q, k, v, allowed, scale, dropout, square)
+    read = read[..., :width]
     reading = masks.reading(m, n, q.device)
     return read if reading is None else torch.where(rearrange(reading, "b m -> b 1 m 1"), read, 0)
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    """Columns of zeros up to a multiple of eight: exact, and a GPU's kernels need it.
+
+    Without, torch computes the formula step by step. Optical flow's encoder, width 322, one call in bfloat16 on an
+    H100: 16.4 ms and 3.9 GB, instead of 4.3 ms and 1.7 GB for the plain products.
+    """
+    missing = -rows.shape[-1] % GPU_ALIGNMENT
+    return F.pad(rows, (0, missing)) if missing else rows
 
 
 def _without_empty(pairs: Bool[Tensor, "#b #m n"] | None) -> Bool[Tensor, "#b 1 #m n"] | None:
@@ -228,9 +253,20 @@ def choose_kernel(
 ) -> Kernel:
     """The kernel for heads of width ``e`` in queries and keys, ``f`` in values.
 
-    ``"fused"`` is torch's, which stores no scores on any device. ``"tiled"`` is matmul, softmax, matmul in tiles.
-    ``triangle``: a causal mask that torch's kernel would need as a tensor (m, n).
+    ``"fused"`` is torch's, which stores no scores on any device. ``"tiled"`` is matmul, softmax, matmul in tiles,
+    ``"whole"`` the same in one, for a compiler. ``triangle``: a causal mask that torch's kernel would need as a tensor
+    (m, n).
     """
+    # On a GPU torch's flash and cuDNN kernels end at heads of 256; for wider ones its memory-efficient kernel is left,
+    # which does not use the matrix units well. Milliseconds of a call on an H100 in bfloat16, fused : products, forward
+    # and with backward: optical flow's decoder (512) 6.8 : 2.9 and 248 : 8.8, encoder (322) 16.4 : 3.7 and 42 : 11;
+    # images by learned positions (512) 4.6 : 0.3 and 9.2 : 1.9; a video's encoder (704) 6.2 : 1.3 and 15.6 : 4.4. Up
+    # to 256 torch's is best: latents of images (128), batch 32, 0.33 : 0.41 and 2.0 : 1.9; causal, 64, as FlexAttention
+    # (0.18 : 0.19 and 0.67 : 1.11). All figures: docs/kernels.json.
+    if device.type == "cuda":
+        if max(e, f) <= GPU_WIDEST_HEAD:
+            return "fused"
+        return "whole" if torch.compiler.is_compiling() else "tiled"
     # On other devices torch documents fused kernels for dropout, bfloat16 and unequal widths. Not measured here.
     if device.type != "cpu" or torch.compiler.is_compiling():
         return "fused"
@@ -281,7 +317,8 @@ def checkpointed_mlp(norm: nn.Module, mlp: nn.Module, rows: Float[Tensor, "b m c
     Each of two checkpoints ends with a linear layer, and only what comes before it is recomputed. At published size a
     training step on one image needs 0.87 instead of 1.06 GiB and takes as long. Small rows are not worth it.
     """
-    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= RECOMPUTE_MIN_BYTES
+    least = GPU_RECOMPUTE_MIN_BYTES if rows.is_cuda else RECOMPUTE_MIN_BYTES
+    large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= least
     if not large or torch.compiler.is_compiling() or not _is_mlp(mlp) or not is_plain(norm) or not can_checkpoint():
         return mlp(norm(rows))
     widen, activation, narrow = mlp.children()

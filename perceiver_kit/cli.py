@@ -46,13 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    added = command("list", _list, "name the recipes, or the blocks of a kind")
-    help_ = "recipes (the default), a pattern of them such as '*image*', or inputs, positions, queries, outputs, …"
+    source = "a trained model: zoo:NAME, a directory of the kit or of Hugging Face, or the hub's id of a Perceiver"
+    added = command("list", _list, "name the recipes, the trained models (zoo), or the blocks of a kind")
+    help_ = "recipes (the default), a pattern of them such as '*image*', or zoo, inputs, positions, outputs, …"
     added.add_argument("kind", nargs="?", default="recipes", help=help_)
 
     preset = "base (published size, the default), tiny (the same, small), or quick (changed to learn fast)"
     added = command("describe", _describe, "show a recipe stage by stage, with the source of each number")
-    added.add_argument("name", help="a recipe, or a block such as inputs.Patches")
+    added.add_argument("name", help="a recipe, a block such as inputs.Patches, or a trained model such as zoo:digits")
     added.add_argument("--preset", help=preset)
 
     added = command("draw", _draw, "draw the data flow of a recipe, with its shapes, as SVG")
@@ -99,8 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
     added = command("evaluate", _evaluate, "measure a trained model on held-out data, or on a benchmark's files")
-    text = "a directory of the kit or of Hugging Face, the hub's id of a Perceiver, or a recipe trained into ./runs"
-    added.add_argument("model", help=text)
+    added.add_argument("model", help=f"{source}; or a recipe trained into ./runs")
     text = "as for train, or a benchmark's folder, such as sintel:PATH and kitti:PATH"
     added.add_argument("--data", required=True, metavar="NAME|PATH", help=text)
     added.add_argument("--batch", type=int, default=1, help="samples that the model reads at once (1)")
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
 
     added = command("predict", _predict, "answer for files, folders or texts, with names for the classes")
-    added.add_argument("model", help="a directory of the kit or of Hugging Face, or the hub's id of a Perceiver")
+    added.add_argument("model", help=source)
     text = "files and folders, or texts for a model on text; for optical flow, two pictures an answer"
     added.add_argument("source", nargs="+", help=text)
     text = "write answers.jsonl, pictures of flow, and decoded videos and sounds there; nothing is replaced"
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--device", default="cpu", help="cpu (the default), cuda, …")
 
     added = command("generate", _generate, "continue a text with a causal model")
-    added.add_argument("model", help="a directory with a trained model, such as runs/bible")
+    added.add_argument("model", help=source)
     added.add_argument("prompt", help="the text to continue")
     added.add_argument("--length", type=int, default=200, help="new tokens (200)")
     added.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token (1)")
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--free", type=int, help="latents that refill leaves free (half)")
 
     added = command("convert", _convert, "turn a checkpoint into the other format: Hugging Face's or the kit's")
-    added.add_argument("source", help="a directory, or the hub's id of a Perceiver")
+    added.add_argument("source", help=source)
     added.add_argument("destination", type=Path, help="a directory")
     return parser
 
@@ -145,9 +145,14 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _describe(options: argparse.Namespace) -> None:
+    from .hub import load
+    from .hub.zoo import card, card_text, in_zoo
     from .spec import describe
 
-    print(describe(options.name, preset=options.preset))
+    if in_zoo(options.name):
+        print(card_text(card(options.name)), describe(load(options.name)), sep="\n\n")
+    else:
+        print(describe(options.name, preset=options.preset))
 
 
 def _draw(options: argparse.Namespace) -> None:
@@ -287,10 +292,12 @@ def _generate(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from .hub import load, save, to_huggingface
     from .hub.loading import is_ours
+    from .hub.zoo import place
 
     if options.destination.exists() and (options.destination.is_file() or any(options.destination.iterdir())):
         raise InputError(f"{options.destination} is not an empty directory: choose another destination")
     model = load(options.source)
-    ours = Path(options.source).is_dir() and is_ours(Path(options.source))
+    directory = place(options.source)
+    ours = directory.is_dir() and is_ours(directory)
     written = (to_huggingface if ours else save)(model, options.destination)
     print(f"{written} is in {'Hugging Face' if ours else 'the kit'}'s format")

@@ -123,9 +123,7 @@ def fit(
     groups = [{"params": [*model.parameters()], "weight_decay": settings["weight_decay"]}]
     optimizer = Muon(model, groups, rate=rate, muon_rate=muon_rate)
     highest = [group["lr"] for group in optimizer.param_groups]
-    kinds = {name: Reconstruction(name) for name in ("image", "audio")} | {"label": Classification()}
-    objective = Weighted(kinds, weights=WEIGHTS)
-    history = []
+    total, history = objective(), []
     start, done = time.process_time(), 0.0
     with progress(total=100, bar_format="training {l_bar}{bar}| {elapsed}{postfix}") as bar:
         while done < 1:
@@ -134,7 +132,7 @@ def fit(
                 group["lr"] = most * share
             picked = torch.randint(len(train), (settings["batch"],)).tolist()
             batch = default_collate([train[index, len(history)] for index in picked])
-            loss, parts = objective(model(batch["inputs"]), batch["targets"])
+            loss, parts = total(model(batch["inputs"]), batch["targets"])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -146,6 +144,12 @@ def fit(
             done = min(1.0, max(elapsed / 2, min(elapsed, len(history) / MIN_STEPS)))
             bar.update(int(100 * done) - bar.n)
     return history
+
+
+def objective() -> Weighted:
+    """The sum of the errors of image, sound and label, weighted for sound in units of its deviation."""
+    kinds = {name: Reconstruction(name) for name in ("image", "audio")} | {"label": Classification()}
+    return Weighted(kinds, weights=WEIGHTS)
 
 
 def psnr(error: Tensor) -> float:

@@ -184,7 +184,8 @@ class Fourier(Positions):
             raise InputError(f"{name} must have {self.axes} axes, got {tuple(coordinates.shape)}")
         # Large coordinates, such as seconds since 1970 in float64, are scaled before they are rounded to float32.
         wide = coordinates.to(torch.promote_types(coordinates.dtype, torch.float32))
-        low, high = wide.new_tensor(self.ranges or [(-1.0, 1.0)] * len(self.max_resolution)).unbind(-1)
+        ranges = self.ranges or [(-1.0, 1.0)] * len(self.max_resolution)
+        low, high = torch.tensor(ranges, dtype=wide.dtype).to(wide.device, non_blocking=True).unbind(-1)
         if not self.extrapolate and checks_values(wide):
             outside = (wide < low) | (wide > high)
             if bool(outside.any()):

@@ -1,4 +1,4 @@
-"""Names of blocks and recipes.
+"""Names of blocks, recipes and trained models.
 
 Other packages add theirs through the entry-point group ``perceiver_kit``, each a module that registers on import:
 
@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from .block import Block
@@ -38,8 +39,11 @@ KINDS = (
     "objectives",
     "processors",
 )
+ZOO = "zoo"
+"""The kind of trained models, whose entries are directories; ``hub.zoo`` reads them."""
 
 _entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+_entries[ZOO] = {card.parent.name: card.parent for card in Path(__file__).parent.glob("zoo/*/card.json")}
 _plugins: dict[str, str | None] | None = None  # what went wrong with each, None for nothing; None: not looked for yet
 _loading = threading.RLock()
 
@@ -62,6 +66,8 @@ def register(kind: str, name: str | None = None) -> Callable[[Any], Any]:
     _of_kind(kind)
     if kind == "recipes":
         raise AssemblyError("register takes blocks: register a recipe with @kit.recipe(presets=…, sources=…, …)")
+    if kind == ZOO:
+        raise AssemblyError("register takes blocks: save a trained model with kit.save")
 
     def decorate(thing: Any) -> Any:
         label = name or thing.__name__
@@ -89,7 +95,7 @@ def _home(entry: Any) -> tuple[str, str]:
 
 def _of_kind(kind: str) -> dict[str, Any]:
     if kind not in _entries:
-        raise UnknownName(f"no kind {kind!r}; {nearest(kind, KINDS)}")
+        raise UnknownName(f"no kind {kind!r}; {nearest(kind, _entries)}")
     return _entries[kind]
 
 
@@ -124,6 +130,8 @@ def names(kind: str = "recipes") -> list[str]:
     True
     >>> names("*_autoencoding")
     ['hierarchical_autoencoding', 'multimodal_autoencoding']
+    >>> "clip" in names("zoo")
+    True
     >>> names("positions")
     ['Fourier', 'Learned', 'Projected', 'Sinusoidal']
     """

@@ -6,16 +6,18 @@ import functools
 import lzma
 import math
 from collections import Counter
+from typing import Any
 
 from perceiver_kit.data import corpora
 
-from ..training import Row, Run, named, opened, recipes_for, row, train
+from ..training import SMALL, Row, Run, named, opened, recipes_for, row, train
 
 
-def next_bytes(preset: str, seed: int) -> list[Row]:
-    run, said = named("next_bytes", preset)
+def next_bytes(preset: str, seed: int, small: bool = False) -> list[Row]:
+    run, said = named("next_bytes", preset, small=small)
     (recipe,) = recipes_for("bible_next")
-    metrics = train(run, recipe, opened(recipe, "bible_next", preset, seed=seed), preset=preset, seed=seed)
+    options: dict[str, Any] = dict(preset=preset, seed=seed, parameters=SMALL if small else None)
+    metrics = train(run, recipe, opened(recipe, "bible_next", preset, seed=seed), **options)
     return [row(f"next bytes of the Bible, `{recipe}`{said}", "bits a byte", "bits", metrics, baselines())]
 
 
@@ -56,4 +58,5 @@ def witten_bell(text: bytes, held_out: bytes, order: int = 5) -> float:
 RUNS = {
     "next_bytes": Run(functools.partial(next_bytes, "tiny")),
     "next_bytes_quick": Run(functools.partial(next_bytes, "quick"), seeds=(0, 1, 2)),
+    "next_bytes_small": Run(functools.partial(next_bytes, "quick", small=True)),
 }

@@ -27,7 +27,11 @@ def speech(seed: int) -> list[Row]:
     try:
         return [sounds("prompts", "language of a telephone prompt, one speaker each, windows of 1 s", seed)]
     except MissingPackage:
-        return [sounds("sound_speed", "speed of a film's sound", seed)]
+        return sound_speed(seed)
+
+
+def sound_speed(seed: int) -> list[Row]:
+    return [sounds("sound_speed", "speed of a film's sound", seed)]
 
 
 def sounds(data: str, label: str, seed: int) -> Row:
@@ -128,5 +132,6 @@ def upper_tail(right: int, pairs: int) -> float:
 RUNS = {
     "instruments": Run(instruments, seeds=(0, 1, 2)),
     "speech": Run(speech, seeds=(0, 1, 2)),
+    "sound_speed": Run(sound_speed),
     "direction": Run(direction, seeds=(0, 1, 2)),
 }

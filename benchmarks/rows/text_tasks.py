@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from typing import Any
 
 import perceiver_kit as kit
 from perceiver_kit.data import cloze, glue, tags
 
-from ..training import Row, Run, directory, opened, row, train
+from ..training import SMALL, Row, Run, directory, named, opened, row, train
 
 QUICK: dict[str, Any] = dict(preset="quick")
 
 
-def turkish_tags(seed: int) -> list[Row]:
-    recipe = "token_classification"
-    metrics = train("turkish_tags", recipe, opened(recipe, "treebank", "quick", seed=seed), seed=seed, **QUICK)
+def turkish_tags(seed: int, small: bool = False) -> list[Row]:
+    recipe, (run, said) = "token_classification", chosen("turkish_tags", small)
+    task = opened(recipe, "treebank", "quick", seed=seed)
+    metrics = train(run, recipe, task, seed=seed, parameters=SMALL if small else None, **QUICK)
     train_set, held_out = tags.treebank_texts()
     baseline = {"the word's most frequent tag": tags.tag_baseline(train_set, held_out)}
     samples = sum(len(sentence.tags) for sentence in held_out)
-    label = f"parts of speech in Turkish, `{recipe}`, preset `quick`"
+    label = f"parts of speech in Turkish, `{recipe}`{said}"
     return [row(label, "accuracy", "accuracy", metrics, baseline, samples=samples)]
 
 
-def bible_cloze(seed: int) -> list[Row]:
+def bible_cloze(seed: int, small: bool = False) -> list[Row]:
     """The names are compared as texts: an answer anywhere in the context counts."""
-    recipe, (_, held_out) = "question_answering", cloze.cloze_questions()
-    metrics = train("bible_cloze", recipe, opened(recipe, "bible_cloze", "quick", seed=seed), seed=seed, **QUICK)
-    model = kit.load(directory("bible_cloze", seed))
+    recipe, (_, held_out), (run, said) = "question_answering", cloze.cloze_questions(), chosen("bible_cloze", small)
+    task = opened(recipe, "bible_cloze", "quick", seed=seed)
+    metrics = train(run, recipe, task, seed=seed, parameters=SMALL if small else None, **QUICK)
+    model = kit.load(directory(run, seed))
     sources = [(one.question, one.context) for one in held_out]
     answers = kit.predict(model, sources, progress=False)
     right = statistics.mean(answer.best == one.texts[0] for answer, one in zip(answers, held_out, strict=True))
-    label = f"missing names in the Bible (cloze), `{recipe}`, preset `quick`"
+    label = f"missing names in the Bible (cloze), `{recipe}`{said}"
     return [row(label, "exact match", right, metrics, cloze.name_baselines(held_out), samples=len(held_out))]
+
+
+def chosen(run: str, small: bool) -> tuple[str, str]:
+    """The name of a run of ``quick``, and what its row says of the sizes."""
+    return named(run, "quick", small=True) if small else (run, ", preset `quick`")
 
 
 def several_tasks(seed: int) -> list[Row]:
@@ -82,5 +90,7 @@ def tfidf(task: glue.TaskTexts) -> float:
 RUNS = {
     "turkish_tags": Run(turkish_tags, seeds=(0, 1, 2)),
     "bible_cloze": Run(bible_cloze, seeds=(0, 1, 2)),
+    "turkish_tags_small": Run(functools.partial(turkish_tags, small=True)),
+    "bible_cloze_small": Run(functools.partial(bible_cloze, small=True)),
     "text_tasks": Run(several_tasks, seeds=(0, 1, 2)),
 }

@@ -15,17 +15,16 @@ import perceiver_kit as kit
 from perceiver_kit.data import corpora, texts
 from perceiver_kit.data.tasks import Task
 
-from ..training import Row, Run, directory, named, opened, recipes_for, row, train
+from ..training import SMALL, Row, Run, directory, named, opened, recipes_for, row, train
 
 REVIEW: dict[str, Any] = dict(max_length=128)
 
 
-def masked_bytes(preset: str, seed: int) -> list[Row]:
-    run, said = named("masked_bytes", preset)
+def masked_bytes(preset: str, seed: int, small: bool = False) -> list[Row]:
+    run, said = named("masked_bytes", preset, small=small)
     (recipe,), length = recipes_for("bible"), 64
-    metrics = train(
-        run, recipe, opened(recipe, "bible", preset, max_length=length, seed=seed), preset=preset, seed=seed
-    )
+    task = opened(recipe, "bible", preset, max_length=length, seed=seed)
+    metrics = train(run, recipe, task, preset=preset, seed=seed, parameters=SMALL if small else None)
     train_text, held_out_text = corpora.bible_text()
     held_out = texts.MaskedBytes(held_out_text, length=length, seed=seed)
     label = f"masked bytes of the Bible, `{recipe}`{said}"
@@ -112,5 +111,6 @@ RUNS = {
     "reviews_scratch": Run(functools.partial(reviews, "from scratch")),
     "reviews_pretrained": Run(functools.partial(reviews, "after masked pre-training")),
     "masked_bytes_quick": Run(functools.partial(masked_bytes, "quick")),
+    "masked_bytes_small": Run(functools.partial(masked_bytes, "quick", small=True)),
     "reviews_quick": Run(functools.partial(whole_reviews, "quick"), seeds=(0, 1, 2)),
 }

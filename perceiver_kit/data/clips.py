@@ -137,6 +137,7 @@ def one_clip(
     return train, held_out
 
 
+@checked_flags
 def video_folder(
     folder: str | Path,
     *,
@@ -146,6 +147,8 @@ def video_folder(
     rate: int,
     fps: float,
     seconds: float = math.inf,
+    gain: float = 1.0,
+    augment: bool = False,
     seed: int = 0,
 ) -> tuple[Windows, Windows, tuple[str, ...]]:
     """Training and held-out windows of a folder of videos, and the names of the classes.
@@ -162,7 +165,7 @@ def video_folder(
     by_class = not top_level_files(root, VIDEOS)
 
     def read(path: Path) -> None:
-        clip = load_clip(path, size=image_size, channels=channels, fps=fps, rate=rate, seconds=seconds)
+        clip = load_clip(path, size=image_size, channels=channels, fps=fps, rate=rate, seconds=seconds, gain=gain)
         if not by_class:
             halves[path] = split_starts(clip, parts=1, num_frames=num_frames)
         elif len(clip.frames) < num_frames:
@@ -172,7 +175,8 @@ def video_folder(
         check_held(root, held, "seconds, fps or image_size")
 
     def window_set(paths: Sequence[Path], rows: Sequence[Window], classes: int) -> Windows:
-        return Windows([videos[path] for path in paths], rows, num_frames=num_frames, classes=classes, seed=seed)
+        footage = [videos[path] for path in paths]
+        return Windows(footage, rows, num_frames=num_frames, classes=classes, augment=augment, seed=seed)
 
     if not by_class:
         paths = readable_files(find_files(root, VIDEOS), read, root)

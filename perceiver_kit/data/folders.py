@@ -130,6 +130,7 @@ def _long_texts(path: Path, max_length: int, following: int = 0) -> list[np.ndar
     return parts
 
 
+@checked_flags
 def videos(
     path: Path | None = None,
     *,
@@ -139,17 +140,20 @@ def videos(
     audio_samples: int | None = None,
     parts: int | None = None,
     seconds: float = math.inf,
+    gain: float = 1.0,
+    augment: bool = False,
     seed: int = 0,
 ) -> Task:
     """Windows of the first ``seconds`` of a video, grey or RGB, by default the sample clip, or of a folder of videos.
 
-    The class is one of ``parts`` of a single video, otherwise a subfolder.
+    The class is one of ``parts`` of a single video, otherwise a subfolder. ``gain`` is a factor of the sound, which the
+    model's processor takes back. With ``augment``, training windows change as ``clips.Windows`` says.
     """
     size, rate = check_image_size("videos", image_size), _sample_rate(num_frames, audio_samples)
     channels = check_channels("videos: image_channels", image_channels, (1, 3))
     if path is None or path.is_file():
-        video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds, channels=channels)
-        train, held_out = clips.one_clip(video, num_frames=num_frames, parts=parts, seed=seed)
+        video = load_clip(path, size=size, fps=FPS, rate=rate, seconds=seconds, channels=channels, gain=gain)
+        train, held_out = clips.one_clip(video, num_frames=num_frames, parts=parts, augment=augment, seed=seed)
         classes = tuple(f"part {number + 1}" for number in range(train.classes))
     elif parts is not None:
         raise InputError(f"parts is for one video, but {path} is a folder")
@@ -162,6 +166,8 @@ def videos(
             rate=rate,
             fps=FPS,
             seconds=seconds,
+            gain=gain,
+            augment=augment,
             seed=seed,
         )
     samples = train[0]["inputs"]["audio"].shape[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checks import check_image_size, short
 from ..errors import InputError, UnknownName, nearest
+from ..flags import checked_flags
 from ..recipe import Recipe, resolve
 from ..registry import find, names
 from . import canvases, corpora, images, warps
@@ -93,6 +94,7 @@ def flow(
     return Task("flow", train, held_out, overrides, warps.PHOTOS_SOURCE)
 
 
+@checked_flags
 def clip(
     *,
     num_frames: int = 16,
@@ -100,11 +102,16 @@ def clip(
     image_channels: int = 3,
     audio_samples: int | None = None,
     parts: int | None = None,
+    gain: float = 1.0,
+    augment: bool = False,
     seed: int = 0,
 ) -> Task:
-    """Windows of the opening scene of a film with sound; the class is the part of the clip."""
+    """Windows of the opening scene of a film with sound; the class is the part of the clip.
+
+    ``folders.videos`` explains ``gain`` and ``augment``.
+    """
     sizes: dict[str, Any] = dict(num_frames=num_frames, image_size=image_size, image_channels=image_channels)
-    return videos(**sizes, audio_samples=audio_samples, parts=parts, seed=seed)
+    return videos(**sizes, audio_samples=audio_samples, parts=parts, gain=gain, augment=augment, seed=seed)
 
 
 def sample_data() -> dict[str, tuple[str, ...]]:

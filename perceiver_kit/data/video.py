@@ -78,6 +78,7 @@ def load_clip(
     fps: int | float | None = None,
     rate: int = 48_000,
     seconds: int | float = math.inf,
+    gain: float = 1.0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Clip:
     """Decode a video file. Frames are resized one by one, which bounds memory.
@@ -93,6 +94,7 @@ def load_clip(
         fps: frames per second; None: the file's.
         rate: audio samples per second, rounded to a whole number of samples per frame.
         seconds: the maximum duration to read.
+        gain: a factor of the sound.
         progress: wraps the iterator over decoded frames, for example ``tqdm.tqdm``.
 
     Raises InputError, naming the file, if it is missing, damaged, truncated, without video, or larger than
@@ -112,7 +114,7 @@ def load_clip(
     try:
         audio = read_audio(path, start, round(per_frame * fps), len(frames) * per_frame)
         pixels = rearrange(torch.from_numpy(np.stack(frames)), "t h w ... -> t (...) h w", h=sizes[0]).contiguous()
-        return Clip(pixels.float().div_(127.5).sub_(1), audio, fps, round(per_frame * fps), str(path))
+        return Clip(pixels.float().div_(127.5).sub_(1), audio * gain, fps, round(per_frame * fps), str(path))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # PyTorch's message
             raise

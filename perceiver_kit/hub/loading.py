@@ -17,6 +17,7 @@ from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_w
 from .files import read_json
 from .heads import with_classes
 from .huggingface import REPOSITORY, from_hub, load_huggingface
+from .zoo import in_zoo, place
 
 
 def load(
@@ -26,11 +27,12 @@ def load(
     device: str | torch.device = "cpu",
     **parameters: Any,
 ) -> nn.Module:
-    """A model in evaluation mode, with the dtypes that were saved, from one of three places.
+    """A model in evaluation mode, with the dtypes that were saved, from one of four places.
 
     A directory that ``kit.save`` wrote; a directory in Hugging Face's Perceiver format (its config.json says
-    ``"model_type": "perceiver"``); or the hub's id of either, such as ``"deepmind/language-perceiver"``, from the local
-    cache where it is there.
+    ``"model_type": "perceiver"``); the hub's id of either, such as ``"deepmind/language-perceiver"``, from the local
+    cache where it is there; or ``"zoo:NAME"``, a trained model of the package, whose 16-bit weights become float32:
+    ``kit.list("zoo")`` names them.
 
     Strict: raises CheckpointError, naming the file or tensor, for a file that is missing or damaged and for a tensor
     that is missing, unexpected or of another shape. All is checked before any tensor is read, and nothing is ever
@@ -49,7 +51,7 @@ def load(
     """
     if not isinstance(source, str | os.PathLike):
         raise CheckpointError(f"load takes a directory or the id of a hub repository, got {describe_value(source)}")
-    directory = Path(source)
+    directory = place(source)
     try:
         there, known = directory.is_dir(), directory.exists()
     except OSError as error:  # a name longer than any, or a folder that may not be looked into
@@ -61,6 +63,7 @@ def load(
     config = {} if is_ours(directory) else read_json(directory / CONFIG)
     ours = not config or "perceiver_kit" in config
     model = load_kit(directory) if ours else load_huggingface(directory, config)
+    model = model.float() if in_zoo(source) else model
     if num_labels is None and parameters.get("labels") is not None:
         num_labels = len(check_class_names("load: labels", parameters["labels"]))
     model = model if num_labels is None else with_classes(model, num_labels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
@@ -113,8 +115,8 @@ class LogMel(Input):
     def _filters(self, device: torch.device) -> Float[Tensor, "f bands"]:
         """The triangle of each band over the frequencies of the transform. Computed at each call: nothing is cached."""
         options = dict(dtype=torch.float32, device=device)
-        edges = _mel(torch.tensor([self.low, self.high], **options))  # type: ignore[arg-type]
-        mels = edges[0] + (edges[1] - edges[0]) * torch.linspace(0, 1, self.bands + 2, **options)  # type: ignore[arg-type]
+        low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (self.low, self.high))
+        mels = low + (high - low) * torch.linspace(0, 1, self.bands + 2, **options)  # type: ignore[arg-type]
         hertz = 700 * (10 ** (mels / 2595) - 1)
         left, centre, right = hertz[:-2], hertz[1:-1], hertz[2:]
         frequency = self.rate / self.window * torch.arange(self.window // 2 + 1, **options)  # type: ignore[arg-type]
@@ -137,7 +139,3 @@ def _masked(raw: Tensor, mask: Tensor, hop: int) -> tuple[Tensor, Tensor]:
     else:
         return raw, mask
     return torch.where(kept, raw, 0), mask
-
-
-def _mel(frequency: Tensor) -> Tensor:
-    return 2595 * (1 + frequency / 700).log10()

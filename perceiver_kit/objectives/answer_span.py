@@ -94,7 +94,8 @@ class AnswerSpan(Objective):
         logs = logits.float().masked_fill(~allowed, -1e9).log_softmax(-1)
         right = logs.gather(1, target.clamp(min=0)).masked_fill(~there, -math.inf)
         known = there.any(-1)
-        return -right[known].logsumexp(-1).sum(), known.sum()
+        right = torch.where(rearrange(known, "b -> b 1"), right, 0)  # finite where nothing is known
+        return -torch.where(known, right.logsumexp(-1), 0).sum(), known.sum()
 
     def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
         for name in (self.output, self.end):

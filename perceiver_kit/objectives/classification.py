@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -56,17 +56,28 @@ class Classification(Objective):
         self.class_weights = None if class_weights is None else _check_weights(class_weights)
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
-        logits, wanted, there = self._counted(output, target, targets)
-        check_classes(self.output, wanted, logits.shape[-1])
-        weight = None if self.class_weights is None else logits.new_tensor(self.class_weights).float()
-        if weight is not None and len(weight) != logits.shape[-1]:
-            raise InputError(f"class_weights: expected {logits.shape[-1]}, one for each class, got {len(weight)}")
-        smoothing = self.label_smoothing
-        loss = F.cross_entropy(logits.float(), wanted, weight=weight, label_smoothing=smoothing, reduction="sum")
-        return loss, there.sum() if weight is None or wanted.is_floating_point() else weight[wanted].sum()
+        logits, wanted, there = self._elements(output, target, targets)
+        check_classes(self.output, target, logits.shape[-1])
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[-1]:
+            expected = f"expected {logits.shape[-1]}, one for each class"
+            raise InputError(f"class_weights: {expected}, got {len(self.class_weights)}")
+        weight = (
+            None if self.class_weights is None else torch.tensor(self.class_weights).to(there.device, non_blocking=True)
+        )
+        # Elements that are missing are multiplied by zero: to select the others, a GPU would be waited for.
+        wanted = torch.where(rearrange(there, "n -> n 1") if wanted.ndim > 1 else there, wanted, 0)
+        options: dict[str, Any] = dict(weight=weight, label_smoothing=self.label_smoothing, reduction="none")
+        loss = F.cross_entropy(logits.float(), wanted, **options)
+        counts = there if weight is None or wanted.ndim > 1 else there * weight[wanted]
+        return torch.where(there, loss, 0).sum(), counts.sum()
 
-    def _counted(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (k, classes) and targets of the elements that count, and whether each element of the target does."""
+    def _counted(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
+        """Logits (k, classes) and targets of the elements that count."""
+        logits, target, there = self._elements(output, target, targets)
+        return logits[there], target[there]
+
+    def _elements(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, classes), targets (n,) or probabilities (n, classes), and whether each counts."""
         logits = _classes_last(output)
         probabilities = target.is_floating_point() and target.shape == output.shape
         if not probabilities and (target.dtype != torch.int64 or target.shape != logits.shape[:-1]):
@@ -75,7 +86,7 @@ class Classification(Objective):
         target = _classes_last(target) if probabilities else target
         there = self.present(target, targets)
         there = there.all(-1) if probabilities else there
-        return logits[there], target[there], there
+        return rearrange(logits, "... c -> (...) c"), _flat(target, probabilities), rearrange(there, "... -> (...)")
 
     def check_values(self, targets: Outputs, widths: Mapping[str, int]) -> None:
         check_classes(self.output, targets[self.output], widths[self.output])
@@ -84,10 +95,14 @@ class Classification(Objective):
         return {"accuracy": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
-        logits, wanted, _ = self._counted(outputs[self.output], targets[self.output], targets)
+        logits, wanted = self._counted(outputs[self.output], targets[self.output], targets)
         if len(logits):
             classes = wanted.argmax(-1) if wanted.is_floating_point() else wanted
             meters["accuracy"].update((logits.argmax(-1) == classes).float())
+
+
+def _flat(target: Tensor, probabilities: bool) -> Tensor:
+    return rearrange(target, "... c -> (...) c" if probabilities else "... -> (...)")
 
 
 def _classes_last(values: Tensor) -> Tensor:

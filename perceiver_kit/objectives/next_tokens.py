@@ -47,9 +47,11 @@ class NextTokens(Objective):
             expected = tuple(output.shape[:2])
             raise InputError(f"target {self.output!r} must be int64 {expected}, got {describe_value(target)}")
         kept = target != MISSING
-        check_classes(self.output, target[kept], output.shape[-1])
-        loss, z = self.losses(output[kept], target[kept])
-        return loss.sum() + z.sum(), kept.sum()
+        check_classes(self.output, target, output.shape[-1])
+        # All rows, and zero for those that are missing: to select the others, a GPU would be waited for.
+        flat = rearrange(torch.where(kept, target, 0), "b m -> (b m)")
+        loss, z = self.losses(rearrange(output, "b m v -> (b m) v"), flat)
+        return torch.where(rearrange(kept, "b m -> (b m)"), loss + z, 0).sum(), kept.sum()
 
     def losses(
         self, logits: Float[Tensor, "n v"], target: Int64[Tensor, "n"]

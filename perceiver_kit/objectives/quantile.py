@@ -49,7 +49,7 @@ class Quantile(Objective):
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         quantiles, there = self._by_value(output, target), self.present(target, targets)
         error = rearrange(torch.where(there, target, 0).float(), "... -> ... 1") - quantiles.float()
-        level = levels(quantiles.shape[-1]).to(error)
+        level = levels(quantiles.shape[-1]).to(error, non_blocking=True)
         loss = 2 * torch.maximum(level * error, (level - 1) * error).mean(-1)
         return torch.where(there, loss, 0).sum(), there.sum()
 

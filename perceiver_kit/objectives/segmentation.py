@@ -34,7 +34,7 @@ class Segmentation(Classification):
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         super().measure(meters, outputs, targets)
-        logits, wanted, _ = self._counted(outputs[self.output], targets[self.output], targets)
+        logits, wanted = self._counted(outputs[self.output], targets[self.output], targets)
         if len(logits):
             classes = wanted.argmax(-1) if wanted.is_floating_point() else wanted
             meters["iou"].update(logits.argmax(-1), classes, logits.shape[-1])

@@ -40,7 +40,8 @@ class ClipAnswer(ClassAnswer):
     def sound(self) -> Tensor | None:
         """The decoded sound (samples,), or None."""
         assert self.clip is not None
-        return None if self.clip.audio is None else self.outputs.get(self.clip.audio)
+        sound = None if self.clip.audio is None else self.outputs.get(self.clip.audio)
+        return None if sound is None else sound / self.clip.gain
 
     def figure(self) -> Figure:
         assert self.clip is not None

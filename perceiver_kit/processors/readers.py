@@ -180,6 +180,7 @@ class VideoClip(Reader):
         image: the modality of the frames.
         audio: the modality of the sound; None for a model without.
         channels: of the frames: 1 (grey) or 3 (RGB).
+        gain: the factor of the sound that the model reads.
     """
 
     num_frames: int
@@ -190,6 +191,7 @@ class VideoClip(Reader):
     image: str = "image"
     audio: str | None = "audio"
     channels: int = 3
+    gain: float = 1.0
     suffixes: ClassVar[tuple[str, ...]] = VIDEOS
     batch: ClassVar[int] = 1
 
@@ -202,9 +204,8 @@ class VideoClip(Reader):
         if not isinstance(source, str | Path) or Path(source).suffix.lower() in (*PICTURES, *SOUNDS, ".txt"):
             raise self.refuse(source, "the path of a video, or a mapping of tensors")
         seconds = self.num_frames / self.fps
-        clip = load_clip(
-            source, size=self.image_size, channels=self.channels, fps=self.fps, rate=self.rate, seconds=seconds
-        )
+        options: dict[str, Any] = dict(size=self.image_size, channels=self.channels, fps=self.fps, rate=self.rate)
+        clip = load_clip(source, **options, seconds=seconds, gain=self.gain)
         if len(clip.frames) < self.num_frames:
             hint = f"{self.num_frames} frames at {self.fps:g} a second"
             raise InputError(f"{source} is too short: expected {hint}, got {len(clip.frames)}")

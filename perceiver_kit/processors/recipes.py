@@ -109,7 +109,11 @@ def find_flow(image_channels: int = 3) -> Processor:
 
 
 def decode_clip(
-    num_frames: int, image_size: int | tuple[int, int], audio_samples: int | None = None, image_channels: int = 3
+    num_frames: int,
+    image_size: int | tuple[int, int],
+    audio_samples: int | None = None,
+    image_channels: int = 3,
+    gain: float = 1.0,
 ) -> Processor:
     """A video → the video, sound and class that a model decodes.
 
@@ -118,7 +122,8 @@ def decode_clip(
     """
     per_frame = 1920 if audio_samples is None else audio_samples // num_frames
     size = check_image_size("decode_clip", image_size)
-    return Processor({"clip": VideoClip(num_frames, size, per_frame, channels=image_channels)}, DecodedClip())
+    clip = VideoClip(num_frames, size, per_frame, channels=image_channels, gain=gain)
+    return Processor({"clip": clip}, DecodedClip())
 
 
 def classify_sound(audio_samples: int, sample_rate: int) -> Processor:

@@ -101,7 +101,7 @@ class CoordinateQuery(Query):
             return encoded.asked
         if self.default is None:
             raise InputError("CoordinateQuery: expected coordinates in encoded.asked, got None; call the whole model")
-        return torch.tensor(self.default, dtype=encoded.latents.dtype, device=encoded.latents.device)
+        return torch.tensor(self.default, dtype=encoded.latents.dtype).to(encoded.latents.device, non_blocking=True)
 
 
 @register("queries")

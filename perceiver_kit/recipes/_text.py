@@ -30,6 +30,7 @@ SOURCES = encoder_sources(
     self_widening=REFERENCE,
     position_start=f"{ORIGINAL}: a cut normal of 0.02",
     ngrams=f"{ORIGINAL}: none",
+    buckets="rows of the table of n-grams; unused without",
     dropout=f"{ORIGINAL}: none",
 )
 BASE: dict[str, Any] = dict(
@@ -64,13 +65,14 @@ def text_tokens(
     position_start: Start,
     *,
     ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
     stride: int = 1,
     convolutions: int = 0,
 ) -> TextTokens:
     """The text block: embedding + learned position; see ``TextTokens`` for the options."""
     check_positive("text", max_length=max_length, stride=stride)
     positions = Learned((-(-max_length // stride),), channels, start=position_start)
-    options: dict[str, Any] = dict(ngrams=ngrams, stride=stride, convolutions=convolutions)
+    options: dict[str, Any] = dict(ngrams=ngrams, buckets=buckets, stride=stride, convolutions=convolutions)
     return TextTokens(vocabulary, channels, **options, positions=positions, combine="add")
 
 

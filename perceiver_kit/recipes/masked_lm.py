@@ -47,7 +47,7 @@ from ._shared import ENCODER_NAMES, cross_attention_names
         },
         _text.TEXT_SIZES,
         fixed=dict(decoder_heads=8, decoder_qk_channels=256, ngrams=(), convolutions=0, row_queries=False),
-        unwritten=("position_start",),
+        unwritten=("position_start", "buckets"),
         processor="perceiver_kit.processors.huggingface:fill_text",
     ),
 )
@@ -60,6 +60,7 @@ def masked_lm(
     decoder_qk_channels: int = 256,
     position_start: Start = "normal",
     ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
     convolutions: int = 0,
     row_queries: bool = False,
     dropout: float = 0.0,
@@ -71,15 +72,18 @@ def masked_lm(
     Takes text (b, n) int64 with n ≤ ``max_length`` and returns text (b, n, vocabulary) logits: one row for
     each byte. The output weights are those of the input embedding.
 
-    ``ngrams`` and ``convolutions`` are those of ``inputs.TextTokens``. With ``row_queries`` a query is the row of its
-    byte, which the decoder's output is added to: what the neighbours tell then reaches the output directly.
+    ``ngrams``, ``buckets`` and ``convolutions`` are those of ``inputs.TextTokens``. With ``row_queries`` a query is
+    the row of its byte, which the decoder's output is added to: what the neighbours tell then reaches the output
+    directly.
 
     >>> model = masked_lm(max_length=64, channels=32, num_latents=8, latent_dim=32, layers=1, v_channels=32)
     >>> batch = kit.ByteTokenizer()(["To be, or not to [MASK]", "that is"])
     >>> model({"text": batch.ids}, mask={"text": batch.keep})["text"].shape
     torch.Size([2, 20, 262])
     """
-    text = _text.text_tokens(vocabulary, max_length, channels, position_start, ngrams=ngrams, convolutions=convolutions)
+    text = _text.text_tokens(
+        vocabulary, max_length, channels, position_start, ngrams=ngrams, buckets=buckets, convolutions=convolutions
+    )
     inputs = Inputs(text=text)
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     if row_queries:

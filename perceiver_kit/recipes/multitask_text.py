@@ -55,6 +55,7 @@ def multitask_text(
     channels: int = 768,
     position_start: Start = "normal",
     ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
     stride: int = 1,
     dropout: float = 0.0,
     activation: Activation = "gelu",
@@ -80,7 +81,9 @@ def multitask_text(
         counts[task] = classes if isinstance(classes, int) else len(names[task])
     check_positive("multitask_text: tasks", **{f"of {task}": count for task, count in counts.items()})
     inputs = Inputs(
-        text=_text.text_tokens(vocabulary, max_length, channels, position_start, ngrams=ngrams, stride=stride)
+        text=_text.text_tokens(
+            vocabulary, max_length, channels, position_start, ngrams=ngrams, buckets=buckets, stride=stride
+        )
     )
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries({task: LearnedQuery(1, encoder.latent_dim) for task in counts})

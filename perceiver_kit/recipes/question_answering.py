@@ -53,6 +53,7 @@ def question_answering(
     channels: int = 768,
     position_start: Start = "normal",
     ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
     convolutions: int = 0,
     query: Literal["position", "input"] = "position",
     dropout: float = 0.0,
@@ -65,8 +66,9 @@ def question_answering(
     and end (b, n): a logit of each byte, from one query for both. Row 0 stands for no answer. The objective and the
     answer leave out the rows of the question and of padding.
 
-    ``query``, ``ngrams`` and ``convolutions`` are those of ``token_classification``. Preset ``quick`` reads the text
-    three times, each with weights of its own: which name fits depends on the question, and one read does not know it.
+    ``query``, ``ngrams``, ``buckets`` and ``convolutions`` are those of ``token_classification``. Preset ``quick``
+    reads the text three times, each with weights of its own: which name fits depends on the question, and one read does
+    not know it.
 
     >>> model = build("question_answering", preset="tiny")
     >>> model({"text": torch.randint(262, (2, 100))})["start"].shape
@@ -74,7 +76,7 @@ def question_answering(
     """
     inputs = Inputs(
         text=_text.text_tokens(
-            vocabulary, max_length, channels, position_start, ngrams=ngrams, convolutions=convolutions
+            vocabulary, max_length, channels, position_start, ngrams=ngrams, buckets=buckets, convolutions=convolutions
         )
     )
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)

@@ -44,7 +44,7 @@ from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, LABELS_S
         _text.TEXT_SIZES | CLASSIFIER_SIZES,
         fixed=dict(ngrams=(), stride=1),
         labels=2,
-        unwritten=("position_start",),
+        unwritten=("position_start", "buckets"),
         processor="perceiver_kit.processors.huggingface:classify_text",
     ),
 )
@@ -58,6 +58,7 @@ def sequence_classification(
     channels: int = 768,
     position_start: Start = "normal",
     ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
     stride: int = 1,
     dropout: float = 0.0,
     activation: Activation = "gelu",
@@ -66,14 +67,16 @@ def sequence_classification(
     """Classification of a text by the encoder of ``masked_lm`` (Perceiver IO, section 4.1, as for GLUE).
 
     Takes text (b, n) int64 with n ≤ ``max_length`` and returns label (b, num_labels): logits of one or of several
-    labels, or values to regress. ``ngrams`` and ``stride`` are those of ``inputs.TextTokens``.
+    labels, or values to regress. ``ngrams``, ``buckets`` and ``stride`` are those of ``inputs.TextTokens``.
 
     >>> model = build("sequence_classification", preset="tiny", num_labels=5)
     >>> model({"text": torch.randint(262, (2, 100))})["label"].shape
     torch.Size([2, 5])
     """
     inputs = Inputs(
-        text=_text.text_tokens(vocabulary, max_length, channels, position_start, ngrams=ngrams, stride=stride)
+        text=_text.text_tokens(
+            vocabulary, max_length, channels, position_start, ngrams=ngrams, buckets=buckets, stride=stride
+        )
     )
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)
     queries = Queries(label=LearnedQuery(1, encoder.latent_dim))

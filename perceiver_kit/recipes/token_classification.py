@@ -57,6 +57,7 @@ def token_classification(
     channels: int = 768,
     position_start: Start = "normal",
     ngrams: tuple[int, ...] = (),
+    buckets: int = 2**16,
     convolutions: int = 0,
     query: Literal["position", "input"] = "position",
     dropout: float = 0.0,
@@ -69,7 +70,7 @@ def token_classification(
     (b, n, num_labels): logits for each byte. The tag of a word or a character is that of its first byte (``unit``).
 
     ``query="position"`` asks each place as ``masked_lm`` does; ``"input"`` asks with the place's own row, which the
-    decoder adds to what it reads, and learns faster. ``ngrams`` and ``convolutions`` are those of
+    decoder adds to what it reads, and learns faster. ``ngrams``, ``buckets`` and ``convolutions`` are those of
     ``inputs.TextTokens``.
 
     >>> model = build("token_classification", preset="tiny", num_labels=5)
@@ -79,7 +80,7 @@ def token_classification(
     check_choice("token_classification", "unit", unit, ("words", "characters"))
     inputs = Inputs(
         text=_text.text_tokens(
-            vocabulary, max_length, channels, position_start, ngrams=ngrams, convolutions=convolutions
+            vocabulary, max_length, channels, position_start, ngrams=ngrams, buckets=buckets, convolutions=convolutions
         )
     )
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)

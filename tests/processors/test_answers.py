@@ -20,6 +20,7 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import processors
+from perceiver_kit.data.folders import videos
 from perceiver_kit.data.media import load_audio
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.video import load_clip
@@ -76,6 +77,22 @@ def test_a_clip_is_decoded_with_its_class(tmp_path: Path) -> None:
     with wave.open(str(sound)) as file:
         assert (file.getframerate(), file.getnframes()) == (48_000, 7680)
     assert "<video" in answer._repr_html_()
+
+
+def test_a_gain_of_the_sound_is_read_and_taken_back(tmp_path: Path) -> None:
+    """By the loader of the data, the reader and the answer."""
+    path = video(tmp_path / "clip.mkv", grey(40, step=5), sound=np.sin(np.arange(96_000) / 5)[:, None] / 50)
+    plain, louder = (videos(path, num_frames=4, image_size=32, parts=1, gain=gain) for gain in (1.0, 20.0))
+    for part in ("inputs", "targets"):
+        torch.testing.assert_close(louder.train[0][part]["audio"], 20 * plain.train[0][part]["audio"])
+    processor = processors.recipes.decode_clip(4, 32, gain=20.0)
+    expected = processors.recipes.decode_clip(4, 32).item(path).inputs["audio"]
+    read = processor.item(path).inputs
+    torch.testing.assert_close(read["audio"], 20 * expected)
+    answer = processors.ClipAnswer(path, "a", None, dict(read), clip=processor.reader)  # type: ignore[arg-type]
+    torch.testing.assert_close(answer.sound, expected)
+    task = open_task(path, recipe="multimodal_autoencoding", preset="tiny", gain=20.0)
+    assert task.processor.reader.gain == 20.0
 
 
 @pytest.mark.parametrize(("size", "shown"), [((11, 16), (154, 224)), ((33, 125), (32, 124))])
