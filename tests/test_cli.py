@@ -81,7 +81,7 @@ def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
         (["convert", "nowhere", "out"], "neither a directory nor the id"),
         (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),
         (["train", "masked_ml", "--data", "bible"], "did you mean 'masked_lm'"),
-        (["train", "masked_lm", "--data", "mnist"], "is data for image_classification"),
+        (["train", "masked_lm", "--data", "mnist"], "not for masked_lm. It reads: a path, bible"),
         (["demo", "--clip", "nowhere.mp4"], "nowhere.mp4"),
     ],
 )

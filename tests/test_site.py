@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import types
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,11 @@ def test_the_reference_has_every_public_name_and_no_broken_links(site: Path) -> 
     assert links.broken(site) == []
 
 
+def test_each_page_names_the_version(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert f"perceiver_kit {version('perceiver-kit')}" in page.read_text(encoding="utf-8"), page
+
+
 def test_search_finds_each_task(site: Path) -> None:
     """On the page of tasks; search ignores case and marks."""
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
@@ -176,7 +182,10 @@ def test_notebooks_become_pages_with_pictures(tmp_path: Path) -> None:
     assert "```` { .text .output }\n```\n````" in page
     assert "<b>bold</b>" in page
     assert "``` { .text .output }\n42\n```" in page
-    assert page.index("# Title") < page.index("print") < page.index("00_name_0.png") < page.index("bold")
+    assert "`make lab`" in page
+    assert "`00_name.ipynb`" in page
+    order = ["# Title", "make lab", "See [the", "print", "00_name_0.png", "bold"]
+    assert order == sorted(order, key=page.index)
 
 
 def test_formulas_become_mathml(site: Path) -> None:

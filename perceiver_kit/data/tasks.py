@@ -155,7 +155,9 @@ def find_loader(entry: Recipe, source: str | Path) -> tuple[Any, tuple[Path, ...
         return resolve(entry.data[str(source)]), ()
     exists = _exists(Path(source))
     if source in readers and not exists:
-        raise InputError(f"{str(source)!r} is data for {', '.join(readers[str(source)])}, not for {recipe}")
+        own = ", ".join(sorted({"a path" if name == PATH else name for name in entry.data})) or "none"
+        known = ", ".join(readers[str(source)])
+        raise InputError(f"{str(source)!r} is data for {known}, not for {recipe}. It reads: {own}")
     if PATH not in entry.data:
         raise InputError(f"recipe {recipe} declares no loader of paths; pass a perceiver_kit.data.task.Task")
     if not exists:

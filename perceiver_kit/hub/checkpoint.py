@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, PerceiverKitError
 from ..spec import build, spec
+from .cards import CARD, model_card
 from .files import read_json, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -26,25 +27,34 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FLOATS, INTEGERS = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
-def save(model: nn.Module, directory: str | os.PathLike) -> Path:
+def save(model: nn.Module, directory: str | os.PathLike, *, card: Mapping[str, Any] | None = None) -> Path:
     """Write a model to a directory, which is made if need be; an earlier model there stays good until the last step.
 
-    Raises AssemblyError for a model without a spec, CheckpointError where nothing, or a name in it, can be written.
+    ``card`` also writes a model card, README.md: its ``"text"``, in Markdown, with how to load the model and its stages
+    below, and the entries that the hub reads from a card, such as ``license``, ``datasets`` and ``tags``. Without it a
+    README.md there stays as it is.
+
+    Raises AssemblyError for a model without a spec, CheckpointError where nothing, or a name in it, can be written, and
+    UnknownName for an entry of the card that the hub does not read.
 
     >>> import tempfile
     >>> path = save(build("multimodal_autoencoding", preset="tiny"), tempfile.mkdtemp())
     >>> sorted(file.name for file in path.iterdir())
     ['config.json', 'model.safetensors']
+    >>> card = {"text": "Twins of a clip.", "license": "cc-by-4.0"}
+    >>> len((save(build("multimodal_autoencoding", preset="tiny"), path, card=card) / "README.md").read_text()) > 500
+    True
     """
     config = json.dumps(spec(model), indent=1, ensure_ascii=False)
     if any("\ud800" <= letter <= "\udfff" for letter in config):
         raise CheckpointError("save: a name in this model has half of a surrogate pair, which UTF-8 cannot write")
     tensors = {names[0]: tensor.detach().cpu().contiguous() for names, tensor in shared_tensors(model)}
     directory = Path(directory)
+    beside = {} if card is None else {directory / CARD: model_card(model, directory.resolve().name, card)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         weights = to_bytes(tensors, metadata={"perceiver_kit": config, "format": "pt"})
-        write_atomically({directory / WEIGHTS: weights, directory / CONFIG: config.encode()})
+        write_atomically({directory / WEIGHTS: weights, directory / CONFIG: config.encode(), **beside})
     except OSError as error:
         raise CheckpointError(f"cannot save to {directory}: {error.strerror or error}") from error
     return directory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..spec import build, spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""The hub's id of a repository, owner/name."""
 BIN = "pytorch_model.bin"
 BESIDE = ("preprocessor_config.json", "tokenizer_config.json")
 """Files that say how a model reads pictures and texts; a repository may lack them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ from ..spec import build
 from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_weights, shared_tensors
 from .files import read_json
 from .heads import with_classes
-from .huggingface import from_hub, load_huggingface
+from .huggingface import REPOSITORY, from_hub, load_huggingface
 from .zoo import in_zoo, place
-
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def load(
@@ -33,7 +30,7 @@ def load(
     """A model in evaluation mode, with the dtypes that were saved, from one of four places.
 
     A directory that ``kit.save`` wrote; a directory in Hugging Face's Perceiver format (its config.json says
-    ``"model_type": "perceiver"``); the hub's id of one, such as ``"deepmind/language-perceiver"``, from the local
+    ``"model_type": "perceiver"``); the hub's id of either, such as ``"deepmind/language-perceiver"``, from the local
     cache where it is there; or ``"zoo:NAME"``, a trained model of the package, whose 16-bit weights become float32:
     ``kit.list("zoo")`` names them.
 
@@ -59,7 +56,7 @@ def load(
         there, known = directory.is_dir(), directory.exists()
     except OSError as error:  # a name longer than any, or a folder that may not be looked into
         raise CheckpointError(f"{short(str(source))} cannot be read: {error.strerror or error}") from error
-    if not known and isinstance(source, str) and _REPOSITORY.fullmatch(source):
+    if not known and isinstance(source, str) and REPOSITORY.fullmatch(source):
         directory = from_hub(source)
     elif not there:
         raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")

@@ -61,7 +61,7 @@ def _most_objects(parameters: dict[str, Any]) -> dict[str, Any]:
             image_size=96,
             num_labels=10,
             num_queries=None,
-            channels=48,
+            channels=32,
             stem_layers=2,
             bands=3,
             num_latents=36,
@@ -94,7 +94,7 @@ def _most_objects(parameters: dict[str, Any]) -> dict[str, Any]:
         steps=1500,
         batch=32,
         rate=1e-3,
-        quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=1200, batch=16),
+        quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=2400, batch=16),
     ),
     data=dict(
         digits="perceiver_kit.data.tasks:digit_objects",

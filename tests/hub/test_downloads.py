@@ -109,3 +109,13 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_soon(kind: str, hub: Calla
         message = refused("somebody/perceiver", "somebody/perceiver", "cannot be reached")
     assert time.monotonic() - start < 10
     assert "\n" not in message
+
+
+def test_a_hub_id_of_the_kit_s_own_format(server: Server, hub: Callable[[str], None]) -> None:
+    model = kit.assemble(
+        dict(x=kit.inputs.Features(3)), dict(y=kit.outputs.Classify(2)), num_latents=4, latent_dim=8, layers=1
+    )
+    shutil.rmtree(server.folder)
+    kit.save(model, server.folder, card={})
+    hub(server.address)
+    assert kit.spec(kit.load("somebody/perceiver")) == kit.spec(model)
