@@ -81,7 +81,7 @@ def share_groups(rows: Sequence[int], groups: int) -> list[int]:
 
 def groups_of(layout: Layout, groups: int, order: Order) -> dict[str, Group]:
     """The groups of each modality of a layout; InputError for more modalities than groups."""
-    names, rows = [*layout], [math.prod(grid) for _, grid in layout.segments]
+    names, rows = [name for name, _ in layout.segments], [math.prod(grid) for _, grid in layout.segments]
     if len(names) > groups:
         raise InputError(f"{groups} groups hold at most as many modalities, got {len(names)}: {', '.join(names)}")
     found, first = {}, 0
