@@ -114,7 +114,7 @@ ENTRIES = {
     ),
     "digit_masks": Entry("The class of each pixel", "digit_masks", "digits", DIGITS, SCENES, share=16),
     "digit_objects": Entry("Boxes of digits", "digit_objects", "digits", DIGITS, SCENES, share=16),
-    "digits": Entry("Written digits", "mnist_image_classification_fourier", "mnist", DIGITS, SCANNED, share=60),
+    "digits": Entry("Written digits", "mnist_image_classification_fourier_quick", "mnist", DIGITS, SCANNED, share=60),
     "film_speed": Entry(
         "The speed of a film's sound",
         "sound_speed",
@@ -127,7 +127,7 @@ ENTRIES = {
         "flow_quick",
         "flow",
         PHOTOS,
-        "Smooth motion of up to about 5 pixels between frames of 48 × 64 pixels. Objects that move apart, "
+        "Smooth motion of up to about 8 pixels between frames of 48 × 64 pixels. Objects that move apart, "
         "occlusions and large motion are not in the data; larger pictures are read in tiles.",
         share=16,
     ),
