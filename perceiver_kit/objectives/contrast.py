@@ -47,30 +47,32 @@ class Contrast(Objective):
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         logits, partners = self._compared(output, target, targets)
-        chance = torch.where(partners, logits.log_softmax(-1), 0)
-        return -(chance.sum(-1) / partners.sum(-1)).sum(), torch.tensor(len(logits))
+        number = partners.sum(-1)
+        loss = -torch.where(partners, logits.log_softmax(-1), 0).sum(-1) / number.clamp(min=1)
+        return loss.sum(), (number > 0).sum()
 
     def _compared(
         self, output: Tensor, target: Tensor, targets: Outputs
-    ) -> tuple[Float[Tensor, "k n"], Bool[Tensor, "k n"]]:
-        """Of each view that has a partner: logits of all views, -inf of itself, and which are its partners."""
+    ) -> tuple[Float[Tensor, "n n"], Bool[Tensor, "n n"]]:
+        """Logits of each view for each, the lowest number for itself and missing ones, and which are its partners."""
         if target.dtype != torch.int64 or target.shape != output.shape[:1]:
             expected = f"int64 {tuple(output.shape[:1])}, a number for each view"
             raise InputError(f"target {self.output!r} must be {expected}, got {describe_value(target)}")
         there = self.present(target, targets)
-        rows = F.normalize(rearrange(output[there].float(), "n ... -> n (...)"), dim=-1)
-        target = target[there]
-        itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        partners = (rearrange(target, "n -> n 1") == target) & ~itself
-        found = partners.any(-1)
-        logits = (rows @ rearrange(rows, "n c -> c n") / self.temperature).masked_fill(itself, -torch.inf)
-        return logits[found], partners[found]
+        # Masks, and no selection, for which a GPU would be waited.
+        rows = torch.where(rearrange(there, "n -> n 1"), rearrange(output.float(), "n ... -> n (...)"), 0)
+        rows = F.normalize(rows, dim=-1)
+        others = there & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+        partners = others & rearrange(there, "n -> n 1") & (rearrange(target, "n -> n 1") == target)
+        logits = rows @ rearrange(rows, "n c -> c n") / self.temperature
+        return logits.masked_fill(~others, torch.finfo(logits.dtype).min), partners
 
     def meters(self) -> dict[str, Metric]:
         return {"accuracy": torchmetrics_package().MeanMetric()}
 
     def measure(self, meters: Mapping[str, Metric], outputs: Outputs, targets: Outputs) -> None:
         logits, partners = self._compared(outputs[self.output], targets[self.output], targets)
-        if len(logits):
-            best = rearrange(logits.argmax(-1), "k -> k 1")
-            meters["accuracy"].update(partners.gather(-1, best).float())
+        found = partners.any(-1)
+        if found.any():
+            best = rearrange(logits[found].argmax(-1), "k -> k 1")
+            meters["accuracy"].update(partners[found].gather(-1, best).float())

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import perceiver_kit as kit
+from perceiver_kit import objectives
+from perceiver_kit.objectives import Objective
 
 from .toys import QUIET, alone, batch
 
@@ -83,3 +85,28 @@ def test_looks_and_copies_are_seen(look: Any) -> None:
 def test_copies_that_do_not_wait_are_allowed() -> None:
     with Waiting():
         torch.ones(3).to("meta", non_blocking=True)
+
+
+# Objectives, and options of theirs, that no recipe has by default.
+CASES: list[tuple[Objective, tuple[int, ...], dict[str, Tensor]]] = [
+    (objectives.Classification("a", class_weights=(1.0, 2.0, 0.5)), (4, 3), {"a": torch.tensor([0, 1, -100, 2])}),
+    (objectives.Classification("a", label_smoothing=0.1, valid="known"), (4, 3), {"a": torch.rand(4, 3)}),
+    (objectives.Segmentation("a"), (2, 3, 4, 4), {"a": torch.zeros(2, 4, 4, dtype=torch.int64)}),
+    (objectives.Tags("a"), (2, 5, 3), {"a": torch.zeros(2, 5, dtype=torch.int64)}),
+    (objectives.MaskedTokens("a"), (2, 5, 7), {"a": torch.zeros(2, 5, dtype=torch.int64)}),
+    (objectives.Regression("a"), (4, 2), {"a": torch.rand(4, 2)}),
+    (objectives.Reconstruction("a"), (4, 2), {"a": torch.rand(4, 2)}),
+    (objectives.MultiLabel("a", labels=3), (4, 3), {"a": torch.ones(4, 3)}),
+    (objectives.Contrast("a"), (4, 3), {"a": torch.tensor([0, 0, 1, 1])}),
+    (objectives.EndPointError("a", scales=2, robust=True), (2, 2, 8, 8), {"a": torch.rand(2, 2, 8, 8)}),
+]
+
+
+@pytest.mark.parametrize(("objective", "shape", "targets"), CASES, ids=[type(case[0]).__name__ for case in CASES])
+def test_a_loss_never_waits(objective: Objective, shape: tuple[int, ...], targets: dict[str, Tensor]) -> None:
+    output = torch.randn(shape, device="meta", requires_grad=True)
+    there = on_the_device(targets | {"known": torch.ones(4, dtype=torch.bool)})
+    with Waiting():
+        loss, _ = objective({"a": output}, there)
+        loss.backward()
+    assert output.grad is not None
