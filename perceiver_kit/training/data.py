@@ -78,9 +78,7 @@ class Data(lightning.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         rank, world = trainer.global_rank, trainer.world_size
-        options: dict[str, Any] = dict(
-            num_workers=self.workers, persistent_workers=self.workers > 0, collate_fn=self.collate
-        )
+        options = self._loading() | dict(persistent_workers=self.workers > 0)
         if isinstance(self.train, CheckedIterable):
             if self.batch % world:
                 raise AssemblyError(f"Data: batch is global: {self.batch} must be divisible by the {world} processes")
@@ -101,9 +99,13 @@ class Data(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         if self.held_out is None:
             return []
-        return DataLoader(
-            self.held_out, batch_size=self.held_out_batch, num_workers=self.workers, collate_fn=self.collate
-        )
+        return DataLoader(self.held_out, batch_size=self.held_out_batch, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        """Batches for a GPU lie in pinned memory, from which they are copied while it computes."""
+        trainer: Any = self.trainer
+        pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return dict(num_workers=self.workers, collate_fn=self.collate, pin_memory=pinned)
 
     # Lightning takes these hooks of a data module before those of a module.
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -45,12 +45,26 @@ class Wrapper(Dataset):
         return sample | {"inputs": {"x": sample["inputs"]["x"] * 2}}
 
 
+def trainer(device: str, accumulate: int = 1) -> SimpleNamespace:
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    alone = dict(global_rank=0, world_size=1, global_step=0)
+    return SimpleNamespace(accumulate_grad_batches=accumulate, strategy=strategy, **alone)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_pinned(device: str) -> None:
+    data = Data(KitSamples(), KitSamples(), batch=2, steps=1)
+    data.trainer = trainer(device)  # type: ignore[assignment]
+    loaders = data.train_dataloader(), data.val_dataloader()
+    assert [loader.pin_memory for loader in loaders] == [device == "cuda"] * 2  # type: ignore[union-attr]
+
+
 def batches(
     train: Any, held_out: Any = None, *, steps: int = 5, accumulate: int = 1, workers: int = 0
 ) -> tuple[list, list]:
     """The batches of ``steps`` steps, and all held-out batches."""
     data = Data(train, held_out, batch=2, steps=steps, seed=1, workers=workers)
-    data.trainer = SimpleNamespace(accumulate_grad_batches=accumulate, global_rank=0, world_size=1, global_step=0)  # type: ignore[assignment]
+    data.trainer = trainer("cpu", accumulate)  # type: ignore[assignment]
     return [*islice(data.train_dataloader(), steps * accumulate)], [*data.val_dataloader()]
 
 
