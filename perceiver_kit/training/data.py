@@ -78,7 +78,7 @@ class Data(lightning.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         rank, world = trainer.global_rank, trainer.world_size
-        options = self._loading() | dict(persistent_workers=self.workers > 0)
+        options: dict[str, Any] = self._loading() | {"persistent_workers": self.workers > 0}
         if isinstance(self.train, CheckedIterable):
             if self.batch % world:
                 raise AssemblyError(f"Data: batch is global: {self.batch} must be divisible by the {world} processes")
