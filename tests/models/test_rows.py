@@ -142,7 +142,7 @@ def test_masks_change_the_latents(case: Assembly, data: st.DataObject) -> None:
 
 
 # Inputs whose rows hold values of their neighbours.
-NEIGHBOURS = (kit.inputs.LogMel, kit.inputs.PastTokens)
+NEIGHBOURS = (kit.inputs.LogMel, kit.inputs.Matches, kit.inputs.PastTokens)
 
 
 def reads_sets(case: Assembly) -> bool:
