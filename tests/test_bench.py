@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import perceiver_kit as kit
-from benchmarks import bench, figures, page
+from benchmarks import bench, figures, gpu, gpu_page, page
 from benchmarks.measure import FUSED, counting, flops
 from benchmarks.tasks import HUGGING_FACE, KIT, Target, Task, all_tasks, chosen, quick
 
@@ -143,3 +143,18 @@ def test_flops_of_a_model_without_gradients() -> None:
         found = flops(lambda: encoder(rows))
     attention = 4 * 8 * 8 + 2 * 10 * 6 * 16 + 2 * 4 * 10 * 16 + 2 * 4 * 8 * 8
     assert found == 2 * (attention + 2 * 2 * 4 * 8 * 8)
+
+
+def test_the_bench_of_a_gpu_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu", "--quick", "peak", "generation"])
+    gpu.main()
+    shown = capsys.readouterr().out
+    assert "| context 64 | **" in shown
+    assert "products of 8192 × 8192 matrices reach" in shown
+
+
+def test_shares_of_a_gpus_peak_are_of_replayed_time() -> None:
+    """2e12 FLOPs in 10 ms of work are 20 % of 1e15 a second, however long Python takes."""
+    side = {"flops": 2e12, "milliseconds": 100.0, "replayed": 10.0}
+    assert gpu_page.share(side, 1e15) == "20%"
+    assert gpu_page.share({"milliseconds": 100.0}, 1e15) == "–"
