@@ -246,7 +246,7 @@ def draw_texts(part: Any, models: dict[str, str]) -> None:
 
     def say(text: str, colour: str = INK, **options: Any) -> None:
         nonlocal height
-        for line in textwrap.wrap(text, 104 if "flow" in models else 62):  # beside the clip the picture is wider
+        for line in textwrap.wrap(text, 104 if "flow" in models else 57):  # beside the clip the picture is wider
             axes.text(0.01, height, line, fontsize=8.5, color=colour, family="DejaVu Sans Mono", va="top", **options)
             height -= 0.145
 
