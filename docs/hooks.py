@@ -44,7 +44,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             {f"{path.stem[:2]} {in_words(path.stem[3:])}": f"tutorials/{path.stem}.md"} for path in NOTEBOOKS
         ],
         "recipes/": [{title(name): f"recipes/{name}.md"} for name in kit.list()],
-        "measured/": [{in_words(name): f"{name}.md"} for name in MEASURED if (ROOT / "docs" / f"{name}.md").exists()],
+        "measured/": [f"{name}.md" for name in MEASURED if (ROOT / "docs" / f"{name}.md").exists()],
     }
     for section in config.nav or []:
         for heading, entries in section.items():
