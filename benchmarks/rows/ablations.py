@@ -37,7 +37,7 @@ FLOW: tuple[Line, ...] = (
     ("matches in, patches out", dict(matches=8, patch_size=2, bands=8, channels=48), {}, {}),
     ("rows in the output", dict(decoder_residual=True, flow_scale=1.0), {}, {}),
     ("competing latents, quiet start", dict(compete=True, quiet_start=True), {}, {}),
-    ("larger flows in training", {}, {}, dict(train_reach=0.2)),
+    ("larger flows in training", {}, {}, dict(train_reach=0.25)),
 )
 CLIP: tuple[Line, ...] = (
     ("pixels out", dict(anchored=False, decoder_residual=False, output_patch_size=None), {}, {}),
