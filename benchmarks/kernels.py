@@ -83,7 +83,7 @@ def only(backend: SDPBackend) -> Callable[..., Tensor]:
 
 def in_tiles(bytes_: int) -> Callable[..., Tensor]:
     def read(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        with mock.patch.object(tiled_attention, "TILE_BYTES", bytes_):
+        with mock.patch.multiple(tiled_attention, TILE_BYTES=bytes_, GPU_TILE_BYTES=bytes_):
             return tiled_attention.tiled(q, k, v, None, scale, 0.0, False)
 
     return read
