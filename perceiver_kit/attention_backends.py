@@ -29,8 +29,8 @@ Side = Literal["both", "queries", "keys"]
 Kernel = Literal["fused", "tiled", "whole"]
 
 # In training, rows from this size on have the activations of their MLP recomputed in the backward pass. On a GPU it
-# costs more than it saves below the larger size: at batch 8 a step of the published image models took 225 to 267 ms
-# with it on an H100, 128 to 142 without (Hugging Face's).
+# costs more than it saves below the larger size: with it a step of the published image models at batch 8 took 225 to
+# 267 ms on an H100, Hugging Face's, which recomputes nothing, 128 to 142.
 RECOMPUTE_MIN_BYTES, GPU_RECOMPUTE_MIN_BYTES = 2**21, 2**28
 # Scores that are held at once to sum over competing queries.
 COMPETE_MAX_BYTES = 2**24
