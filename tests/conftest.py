@@ -1,4 +1,4 @@
-"""How every test runs: fixed examples and seeds, one thread, and a fixture that turns the type checker off."""
+"""How every test runs: fixed examples and seeds, one thread, shapes of signatures checked where a test asks for it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,21 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Turn off the type checker, which only tests have, so that the kit's own errors are seen."""
+@pytest.fixture(autouse=True)
+def _unchecked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Shapes are checked at every call in tests that ask for ``checked``: elsewhere this would double the time.
+
+    Without it the kit's own errors are seen, and what is traced can be traced.
+    """
     before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
+    jaxtyping.config.update("jaxtyping_disable", "checked" not in request.fixturenames)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def checked() -> None:
+    """Check the shapes of signatures at every call."""
 
 
 def pytest_sessionfinish() -> None:

@@ -18,6 +18,8 @@ from perceiver_kit.outputs import Classify, Project, ToPatches
 from perceiver_kit.positions import Fourier, Learned
 from perceiver_kit.queries import LearnedQuery, PositionQuery
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 @given(grid=st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), count=st.integers(0, 60))
 def test_places_are_distinct_and_evenly_spread(grid: tuple[int, ...], count: int) -> None:

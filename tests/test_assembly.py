@@ -138,7 +138,6 @@ def test_a_decoder_that_pools_needs_no_queries() -> None:
     assert model({"x": torch.rand(2, 5, 3)})["y"].shape == (2, 4)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -23,6 +23,8 @@ from . import restated
 from .attention_cases import PATHS, TOLERANCE, cases, make, outputs_and_gradients, pairs
 from .strategies import assert_close, noisy
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Attention, int], None]:

@@ -169,7 +169,6 @@ def test_empty_attention_is_refused(m: int, n: int) -> None:
         CrossAttentionLayer(4, 4)(torch.zeros(1, m, 4), torch.zeros(1, n, 4))
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_activation_is_refused_with_the_nearest() -> None:
     with pytest.raises(kit.AssemblyError, match=r"activation is 'gelu_tan'; did you mean 'gelu_tanh'\?"):
         CrossAttentionLayer(4, 4, activation="gelu_tan")

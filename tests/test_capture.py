@@ -21,6 +21,8 @@ from .hub.reference import ask, relative
 from .hub.test_parity import CASES, Case, at, masks, models, raw
 from .strategies import tiny
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 CASES = [case for case in CASES if case.label in ("narrow", "small", "square", "short text", "tall", "widened")]
 both = pytest.mark.parametrize("capture", [kit.capture_attention, kit.capture_hidden])
 

@@ -89,7 +89,6 @@ def _later(encoder: Any, first: int) -> Any:
     return other
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -197,7 +196,7 @@ def test_the_loss_is_smoothed_cross_entropy_above_its_least_value(smooth: float,
     assert abs(float(found) - total / 4) < 1e-4
 
 
-def test_bits_are_measured(unchecked: Any) -> None:
+def test_bits_are_measured() -> None:
     objective = NextTokens(z_loss=1.0, label_smoothing=0.5)
     meters = objective.meters()
     objective.measure(meters, {"text": torch.zeros(1, 2, 8)}, {"text": torch.tensor([[0, -100]])})

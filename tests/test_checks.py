@@ -45,7 +45,6 @@ def test_the_bounds_are_just_beyond_what_is_allowed() -> None:
         check_positive("it", rows=MAX_SIZE + 1)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [-1e-9, float("nan"), float("inf"), True, "1", None])
 def test_a_number_that_is_none_or_below_its_bound_is_refused(wrong: object) -> None:
     with pytest.raises(
@@ -61,7 +60,6 @@ def test_a_number_that_is_none_or_below_its_bound_is_refused(wrong: object) -> N
     check_number("it", above=0.5, rate=0.501)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [2**63, -(2**63) - 1, 1.0, True, "1", None])
 def test_a_seed_is_one_that_pytorch_takes(wrong: object) -> None:
     with pytest.raises(kit.AssemblyError, match=rf"^it: seed must be an int from .* to .*, got {short(wrong)}$"):
@@ -95,7 +93,6 @@ def test_any_value_is_shown_in_one_line(value: object, shown: str) -> None:
     assert len(shown) <= 120
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_errors_are_short_for_any_value() -> None:
     for value in (10**5000, "x" * 10**6, -(10**5000), [7] * 10**4):
         with pytest.raises(kit.AssemblyError) as caught:

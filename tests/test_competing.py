@@ -9,6 +9,8 @@ from torch import Tensor
 import perceiver_kit as kit
 from perceiver_kit import attention_backends
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 B, M, N = 2, 5, 33
 
 

@@ -100,14 +100,12 @@ def test_the_gradient_draws_partners_together_and_others_apart() -> None:
     assert alike()[others].mean() < before[others].mean()
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("target", [torch.zeros(3), torch.zeros(2).long(), torch.zeros(3, 1).long()])
 def test_wrong_targets_are_refused(target: Tensor) -> None:
     with pytest.raises(kit.InputError, match=r"target 'view' must be int64 \(3,\), a number for each view"):
         Contrast()({"view": torch.zeros(3, 2)}, {"view": target})
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), True])
 def test_wrong_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(kit.AssemblyError, match="temperature must be a finite number above 0"):

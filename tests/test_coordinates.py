@@ -180,7 +180,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("what", REFUSED)
 def test_wrong_queries_of_the_call_are_refused(what: str) -> None:
     queries, said = REFUSED[what]
@@ -200,7 +199,6 @@ def test_positions_of_grids_only_are_refused(make) -> None:
         make(Learned((4, 4), 8))
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_wrong_coordinates_and_ranges_are_refused() -> None:
     with pytest.raises(kit.AssemblyError, match="must take coordinates of 3 axes, but Fourier takes 1 axes"):
         Points(3, positions=Fourier(bands=2, max_resolution=(4,)))

@@ -13,6 +13,8 @@ from perceiver_kit.decoders import Decoder, MeanPool
 from . import restated
 from .strategies import assert_close, noisy
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 @given(
     out=st.sampled_from([None, 5]),

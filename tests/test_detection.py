@@ -18,6 +18,8 @@ from perceiver_kit.objectives.boxes import corners, generalised_iou
 
 from .objective_cases import measured
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 CLASSES = 3
 
 

@@ -11,6 +11,8 @@ import perceiver_kit as kit
 
 from .strategies import points_model, raws, tiny
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def test_uniform_and_collapsed_models_are_recognised() -> None:
     model = points_model()

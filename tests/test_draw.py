@@ -149,7 +149,6 @@ class Mean(kit.Block):
         return tokens.rows.mean(1, keepdim=True)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_custom_blocks_are_drawn() -> None:
     queries = kit.Queries(a=kit.queries.PositionQuery(kit.positions.Learned((3,), 4), follows="a"))
     model = kit.PerceiverIO(kit.Inputs(a=Raw()), Mean(), queries, kit.Decoder(4, 4), kit.Outputs({"a": Unshaped()}))
@@ -185,7 +184,6 @@ def test_sound_of_any_length_is_drawn_in_patches() -> None:
     assert lines(drawing, "output", "sound")[-1] == "(b, 16n)"
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_other_modules_are_refused() -> None:
     with pytest.raises(kit.InputError, match="PerceiverIO"):
         kit.draw(nn.Linear(2, 2))

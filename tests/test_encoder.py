@@ -202,7 +202,6 @@ def test_wrong_arguments_are_refused(arguments: dict, message: str) -> None:
         Encoder(5, **dict(num_latents=3, latent_dim=8, layers=1) | arguments)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("rows", "mask", "message"),
     [
@@ -222,7 +221,6 @@ def test_wrong_rows_are_refused(rows: object, mask: torch.Tensor | None, message
         Encoder(5, num_latents=3, latent_dim=8, layers=1)(rows, mask)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_sharing_is_refused_with_the_nearest() -> None:
     with pytest.raises(kit.AssemblyError, match="share_cross_attends is 'first'; did you mean 'after_first'"):
         Encoder(5, num_latents=3, latent_dim=8, layers=1, share_cross_attends="first")

@@ -61,7 +61,6 @@ def required(signature: inspect.Signature) -> dict[str, Any]:
 LAYERS = [(kit.CrossAttentionLayer, flag) for flag in ("query_residual", "read_queries", "gated", "compete")]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("block", "flag"), [*BLOCKS, *LAYERS, (MLP, "gated"), (MLP, "bias")])
 def test_a_flag_of_a_block_is_a_bool(block: type, flag: str) -> None:
     for wrong in WRONG:
@@ -69,7 +68,6 @@ def test_a_flag_of_a_block_is_a_bool(block: type, flag: str) -> None:
             block(**required(inspect.signature(block)) | {flag: wrong})
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_flags_of_attention_and_the_tokenizer_are_bools() -> None:
     for wrong in WRONG:
         with pytest.raises(kit.AssemblyError, match=r"^attention: compete must be True or False, got "):
@@ -127,7 +125,6 @@ def public() -> dict[str, Any]:
 PUBLIC = [(name, value, flag) for name, value in public().items() for flag in bools(signature_of(value))]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("call", "flag"), [pytest.param(v, flag, id=f"{name}.{flag}") for name, v, flag in PUBLIC])
 def test_a_flag_of_anything_public_is_a_bool(call: Any, flag: str) -> None:
     message = rf"^(\w+: )?{flag} must be True or False, got "

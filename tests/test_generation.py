@@ -53,7 +53,6 @@ def padded(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.stack(rows), torch.stack([torch.arange(longest) >= longest - len(each) for each in sequences])
 
 
-@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=2)
 @given(
@@ -74,7 +73,6 @@ def test_cached_equals_uncached_and_a_batch_each_row(
             assert_close(one[None], model({"text": row[None]})["text"][:, -1], 1e-5 if dtype == torch.float32 else 1e-9)
 
 
-@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("policy", ["recompute", "refill", "roll"])
 def test_several_tokens_behind_a_cache_are_read_one_by_one(policy: Any) -> None:
     model, text = causal(1, num_latents=3, context=7, ngrams=(2,), buckets=50), ids(2, 12)
@@ -89,7 +87,6 @@ def test_several_tokens_behind_a_cache_are_read_one_by_one(policy: Any) -> None:
     assert several is not None and several.length.tolist() == [10, 12]
 
 
-@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("policy", ["recompute", "refill", "roll"])
 @pytest.mark.parametrize("kind", ["rotary", "learned", "n-grams"])
 def test_a_batch_of_unequal_prompts_is_each_prompt_alone_under_every_policy(kind: str, policy: Any) -> None:
@@ -126,7 +123,6 @@ def test_policies_hold_as_many_latents_as_they_say() -> None:
     assert held["roll"][2:] == [(min(n, 14), 6) for n in range(6, 20)]
 
 
-@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("n", "place"), [(3, 0), (4, 2), (12, 9)])
 def test_no_latent_sees_the_future(kind: str, n: int, place: int) -> None:
@@ -195,7 +191,6 @@ def test_extreme_numbers_neither_overflow_nor_fail(options: dict, dtype: torch.d
         assert torch.equal(found, kit.generate(model, [70, 71], length=4, temperature=0.0))
 
 
-@pytest.mark.usefixtures("unchecked")  # the annotations do not name arrays
 def test_arrays_are_prompts() -> None:
     model, prompt = causal(1), ids(3)
     wanted = kit.generate(model, prompt, length=3, seed=0)
@@ -228,7 +223,6 @@ def test_a_stream_adds_up_to_the_whole() -> None:
     assert len(pieces) == 5 and all(len(piece) == 2 for piece in pieces)
 
 
-@pytest.mark.usefixtures("unchecked")  # the checks of shapes cost more than the model
 @pytest.mark.parametrize("context", [1, 4])
 def test_refill_with_more_latents_than_rows_reads_at_least_one_row(context: int) -> None:
     model = causal(1, context=context)
@@ -244,7 +238,6 @@ def test_refill_with_more_latents_than_rows_reads_at_least_one_row(context: int)
 # ---- bad input
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [
@@ -312,7 +305,6 @@ def test_caches_of_others_are_refused() -> None:
         back.encoder.extend(torch.zeros(1, 2, 8, dtype=torch.float64))
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

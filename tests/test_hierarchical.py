@@ -200,7 +200,7 @@ SIZES = dict(groups=(4, 1, 4), num_latents=(4, 4, 4), widths=8, layers=1)
         (dict(order="block"), "did you mean 'blocks'"),
     ],
 )
-def test_wrong_sizes_are_refused(options: dict, message: str, unchecked: None) -> None:
+def test_wrong_sizes_are_refused(options: dict, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         kit.HierarchicalEncoder(8, **(SIZES | options))
 
@@ -225,7 +225,7 @@ def test_more_modalities_than_groups_are_refused() -> None:
         (dict(labels=["image", "label"]), "got none"),
     ],
 )
-def test_wrong_modalities_are_refused(options: dict, message: str, unchecked: None) -> None:
+def test_wrong_modalities_are_refused(options: dict, message: str) -> None:
     with pytest.raises(kit.PerceiverKitError, match=message):
         kit.build("hierarchical_autoencoding", preset="tiny", **options)
 

@@ -211,7 +211,6 @@ BAD = [
 ]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("block", "value", "message"), BAD)
 def test_bad_raw_tensors_are_refused(block: nn.Module, value: object, message: str) -> None:
     for call in (lambda: block(value, "raw"), lambda: inputs.Inputs(raw=block)({"raw": value})):
@@ -223,7 +222,6 @@ def test_every_input_block_refuses_a_bad_tensor() -> None:
     assert {type(block).__name__ for block, _, _ in BAD} == set(INPUTS)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("value", "mask", "message"),
     [
@@ -254,7 +252,6 @@ def test_wrong_calls_are_refused(value: object, mask: object, message: str) -> N
         pair()(value, mask)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("hidden", "got"),
     [
@@ -285,7 +282,6 @@ def test_masks_of_missing_modalities_are_refused() -> None:
 FOURIER = positions.Fourier(bands=1, max_resolution=(4,))
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

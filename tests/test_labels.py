@@ -105,9 +105,7 @@ def assembly(labels: Any = None) -> kit.PerceiverIO:
         (["a", "b"], kit.AssemblyError, "labels: expected a dict from output to class names"),
     ],
 )
-def test_wrong_names_are_refused_at_construction_and_later(
-    labels: Any, error: type, message: str, unchecked: None
-) -> None:
+def test_wrong_names_are_refused_at_construction_and_later(labels: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         assembly(labels)
     model = assembly({"kind": ["x", "y"]})

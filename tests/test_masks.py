@@ -37,7 +37,6 @@ def ones(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.bool)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"decoder"}))
 @pytest.mark.parametrize(
     "mask", [ones(N), ones(B, N + 1), ones(1, N), ones(M + 4, N), ones(B + 1, M, N), ones(1, B, M, N), torch.ones(B, N)]
@@ -49,7 +48,6 @@ def test_masks_that_do_not_fit_are_refused(call: str, mask: Tensor) -> None:
         CALLS[call](mask=mask)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", ["formula", "weights", "forward", "cross", "decoder"])
 @pytest.mark.parametrize("mask", [ones(M), ones(1, M), ones(B, N), torch.ones(B, M), [[True] * M] * B])
 def test_query_masks_that_do_not_fit_are_refused(call: str, mask: object) -> None:
@@ -57,7 +55,6 @@ def test_query_masks_that_do_not_fit_are_refused(call: str, mask: object) -> Non
         CALLS[call](query_mask=mask)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"decoder"}))
 def test_causal_is_a_bool(call: str) -> None:
     with pytest.raises(kit.InputError, match="causal must be True or False, got an int"):
@@ -169,7 +166,6 @@ def test_a_masked_query_reads_no_latents(residual: bool, heads: int, shared: boo
     assert torch.equal(decoder(queries, latents, query_mask=ones(B, M)), decoder(queries, latents))
 
 
-@pytest.mark.usefixtures("unchecked")  # the type checker does not trace
 def test_causal_layers_export_with_any_length() -> None:
     layer = SelfAttentionLayer(8, heads=2).eval()
     rows, mask = torch.randn(2, 5, 8), torch.rand(2, 5) < 0.7
@@ -182,7 +178,6 @@ def test_causal_layers_export_with_any_length() -> None:
         assert_close(exported(rows, mask, causal=True), layer(rows, mask, causal=True), 1e-5)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_query_masks_of_a_model_are_checked_before_its_encoder_runs() -> None:
     model = kit.build("multimodal_autoencoding", preset="tiny", num_frames=1, image_size=16, audio_samples=160)
     model.encoder.register_forward_pre_hook(lambda *_: pytest.fail("the encoder runs"))

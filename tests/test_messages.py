@@ -15,8 +15,6 @@ from perceiver_kit import inputs, objectives, outputs, positions, queries
 from perceiver_kit.data import images, sampling, texts, video, warps
 from perceiver_kit.data.tasks import open_task
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 def lm() -> Any:
     return kit.build("masked_lm", preset="tiny")

@@ -162,7 +162,6 @@ def test_targets_of_pixels_divide_into_rows() -> None:
     assert torch.equal(ToPixels(5, in_channels=8).rows_of(classes), classes.flatten(1))
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_wrong_weights_and_masks_are_refused() -> None:
     for weights in ((), (0.0, 0.0), (1.0, -1.0), (math.nan, 1.0), 3.0, ("1",)):
         with pytest.raises(kit.AssemblyError, match="class_weights must be finite numbers of at least 0"):

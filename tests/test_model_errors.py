@@ -17,7 +17,6 @@ recipes = pytest.mark.parametrize("recipe", RECIPES)
 # ---- wrong assemblies
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -101,7 +100,6 @@ POINTS = {"points": torch.zeros(2, 7, 3)}
 WANTED = r"at of 'image' must be int64 \(k,\) or \(2, k\), flat indices into its grid \(2, 3\)"
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -158,7 +156,7 @@ def test_wrong_arguments_are_refused_before_encoding() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_input_of_a_recipe_refuses_the_wrong_kind_and_rank(recipe: str, unchecked: None) -> None:
+def test_every_input_of_a_recipe_refuses_the_wrong_kind_and_rank(recipe: str) -> None:
     model = tiny(recipe)
     good = raws(model, 2)
     for name, value in good.items():
@@ -174,7 +172,7 @@ def test_every_input_of_a_recipe_refuses_the_wrong_kind_and_rank(recipe: str, un
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_input_of_a_recipe_refuses_masks_that_do_not_fit(recipe: str, unchecked: None) -> None:
+def test_every_input_of_a_recipe_refuses_masks_that_do_not_fit(recipe: str) -> None:
     model = tiny(recipe)
     good = raws(model, 2)
     for name, rows in rows_by_name(model, good).items():

@@ -26,6 +26,8 @@ from perceiver_kit.objectives import (
 from .objective_cases import random, three
 from .restated import Array, array
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 sizes = st.integers(1, 4)
 
 

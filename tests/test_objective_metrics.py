@@ -21,6 +21,8 @@ from perceiver_kit.objectives import (
 from .objective_cases import in_batches, measured, random, three
 from .restated import array
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def test_metrics_over_batches_equal_those_over_all_samples() -> None:
     output, target = random(9, 2, 3), random(9, 2, 3, seed=1)

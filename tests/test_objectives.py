@@ -153,7 +153,6 @@ def test_bad_targets_are_refused(what: str) -> None:
     assert said in str(error.value)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_wrong_names_and_arguments_are_refused_with_a_hint() -> None:
     outputs, targets = three()
     with pytest.raises(kit.UnknownName, match="outputs has no 'labels'; did you mean 'label'"):

@@ -94,7 +94,6 @@ def test_tied_text_multiplies_by_the_input_embedding() -> None:
     assert_close(block(rows), rows @ text.embedding.weight.T + block.bias, 1e-5)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("block", "grid", "message"),
     [
@@ -112,7 +111,6 @@ def test_unsuitable_grids_are_refused(block: nn.Module, grid: tuple, message: st
         block.check_grid("out", grid)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

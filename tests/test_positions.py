@@ -161,7 +161,6 @@ def test_unsuitable_grids_are_refused(positions: Positions, grid: tuple, message
         positions(grid)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

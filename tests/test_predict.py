@@ -239,7 +239,6 @@ def test_bad_sources_are_refused(make, source, message: str, tmp_path: Path) -> 
         kit.predict(make(), source(tmp_path))
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -18,6 +18,8 @@ from perceiver_kit.queries import CoordinateQuery
 
 from .objective_cases import measured
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 @given(series=st.integers(1, 3), quantiles=st.integers(1, 5), scale=st.floats(0.1, 20))
 def test_quantiles_never_cross_and_the_layer_gives_the_middle_one(series: int, quantiles: int, scale: float) -> None:

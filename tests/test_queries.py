@@ -120,7 +120,6 @@ def test_a_query_that_reads_an_input_refuses_another_grid() -> None:
         query((5,), None, encoded(points=torch.zeros(2, 4, 3)))
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

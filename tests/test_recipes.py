@@ -112,7 +112,6 @@ NOT_COMPARED = {"anchored", "modalities", "groups", "tasks", "unit", "unanswerab
 LEVELS = {"num_latents", "widths", "labels", "layers", "self_heads"}
 
 
-@pytest.mark.usefixtures("unchecked")
 @recipes
 def test_each_parameter_makes_another_model(recipe: str) -> None:
     hints = {name: p.annotation for name, p in find("recipes", recipe).signature.parameters.items()}
@@ -289,7 +288,6 @@ def test_positions_of_wide_clips_follow_their_grid() -> None:
         (dict(latent_dim=None), "latent_dim must be an int of at least 1, got None"),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
 def test_wrong_numbers_are_refused(options: dict, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         kit.build("multimodal_autoencoding", preset="tiny", **options)
@@ -300,7 +298,6 @@ JUNK = [None, True, -1, 0, 1.5, "x", "", (), (1,), [], {}, {"a": 1}, object()]
 SHARE = 1 if "FUZZ" in os.environ else 3
 
 
-@pytest.mark.usefixtures("unchecked")
 @recipes
 def test_parameters_of_the_wrong_type_build_or_are_refused(recipe: str) -> None:
     with torch.device("meta"):

@@ -184,7 +184,6 @@ def test_unknown_names_are_refused_with_the_nearest(call, message: str) -> None:
         call()
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("what", [3, None, nn.Linear(2, 2), ["masked_lm"]])
 def test_build_takes_a_name_or_a_spec(what: object) -> None:
     got = "None" if what is None else f"an? {type(what).__name__}"
@@ -276,7 +275,6 @@ def test_models_without_outputs_and_single_blocks_are_described() -> None:
     assert described[-1] == f"{parameters:,} parameters"
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("base", "call", "method"),
     [

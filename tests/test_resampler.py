@@ -13,6 +13,8 @@ import perceiver_kit as kit
 
 from .strategies import assert_close, noisy
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 REFERENCES = Path(__file__).parent / "references"
 
 

@@ -105,7 +105,6 @@ def test_half_precision_keeps_its_dtype() -> None:
     assert Rotary()(rows, torch.arange(3)[None]).dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -109,7 +109,6 @@ def test_shared_queries_are_saved_described_and_drawn(tmp_path) -> None:
     )
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("of", "error", "said"),
     [

@@ -14,6 +14,8 @@ from perceiver_kit.objectives import AnswerSpan, Tags, best_span, tag_spans
 
 from .objective_cases import measured, random
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 NAMES = ("O", "B-x", "I-x", "E-x", "S-x", "B-y-z", "I-y-z")
 sequences = st.lists(st.lists(st.sampled_from(NAMES), min_size=1, max_size=8), min_size=1, max_size=4)
 

@@ -191,7 +191,6 @@ def test_a_model_changed_by_hand_is_refused(change) -> None:
         kit.spec(model)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ["stages", "grid", "a.b", ""])
 def test_a_parameter_named_like_an_attribute_is_refused(name: str) -> None:
     class Clashing(kit.inputs.Input):
@@ -213,7 +212,6 @@ def test_unregistered_blocks_are_refused() -> None:
         kit.spec(small(decoder=Mine(8, 8)))
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_modules_that_are_not_blocks_are_refused() -> None:
     with pytest.raises(kit.AssemblyError, match="spec takes a model made of blocks, got a Linear"):
         kit.spec(nn.Linear(2, 2))
@@ -256,7 +254,6 @@ def edited(spec: dict, path: Sequence[Any], value: Any) -> dict:
         ("model/arguments/encoder/arguments/self", 3, r"model.encoder \(.*\): .*multiple values .*'self'"),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
 def test_errors_of_a_spec_name_the_path(path: str, value: Any, message: str) -> None:
     with pytest.raises(kit.AssemblyError, match=message):
         kit.build(edited(kit.spec(small()), path.split("/"), value))

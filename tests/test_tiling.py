@@ -223,7 +223,6 @@ def test_rows_are_picked_of_one_tile_only(model: Tiled) -> None:
             model(frames(size), size={"flow": TILE})
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_refusals(model: Tiled) -> None:
     blocks = (model.inputs, model.encoder, model.queries, model.decoder, model.outputs)
     for tile, overlap in [((6, 8), 6), ((6, 8), -1), ((6,), 1), ((6, 8, 2), 1), ((0, 8), 0)]:

@@ -9,6 +9,8 @@ from torch.utils import _pytree as pytree
 import perceiver_kit as kit
 from perceiver_kit.tokens import Encoded, Layout, Tokens
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 LAYOUT = Layout((("audio", (6,)), ("image", (2, 4, 4))))
 
 

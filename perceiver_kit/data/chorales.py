@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,16 +50,22 @@ def chorales(*, shift: int = 0) -> tuple[UInt8[np.ndarray, "n"], UInt8[np.ndarra
     Raises MissingPackage without music21.
     """
     known = packaged("--no-deps music21", "music21", "corpus", "bach", "bwv66.6.mxl", purpose="a set of chorales")
-    pieces: dict[bytes, np.ndarray] = {}
-    for path in sorted(known.parent.glob("*.mxl")):
-        if (voices := read_voices(path)) is not None:
-            pieces.setdefault(voices.tobytes(), voices)
-    every = [*pieces.values()]
+    every = _pieces(known.parent)
     train = [piece for number, piece in enumerate(every) if number % HELD_OUT]
     moved = [higher(piece, semitones) for semitones in sorted(range(-shift, shift + 1), key=abs) for piece in train]
     return tuple(  # type: ignore[return-value]
         np.concatenate([as_ids(piece) for piece in part if piece is not None]) for part in (moved, every[::HELD_OUT])
     )
+
+
+@functools.cache
+def _pieces(folder: Path) -> tuple[UInt8[np.ndarray, "t v"], ...]:
+    """The pieces of a folder without duplicates, read once: it takes ten seconds."""
+    pieces: dict[bytes, np.ndarray] = {}
+    for path in sorted(folder.glob("*.mxl")):
+        if (voices := read_voices(path)) is not None:
+            pieces.setdefault(voices.tobytes(), voices)
+    return tuple(pieces.values())
 
 
 def chorale_ids(

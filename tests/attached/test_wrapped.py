@@ -167,7 +167,6 @@ def exported_as_merged(model: nn.Module, tensors: Raw) -> None:
     assert_same(found, model(tensors))
 
 
-@pytest.mark.usefixtures("unchecked")  # the type checker does not trace
 @settings(WHOLE, max_examples=1)
 @given(drawn=every_input_and_output())
 def test_all_layers_may_be_wrapped_at_once_and_exported(drawn: tuple[nn.Module, Raw]) -> None:
@@ -177,7 +176,6 @@ def test_all_layers_may_be_wrapped_at_once_and_exported(drawn: tuple[nn.Module, 
 OTHER_STAGES = ["causal_lm", "hierarchical_autoencoding", "object_detection", "perceiver_image_classification"]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("recipe", OTHER_STAGES)
 def test_all_layers_of_other_encoders_and_decoders_may_be_wrapped_and_exported(recipe: str) -> None:
     model = copy.deepcopy(tiny(recipe)).requires_grad_()

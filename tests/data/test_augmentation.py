@@ -24,6 +24,8 @@ from perceiver_kit.errors import AssemblyError, InputError, UnknownName
 from perceiver_kit.objectives import Classification
 from tests.data.making import pictures
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 ALL = Augmentation.named("all")
 UNMIXED = Augmentation.named("crop", "flip", "randaugment")
 SIZE = (60, 90)

@@ -143,7 +143,6 @@ ENCODE: list[tuple[Any, ...]] = [
 ]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "args", "keywords", "message"), [*((TOK, *row) for row in CALLS), *((TOK.encode, *row) for row in ENCODE)]
 )
@@ -153,7 +152,6 @@ def test_bad_calls_are_refused(call: Any, args: tuple[Any, ...], keywords: dict[
     assert str(refusal.value) == message
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
@@ -174,7 +172,6 @@ def test_decode_refuses_bad_ids(ids: Any, message: str) -> None:
     assert str(refusal.value) == message
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("most", [1, 0, -3, 2.5, True, "9"])
 def test_bad_max_length_is_refused(most: Any) -> None:
     with pytest.raises(AssemblyError, match=r"ByteTokenizer: max_length must be an int of at least 2, got"):

@@ -14,6 +14,8 @@ from perceiver_kit.data.pixels import START as BLANK
 from perceiver_kit.data.pixels import NextPixels, coarse
 from perceiver_kit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def note(step: str, octave: int, duration: int, more: str = "", alter: int = 0) -> str:
     pitch = f"<pitch><step>{step}</step><alter>{alter}</alter><octave>{octave}</octave></pitch>"

@@ -105,7 +105,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("what", REFUSED)
 def test_samples_that_cannot_be_padded_are_refused(what: str) -> None:
     samples, said = REFUSED[what]
@@ -115,7 +114,6 @@ def test_samples_that_cannot_be_padded_are_refused(what: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-@pytest.mark.usefixtures("unchecked")
 def test_nested_tensors_and_lists_are_refused_with_the_remedy() -> None:
     ragged = [torch.randn(n, 3) for n in (2, 4)]
     inputs = kit.Inputs(points=kit.inputs.Features(3))
@@ -125,7 +123,6 @@ def test_nested_tensors_and_lists_are_refused_with_the_remedy() -> None:
         assert f"got {got}; pad samples of different lengths and mask the padding, as kit.pad does" in str(caught.value)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_training_takes_a_collation_missing_values_and_queries(tmp_path) -> None:
     training = pytest.importorskip("perceiver_kit.training")
     clock = kit.positions.Fourier(bands=4, max_resolution=(8,))

@@ -17,6 +17,8 @@ from perceiver_kit.errors import InputError
 from .making import grey
 from .making import video as write_video
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def raw(path: Path, *, size: tuple[int, int] = (8, 8), rate: str = "25:1", frames: int = 3) -> Path:
     """An uncompressed video (YUV4MPEG2) of grey frames; a huge one has less data than its header claims."""

@@ -18,6 +18,8 @@ from perceiver_kit.errors import InputError, MissingPackage
 
 from .making import picture, touch
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def test_links_are_followed_once(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"

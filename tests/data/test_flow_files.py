@@ -24,6 +24,8 @@ from perceiver_kit.errors import InputError
 from ..training.toys import Toys
 from .making import picture
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 SIZE = (40, 56)  # of files; the tiny model's tile is 32 × 48
 
 

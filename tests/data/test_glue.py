@@ -10,6 +10,8 @@ import torch
 import perceiver_kit as kit
 from perceiver_kit.data.glue import LabelledText, MixedTexts, read_tsv, task_files
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 SST = "sentence\tlabel\n" + "".join(f"good {i}\t1\nbad {i}\t0\n" for i in range(6))
 STS = "index\tsentence1\tsentence2\tscore\n" + "".join(f"{i}\ta{i}\tb{i}\t{i / 2}\n" for i in range(6))
 MRPC = 'Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tsays "hi\t"hi"\n0\t7\t8\tx\ty\n'

@@ -94,7 +94,6 @@ def test_grey_video_is_the_luma_of_its_colours() -> None:
         load_clip(size=16, channels=4)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_channels_that_no_picture_has_are_refused(folder: Path) -> None:
     for wrong in (2, 5, True, "3"):
         with pytest.raises(

@@ -284,7 +284,6 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("images", "message"), BAD)
 def test_bad_images_are_refused(images: Any, message: str) -> None:
     with pytest.raises(InputError) as refusal:
@@ -292,7 +291,6 @@ def test_bad_images_are_refused(images: Any, message: str) -> None:
     assert str(refusal.value) == message
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("shape", "channels", "message"),
     [
@@ -307,7 +305,6 @@ def test_bad_channels_are_refused(shape: Any, channels: Any, message: str) -> No
     assert str(refusal.value) == message
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [

@@ -121,7 +121,7 @@ def test_flips_have_probability_half_and_only_in_training() -> None:
         assert all(images[index]["inputs"]["image"][0, 6, 3] == 1 for index in range(4))
 
 
-def test_bad_tensors_are_refused(unchecked: None) -> None:
+def test_bad_tensors_are_refused() -> None:
     for pixels, labels in [((0, 1, 4, 4), 0), ((3, 1, 4, 4), 2), ((3, 2, 4, 4), 3)]:
         with pytest.raises(InputError, match=r"images \(1 or 3, h, w\) and a label for each"):
             Images(torch.zeros(pixels, dtype=torch.uint8), torch.zeros(labels, dtype=torch.int64))

@@ -13,6 +13,8 @@ from perceiver_kit.data.media import load_audio, write_audio, write_video
 from perceiver_kit.data.video import load_clip
 from perceiver_kit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 pytest.importorskip("av")
 RATE = 16_000
 

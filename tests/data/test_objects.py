@@ -18,6 +18,8 @@ from perceiver_kit.errors import InputError
 
 from .making import picture
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 # left, top, width, height in pictures of 40 rows and 30 columns.
 BOXES = {"0.png": [("cat", [3, 4, 10, 20])], "1.png": [("dog", [0, 0, 30, 40]), ("cat", [5.5, 1, 2, 3])], "2.png": []}
 

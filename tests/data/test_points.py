@@ -16,6 +16,8 @@ from scipy.spatial.transform import Rotation
 import perceiver_kit as kit
 from perceiver_kit.data.points import Clouds, Shapes, cloud_folder, furniture, normalised, read_cloud, shapes, turned
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 CUBE = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
 FACES = [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1), (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4)]
 FACES += [(1, 5, 7), (1, 7, 3)]

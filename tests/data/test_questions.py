@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import perceiver_kit as kit
 from perceiver_kit.data.questions import Questions, asked, question_files, read_question_lines, read_squad
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def squad(context: str, *qas: dict) -> str:
     return json.dumps({"data": [{"title": "t", "paragraphs": [{"context": context, "qas": [*qas]}]}]})

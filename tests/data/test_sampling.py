@@ -51,7 +51,7 @@ def test_neighbouring_seeds_are_unrelated() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(), (1.5,), (True,), (2**63,), (-(2**63) - 1,)])
-def test_bad_numbers_are_refused(numbers: tuple[Any, ...], unchecked: None) -> None:
+def test_bad_numbers_are_refused(numbers: tuple[Any, ...]) -> None:
     with pytest.raises(InputError, match="generator: "):
         generator(*numbers)
 

@@ -22,6 +22,8 @@ from perceiver_kit.training.recipe import train_recipe
 from .making import grey, video
 from .test_sounds import tone
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 RECIPE = "video_classification"
 HUM = np.sin(np.arange(8000) / 5)[:, None] / 2
 

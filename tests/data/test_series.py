@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import perceiver_kit as kit
 from perceiver_kit.data.series import Readings, Windows, co2, elnino, read_series, scaled, series_files, split_in_time
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def readings(n: int = 40, series: int = 2) -> Readings:
     generator = torch.Generator().manual_seed(n)

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import perceiver_kit as kit
 from perceiver_kit.data.sets import ELEMENTS, Sets, in_rings, molecules, read_sdf, set_folder
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 pairs = st.sampled_from([*itertools.combinations(range(6), 2)])
 
 

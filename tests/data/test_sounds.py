@@ -18,6 +18,8 @@ from perceiver_kit.data.tasks import open_task
 from perceiver_kit.errors import InputError, MissingPackage
 from perceiver_kit.training.recipe import train_recipe
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 RATE = 8000
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import perceiver_kit as kit
 from perceiver_kit.data.tables import numbers, read_cells, read_rows, read_time
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 finite = st.floats(-1e6, 1e6, width=32)
 
 

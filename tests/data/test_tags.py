@@ -23,6 +23,8 @@ from perceiver_kit.data.tags import (
 )
 from perceiver_kit.data.tags import words_of as words
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 CONLL = "-DOCSTART- -X- O\n\nAda NNP B-per\nLovelace NNP I-per\nwrote VBD O\n\nİzmir NNP B-loc\n. . O\n"
 UNIVERSAL = "# text = Ali'ye git.\n1-2\tAli'ye\t_\t_\t_\t_\t_\t_\t_\t_\n1\tAli'ye\tx\tPROPN\t_\t_\t_\t_\t_\t_\n" + (
     "2\tgit\tx\tVERB\t_\t_\t_\t_\t_\tSpaceAfter=No\n3\t.\t.\tPUNCT\t_\t_\t_\t_\t_\t_\n"

@@ -25,6 +25,8 @@ from perceiver_kit.recipe import objective_for
 
 from .making import grey, picture, pictures, texts, touch, video
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 SAMPLES = sample_data()
 # The distribution and the module that each ships in.
 PACKAGES = dict(

@@ -20,6 +20,8 @@ from perceiver_kit.data.corpora import Reviews, bible_text, review_texts, unlabe
 from perceiver_kit.data.texts import IGNORED, MaskedBytes, Texts, byte_baselines
 from perceiver_kit.errors import AssemblyError, InputError
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 PROSE = bytes(range(97, 123)) * 200  # a byte gives its position modulo 26
 
 

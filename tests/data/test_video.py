@@ -20,6 +20,8 @@ from perceiver_kit.errors import AssemblyError, InputError, MissingPackage
 
 from .making import RATE, grey, video
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 FRAMES = 40
 
 

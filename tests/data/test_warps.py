@@ -28,6 +28,8 @@ from perceiver_kit.data.warps import (
 )
 from perceiver_kit.errors import AssemblyError, InputError
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 SIZES = st.tuples(st.integers(8, 40), st.integers(8, 40))
 
 

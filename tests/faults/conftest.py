@@ -16,11 +16,6 @@ if not (find_spec("pytorch_lightning") and find_spec("torchmetrics")):
 
 
 @pytest.fixture(autouse=True)
-def _unchecked(unchecked: None) -> None:
-    """The kit checks its arguments itself here, as for a user."""
-
-
-@pytest.fixture(autouse=True)
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than training here."""
     if find_spec("pytorch_lightning"):

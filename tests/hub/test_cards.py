@@ -57,7 +57,6 @@ def test_a_card_that_is_there_stays(tmp_path: Path) -> None:
     assert read(tmp_path).data.library_name == "perceiver-kit"
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("card", "words"),
     [

@@ -44,7 +44,6 @@ def test_there_and_back_is_the_same_model(case: Case, tmp_path: Path) -> None:
             assert torch.equal(value, ours(given, **options)[name])
 
 
-@pytest.mark.usefixtures("unchecked")
 @each_recipe
 def test_names_are_a_bijection_and_shapes_agree_at_published_size(recipe: str) -> None:
     with torch.device("meta"):

@@ -11,7 +11,6 @@ import torch
 import perceiver_kit as kit
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("source", "got"), [(3, "int"), (None, "None"), (b"model", "bytes"), (["model"], "list")])
 def test_sources_must_be_paths(source: Any, got: str) -> None:
     with pytest.raises(kit.CheckpointError, match=f"^load takes a directory or the id of a hub .*, got (an? )?{got}$"):

@@ -74,7 +74,6 @@ def test_what_has_no_counterpart_is_refused(make: object, message: str) -> None:
         kit.from_perceiver_pytorch(make())
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_bad_queries_and_modules_without_layers_are_refused() -> None:
     general = PerceiverIO(depth=1, dim=6, queries_dim=7, **LATENTS)
     for queries, got in (

@@ -65,7 +65,6 @@ def test_tensors_that_do_not_fit(saved: Path) -> None:
         ({"num_self_attention_heads": 5}, ["divisible", "heads 5"]),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
 def test_configs_of_something_else(saved: Path, changes: dict, words: list[str]) -> None:
     refused(edit(saved, **changes), *words)
 

@@ -130,7 +130,6 @@ def test_a_failing_upload_is_one_line_and_commits_nothing(hub: Hub, step: str, f
     assert not hub.files
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_without_a_token_or_with_a_wrong_name_the_hub_is_not_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("sequence_classification")
     for wrong in ("digits", "a/b/c", "", "a b/c", 3):

@@ -19,6 +19,8 @@ from perceiver_kit.positions import Fourier, Learned, Positions, Projected
 from ..hub.reference import randomised, relative
 from . import restated
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 KINDS = ["Pixels", "Conv1x1", "ConvStem", "Patches", "Patches + linear", "Neighbourhoods", "AudioPatches"]
 POSITIONS = ["none", "Fourier", "Learned", "Projected Fourier", "Projected Learned"]
 # ([frames,] height, width), distinct so that swapped axes are noticed.

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import perceiver_kit as kit
 from perceiver_kit.inputs import Inputs, LogMel
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def restated(wave: np.ndarray, rate: int, bands: int, window: int, hop: int, low: float, high: float) -> np.ndarray:
     mel = lambda f: 2595 * math.log10(1 + f / 700)  # noqa: E731

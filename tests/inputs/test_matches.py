@@ -10,6 +10,8 @@ import perceiver_kit as kit
 from perceiver_kit.inputs import Matches
 from perceiver_kit.outputs import Flow
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize(("y", "x"), [(1, 3), (-2, 0), (0, -4)])

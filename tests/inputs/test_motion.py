@@ -8,6 +8,8 @@ import torch
 from perceiver_kit import inputs
 from perceiver_kit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def waves(shift: float, across: bool) -> torch.Tensor:
     """Three frames (1, 3, 3, 16, 16) of stripes that move by ``shift`` pixels a frame."""

@@ -12,6 +12,8 @@ from perceiver_kit.inputs import Table
 
 from ..strategies import noisy
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def test_every_value_becomes_its_token() -> None:
     table = noisy(Table(2, categories=(3, 2), channels=4))

@@ -117,7 +117,6 @@ def test_the_embedding_stays_tied(way: str, tmp_path: Path) -> None:
     assert relative(made(ids)["text"], before) > 0
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_only_text_tokens_can_be_tied() -> None:
     with pytest.raises(AssemblyError, match="must be the model's TextTokens block, got an Embedding"):
         outputs.TiedText(nn.Embedding(262, 8))

@@ -15,6 +15,8 @@ from perceiver_kit.inputs.text import hash_ngrams
 
 from ..strategies import noisy
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 OPTIONS = {
     "n-grams": dict(ngrams=(3, 4)),
     "stride": dict(stride=4),

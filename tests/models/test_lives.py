@@ -25,6 +25,8 @@ from ..strategies import assert_close
 from .holding import loss
 from .properties import DOUBLE, MODELS, WHOLE
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 class Life(RuleBasedStateMachine):
     """A model and its weights; a model rebuilt from its spec with these weights computes the expected outputs."""

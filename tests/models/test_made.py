@@ -8,6 +8,7 @@ import json
 import pickle
 import tempfile
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from ..strategies import noisy, rows_of
 from ..test_draw import check, lines
 from .holding import indices, loss, mixes_rows, output_grids
 from .properties import holds
+
+pytestmark = pytest.mark.usefixtures("checked")
 
 
 def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:

@@ -148,7 +148,6 @@ def test_a_recipe_may_use_any_name(
     assert kit.load(kit.save(model, tmp_path / "model")).recipe == model.recipe
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ["", None, 3, b"x", ("a",), 1.5, True, "\ud800", "a\udfffb"])
 @pytest.mark.parametrize("container", ["Inputs", "Queries", "Outputs"])
 def test_names_must_be_text(name: Any, container: str) -> None:

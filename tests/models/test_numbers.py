@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,6 +15,8 @@ from ..assemblies import Assembly
 from ..strategies import assert_close
 from .holding import loss, random_masks
 from .properties import holds
+
+pytestmark = pytest.mark.usefixtures("checked")
 
 # Extreme raw values. The squares of the large ones are finite in float32, since norms sum them.
 EXTREMES = {

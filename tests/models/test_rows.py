@@ -20,6 +20,8 @@ from ..strategies import assert_close, distance, rows_of
 from .holding import holds_for_chunks, holds_for_some, holds_whatever_masked_rows_hold, random_masks
 from .properties import DOUBLE, holds
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 @holds(masked=True, attached=True)
 def test_chunks_equal_the_whole(case: Assembly, data: st.DataObject) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 import perceiver_kit as kit
 from perceiver_kit import plots
 
-pytestmark = pytest.mark.usefixtures("unchecked")
 slow = settings(max_examples=max(1, settings().max_examples // 3))
 
 

@@ -28,6 +28,8 @@ from perceiver_kit.recipe import processor_of
 
 from ..data.making import grey, picture, texts, video
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def built(name: str, **options) -> nn.Module:
     model = kit.build(name, preset="tiny", **options)

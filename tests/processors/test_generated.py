@@ -17,6 +17,8 @@ from perceiver_kit.registry import find
 
 from ..data.making import picture
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def built(name: str, **options) -> nn.Module:
     torch.manual_seed(0)

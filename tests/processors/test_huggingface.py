@@ -17,6 +17,8 @@ from perceiver_kit import processors
 
 from ..data.making import picture
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 SIZES: dict[str, Any] = dict(
     d_latents=16,
     num_latents=4,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import perceiver_kit as kit
@@ -13,6 +14,8 @@ from perceiver_kit.cli import main
 from perceiver_kit.data.files import open_picture
 
 from ..data.making import picture
+
+pytestmark = pytest.mark.usefixtures("checked")
 
 
 def test_boxes_are_drawn_on_the_picture_at_its_own_size(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from perceiver_kit.processors.sets import classify_set
 
 from ..strategies import tiny
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 ROWS = {"point_cloud_classification": "points", "set_classification": "entities", "forecasting": "history"}
 
 

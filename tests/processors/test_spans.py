@@ -13,6 +13,8 @@ import perceiver_kit as kit
 from perceiver_kit.cli import main
 from perceiver_kit.processors.tags import join_windows, overlapping_starts
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 TEXT = "Zoë met 王小明 in München 🙂, नमस्ते दिल्ली!"
 
 

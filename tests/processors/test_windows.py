@@ -19,6 +19,8 @@ from ..data.making import grey, video
 from ..data.test_scenes import HUM
 from ..data.test_sounds import tone
 
+pytestmark = pytest.mark.usefixtures("checked")
+
 
 def built(name: str, **options) -> nn.Module:
     model = kit.build(name, preset="tiny", **options)

@@ -20,8 +20,6 @@ from perceiver_kit.cli import main
 from perceiver_kit.data.files import read_picture
 from perceiver_kit.hub.files import MOST_JSON
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 NAMES = [
     "os.system", "builtins.eval", "torch.load", "torch.nn.Linear", "inputs.__class__", "inputs.Patches.__init__",
     "inputs.Patches.embed", "__class__", "inputs", "inputs.", ".Patches", "inputs..Patches", "inputs.Patches.",

@@ -14,7 +14,6 @@ import perceiver_kit as kit
 from perceiver_kit.data.sampling import Samples
 from perceiver_kit.training import Data
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # the trainer is a stand-in
 SIZE = 6
 
 

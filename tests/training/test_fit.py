@@ -141,7 +141,6 @@ def test_lightnings_own_trainer_refuses_a_frozen_model_too() -> None:
     assert sum(len(group["params"]) for group in groups) == len([*training.model.outputs.parameters()])
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_arguments_of_another_kind_are_refused(tmp_path: Path) -> None:
     model, training = conv(), Training(conv(), Classification(), steps=2)
     encoder = kit.PerceiverIO(model.inputs, model.encoder)
@@ -261,7 +260,6 @@ def wrong_objective(kind: str) -> Objective:
     return Classification("lable") if kind == "name" else {"nameless": Nameless, "bare": Bare}.get(kind, Wrong)()
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -280,7 +278,6 @@ def test_a_wrong_objective_is_explained(kind: str, message: str) -> None:
         training.training_step(batch(CONV, [(i, 0) for i in range(2)]), 0)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_terms_of_another_kind_are_refused() -> None:
     with pytest.raises(kit.AssemblyError, match=r"terms must map names to Term\(total, count\), got a tuple"):
         combine((torch.zeros(()), 1))

@@ -15,7 +15,6 @@ from .toys import QUIET, Toys, prepared, run, small
 pytestmark = QUIET
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_wrong_arguments_of_training_and_data_are_refused() -> None:
     for wrong, message in (
         (dict(queries=dict(imgae=3)), "did you mean 'image'"),

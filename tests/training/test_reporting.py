@@ -18,7 +18,6 @@ import perceiver_kit as kit
 from perceiver_kit.training.reporting import translate_errors
 from perceiver_kit.training.saving import Saving
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # data are stand-ins
 DEAD = "DataLoader worker (pid(s) 7, 8) exited unexpectedly\nmore of it"
 
 

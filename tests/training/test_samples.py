@@ -13,8 +13,6 @@ import perceiver_kit as kit
 from perceiver_kit.training import samples
 from perceiver_kit.training.samples import CheckedDataset, batched
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 def sample(x: Tensor, **more: Any) -> dict[str, Any]:
     return {"inputs": {"x": x}, "targets": {"y": torch.tensor(0)}} | more
