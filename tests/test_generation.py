@@ -15,7 +15,8 @@ from torch import Tensor
 import perceiver_kit as kit
 from perceiver_kit.data.sampling import generator
 from perceiver_kit.encoders import Cache
-from perceiver_kit.generation import _sampled, next_logits
+from perceiver_kit.generation import next_logits
+from perceiver_kit.generation.sampling import sampled
 from perceiver_kit.variants import Rotary
 
 from .strategies import assert_close, noisy, tiny
@@ -144,7 +145,7 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -3.0]])
 
 def shares(**options: Any) -> Tensor:
     settings: dict[str, Any] = dict(temperature=1.0, top_k=None, top_p=None) | options
-    draws = _sampled(LOGITS.expand(2000, -1), [generator(0, i) for i in range(2000)], **settings)
+    draws = sampled(LOGITS.expand(2000, -1), [generator(0, i) for i in range(2000)], **settings)
     return torch.bincount(draws, minlength=5) / 2000
 
 

@@ -1,6 +1,7 @@
 """Rows → latents."""
 
-from .causal import Cache, CausalEncoder
+from .cache import Cache
+from .causal import CausalEncoder
 from .hierarchical import HierarchicalEncoder
 from .latent import Encoder
 from .resampler import Resampler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from ..activations import Activation, make_activation
 from ..attention import Make, Turn
-from ..attention_backends import KeyValues
 from ..block import Block
 from ..checks import check_choice, check_positive, check_probability, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
@@ -23,38 +21,11 @@ from ..plain import match_dtype
 from ..positions import Positions, check_positions
 from ..registry import register
 from ..tokens import Tokens, take_rows
+from .cache import Cache, Kept, all_of
 from .latent import MAX_LAYERS
 
 Start = Literal["linear", "mlp", "learned", "shared"]
 Count = Literal["forward", "back"]
-
-
-@dataclass(frozen=True)
-class Cache:
-    """What later rows read of earlier ones: keys and values of the input rows and of the latents, layer by layer.
-
-    Of a sample that began later or was shorter, the first columns are not ``rows`` (b, n) or ``latents`` (b, m).
-    ``position`` (b,) is that of the next row, ``length`` (b,) the number of rows read, with those that are no longer
-    held, and ``owner`` the identity of the encoder.
-    """
-
-    cross: tuple[KeyValues, ...]
-    layers: tuple[KeyValues, ...]
-    rows: Bool[Tensor, "b n"]
-    latents: Bool[Tensor, "b m"]
-    position: Int64[Tensor, "b"]
-    length: Int64[Tensor, "b"]
-    owner: int
-
-    def last(self, rows: int, latents: int) -> Cache:
-        """Only so many of the newest rows and latents."""
-        held = (max(0, self.rows.shape[1] - rows), max(0, self.latents.shape[1] - latents))
-
-        def cut(parts: tuple[KeyValues, ...], start: int) -> tuple[KeyValues, ...]:
-            return tuple(KeyValues(part.key[:, :, start:], part.value[:, :, start:]) for part in parts)
-
-        parts = dict(cross=cut(self.cross, held[0]), layers=cut(self.layers, held[1]))
-        return replace(self, **parts, rows=self.rows[:, held[0] :], latents=self.latents[:, held[1] :])
 
 
 @register("encoders")
@@ -239,31 +210,19 @@ class CausalEncoder(Block):
         b, n, _ = rows.shape
         column = torch.arange(n, device=rows.device)
         if index is None:
-            index = rearrange(column, "n -> 1 n")
-            index = index if first is None else (index - first).clamp(min=0)
-            index = index if cache is None else index + rearrange(cache.position, "b -> b 1")
-            if self.count == "back":
-                # The same distances with the same sign, but places that stay when rows follow.
-                index = -index if keep else rearrange(n - 1 - column, "n -> 1 n")
-            index = index + self.first_position
+            index = self._index(column, first, cache, keep)
         if self.positions is not None:
             rows = rows + self._features(self.positions, index).to(rows.dtype)
-        count = self.places if latents is None else latents
-        places = min(n, int(count.max()) if isinstance(count, Tensor) else count)
-        valid = None if mask is None else mask[:, n - places :]
-        if isinstance(count, Tensor):
-            chosen = torch.arange(places, 0, -1, device=rows.device) <= rearrange(count, "b -> b 1")
-            valid = chosen if valid is None else valid & chosen
+        places, valid = self._sat_on(rows, mask, self.places if latents is None else latents)
         place, turn = (
             repeat(each, "b m -> b (m k)", k=self.per_position)
             for each in (rearrange(column[n - places :], "m -> 1 m"), index[:, n - places :] + self.query_offset)
         )
-        valid = None if valid is None else repeat(valid, "b m -> b (m k)", k=self.per_position)
         found = self._started(rows[:, n - places :])
         read_rows, read_latents = mask, valid
         if cache is not None:
-            read_rows = torch.cat([cache.rows, _all_of(mask, b, n, rows.device)], 1)
-            read_latents = torch.cat([cache.latents, _all_of(valid, b, places, rows.device)], 1)
+            read_rows = torch.cat([cache.rows, all_of(mask, b, n, rows.device)], 1)
+            read_latents = torch.cat([cache.latents, all_of(valid, b, places, rows.device)], 1)
         cross_mask = self._drop(self.row_dropout, rows, read_rows)
         self_mask = self._drop(self.latent_dropout, found, read_latents)
         # Several latents a position read each other, and a dropped latent itself, which causal=True does not say.
@@ -276,15 +235,10 @@ class CausalEncoder(Block):
         turns = {} if self.rotary is None else dict(query_positions=turn)
         if turns and not keep:
             turns["key_positions"] = index
-        kept: dict[str, list[KeyValues]] = {"cross": [], "layers": []}
-
-        def keys_of(kind: str, new: KeyValues) -> KeyValues:
-            past = None if cache is None else getattr(cache, kind)[len(kept[kind])]
-            kept[kind].append(new if past is None else past.followed_by(new))
-            return kept[kind][-1]
+        kept = Kept(cache)
 
         def cross(layer: Any, latents: Tensor) -> Tensor:
-            keys = keys_of("cross", layer.key_values(rows, mask, index)) if keep else rows
+            keys = kept.cross(layer.key_values(rows, mask, index)) if keep else rows
             return layer(latents, keys, cross_mask, causal=not apart, **turns)
 
         found = cross(self.cross[0], found)
@@ -292,7 +246,7 @@ class CausalEncoder(Block):
         for number, layer in enumerate(self.transformer):
             options = {} if self.rotary is None else dict(row_positions=turn)
             if keep:
-                options["keys"] = keys_of("layers", layer.key_values(found, turn))  # type: ignore[operator]
+                options["keys"] = kept.layer(layer.key_values(found, turn))  # type: ignore[operator]
             found = layer(found, self_mask, causal=not (apart or own), **options)
             for _ in range(self.cross_after.count(number)):
                 found = cross(next(others), found)
@@ -302,20 +256,34 @@ class CausalEncoder(Block):
         found = reduce(found, "b (m k) d -> b m d", "mean", k=self.per_position)
         if not keep:
             return found, None
-        position = torch.full((b,), n, device=rows.device)
-        position = position if first is None else position - rearrange(first, "b 1 -> b")
-        length = position
-        if cache is not None:
-            position, length = cache.position + position, cache.length + position
-        return found, Cache(
-            tuple(kept["cross"]),
-            tuple(kept["layers"]),
-            _all_of(read_rows, b, n, rows.device),
-            _all_of(read_latents, b, places, rows.device),
-            position,
-            length,
-            id(self),
-        )
+        count = torch.full((b,), n, device=rows.device)
+        count = count if first is None else count - rearrange(first, "b 1 -> b")
+        rows_held, latents_held = all_of(read_rows, b, n, rows.device), all_of(read_latents, b, places, rows.device)
+        return found, kept.cache(rows_held, latents_held, count, id(self))
+
+    def _index(
+        self, column: Int64[Tensor, "n"], first: Int64[Tensor, "b 1"] | None, cache: Cache | None, keep: bool
+    ) -> Int64[Tensor, "#b n"]:
+        """Positions of the rows: counted from each sample's first row, after those of the cache, or back."""
+        index = rearrange(column, "n -> 1 n")
+        index = index if first is None else (index - first).clamp(min=0)
+        index = index if cache is None else index + rearrange(cache.position, "b -> b 1")
+        if self.count == "back":
+            # The same distances with the same sign, but places that stay when rows follow.
+            index = -index if keep else rearrange(len(column) - 1 - column, "n -> 1 n")
+        return index + self.first_position
+
+    def _sat_on(
+        self, rows: Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None, count: int | Int64[Tensor, "b"]
+    ) -> tuple[int, Bool[Tensor, "b mk"] | None]:
+        """The number of last rows that latents sit on, and whether each latent has a row; None: all have."""
+        n = rows.shape[1]
+        places = min(n, int(count.max()) if isinstance(count, Tensor) else count)
+        valid = None if mask is None else mask[:, n - places :]
+        if isinstance(count, Tensor):
+            chosen = torch.arange(places, 0, -1, device=rows.device) <= rearrange(count, "b -> b 1")
+            valid = chosen if valid is None else valid & chosen
+        return places, None if valid is None else repeat(valid, "b m -> b (m k)", k=self.per_position)
 
     def _aligned(
         self, inputs: Tokens | Tensor, mask: Tensor | None, index: Tensor | None
@@ -381,7 +349,3 @@ def _up_to(
     """Rows at the place of a query or before it, if the mask allows them."""
     allowed = rearrange(rows, "b n -> b 1 n") <= rearrange(queries, "b m -> b m 1")
     return allowed if mask is None else allowed & rearrange(mask, "b n -> b 1 n")
-
-
-def _all_of(mask: Bool[Tensor, "b n"] | None, b: int, n: int, device: torch.device) -> Bool[Tensor, "b n"]:
-    return torch.ones(b, n, dtype=torch.bool, device=device) if mask is None else mask
