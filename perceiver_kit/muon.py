@@ -57,35 +57,41 @@ class Muon(torch.optim.AdamW):
             super().step()
         finally:
             self.param_groups = groups
+        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = {}
         for group in groups:
             for parameter in group["params"] if group["muon"] else ():
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, rate=group["lr"], decay=group["weight_decay"])
+                    update = self._momentum(parameter, parameter.grad)
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    shapes.setdefault(tuple(parameter.shape), []).append((parameter, update, group["lr"]))
+        for (rows, columns), alike in shapes.items():  # of one shape at once: small matrices cost their calls
+            updates = orthogonalised(torch.stack([update for _, update, _ in alike]))
+            for (parameter, _, rate), update in zip(alike, updates, strict=True):
+                parameter.add_(update, alpha=-rate * max(1, rows / columns) ** 0.5)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, *, rate: float, decay: float) -> None:
+    def _momentum(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """The update before it is made orthogonal: Nesterov's momentum."""
         state = self.state[parameter]
         if not state:
             state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
             state["momentum"] = torch.zeros_like(gradient)
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonalised(gradient.lerp(state["momentum"], MOMENTUM))
-        parameter.mul_(1 - rate * decay)
-        parameter.add_(update, alpha=-rate * max(1, parameter.shape[0] / parameter.shape[1]) ** 0.5)
+        return gradient.lerp(state["momentum"], MOMENTUM)
 
 
-def orthogonalised(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """About U Vᵀ for a matrix U S Vᵀ: five steps of a quintic Newton-Schulz iteration.
+def orthogonalised(matrices: Float[Tensor, "*k m n"]) -> Float[Tensor, "*k m n"]:
+    """About U Vᵀ for each matrix U S Vᵀ: five steps of a quintic Newton-Schulz iteration.
 
     >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(8, 32)))
     >>> bool(0.5 < values.min() <= values.max() < 1.3)
     True
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalised(matrix.T).T
-    x = matrix.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
-    x = x / x.norm().clamp(min=1e-7)
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalised(matrices.mT).mT
+    x = matrices.to(torch.float32 if matrices.device.type == "cpu" else torch.bfloat16)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
     return x
