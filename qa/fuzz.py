@@ -25,12 +25,12 @@ PARTS = {
 
 
 def main() -> None:
-    """Run the three folders; write the counts when all pass."""
+    """Run the three folders, and the properties on new blocks; write the counts when all pass."""
     cases = int(os.environ.get("CASES", "1000"))
     numbers = {variable: str(max(1, cases // divisor)) for _, variable, divisor in PARTS.values()}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "counts.json"
-        command = [sys.executable, "-m", "pytest", "-q", *(f"tests/{part}" for part in PARTS)]
+        command = [sys.executable, "-m", "pytest", "-q", *(f"tests/{part}" for part in PARTS), "qa/test_new_blocks.py"]
         environment = os.environ | numbers | {"COUNTS": str(path)}
         if subprocess.run(command, cwd=ROOT, env=environment, timeout=60 * MINUTES, check=False).returncode:
             raise SystemExit("a case failed; its number is in the traceback. Nothing was written.")
