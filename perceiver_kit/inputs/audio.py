@@ -17,9 +17,6 @@ from ..registry import register
 from ..tokens import Grid
 from .base import Combine, Input
 
-RANGE = 8 * math.log(10)
-"""80 dB of power, in nats."""
-
 
 @register("inputs")
 class AudioPatches(Input):
@@ -71,16 +68,16 @@ class LogMel(Input):
 
     Two options help with few sounds:
 
-    - ``relative``: values count from the loudest of each sound, so that its volume is no clue: 2 there, -2 at 80 dB
-      below it and where it is quieter. Silence that pads a sound changes no other row. Whisper (Radford et al. 2022)
-      cuts at 80 dB, too.
+    - ``standardise``: the values of each sound are shifted and scaled to mean 0 and deviation 1, so that its volume is
+      no clue. Rows of zeros alone, such as those that pad a sound, are scaled too, but do not count.
     - ``span_masks``, a share in [0, 1]: training replaces two spans of rows and two of bands by the mean of the sound,
       each of a random width up to this share (SpecAugment, Park et al. 2019). Evaluation replaces nothing.
 
     >>> LogMel(16_000)(torch.zeros(2, 16_000)).rows.shape
     torch.Size([2, 100, 64])
-    >>> LogMel(16_000, relative=True).eval()(torch.rand(2, 16_000) * 2 - 1).rows.amax((1, 2))
-    tensor([2., 2.])
+    >>> rows = LogMel(16_000, standardise=True)(torch.randn(1, 16_000)).rows
+    >>> bool(rows.mean().abs() < 1e-4), round(float(rows.std()), 2)
+    (True, 1.0)
     """
 
     def __init__(
@@ -92,7 +89,7 @@ class LogMel(Input):
         hop: int = 160,
         low: float = 0.0,
         high: float | None = None,
-        relative: bool = False,
+        standardise: bool = False,
         span_masks: float = 0.0,
         grid: Grid | None = None,
         positions: Positions | None = None,
@@ -101,7 +98,7 @@ class LogMel(Input):
         check_positive("LogMel", rate=rate, bands=bands, window=window, hop=hop)
         top = rate / 2 if high is None else high
         check_number("LogMel", low=low, high=top)
-        check_flag("LogMel", relative=relative)
+        check_flag("LogMel", standardise=standardise)
         check_probability("LogMel", span_masks=span_masks)
         if not low < top <= rate / 2 or hop > window:
             raise AssemblyError(
@@ -110,7 +107,7 @@ class LogMel(Input):
             )
         super().__init__(bands, grid=grid, positions=positions, combine=combine)
         self.rate, self.bands, self.window, self.hop, self.low, self.high = rate, bands, window, hop, low, top
-        self.relative, self.span_masks = relative, span_masks
+        self.standardise, self.span_masks = standardise, span_masks
 
     @property
     def raw_axes(self) -> str:
@@ -129,9 +126,11 @@ class LogMel(Input):
         spectrum = torch.stft(wave, self.window, self.hop, window=hann, center=False, return_complex=True)
         power = rearrange(spectrum.abs().square(), "b f n -> b n f") @ self._filters(raw.device)
         rows = (power + 1e-6).log()
-        if self.relative:
-            below = rows - reduce(rows, "b n f -> b 1 1", "max")
-            rows = 2 + 4 * below.clamp(min=-RANGE) / RANGE
+        if self.standardise:
+            weight = (reduce(power, "b n f -> b n 1", "sum") > 0) + 1e-6  # not 0: a sound may be silent as a whole
+            count = self.bands * reduce(weight, "b n 1 -> b 1 1", "sum")
+            rows = rows - reduce(weight * rows, "b n f -> b 1 1", "sum") / count
+            rows = rows / (reduce(weight * rows.square(), "b n f -> b 1 1", "sum") / count + 1e-6).sqrt()
         if self.training and self.span_masks:
             mean = reduce(rows, "b n f -> b 1 1", "mean")
             for _ in range(2):

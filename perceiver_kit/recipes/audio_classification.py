@@ -44,7 +44,7 @@ def _random_sound(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             layers=1,
             samples_per_row=320,
             mel_bands=64,
-            relative=True,
+            standardise=True,
             span_masks=0.16,
             audio_bands=8,
         ),
@@ -52,7 +52,7 @@ def _random_sound(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     sources=_clips.SOURCES
     | dict(
         sample_rate=f"{_clips.AUDIOSET}: 48 kHz",
-        relative=f"{_clips.CHOSEN}; ``inputs.LogMel`` names its sources",
+        standardise=f"{_clips.CHOSEN}; ``inputs.LogMel`` names its sources",
         span_masks=f"{_clips.CHOSEN}; ``inputs.LogMel`` names its sources",
     ),
     group=Encoder,
@@ -77,7 +77,7 @@ def audio_classification(
     features: _clips.Features = "patches",
     samples_per_row: int = 128,
     mel_bands: int = 64,
-    relative: bool = False,
+    standardise: bool = False,
     span_masks: float = 0.0,
     audio_bands: int = 192,
     dropout: float = 0.0,
@@ -88,7 +88,7 @@ def audio_classification(
 
     Takes audio (b, samples), mono in [-1, 1] at ``sample_rate``, and returns label (b, num_labels) logits. A row is a
     patch of ``samples_per_row`` samples, or a log-mel spectrum of ``mel_bands`` of them (``features="log_mel"``);
-    ``relative`` and ``span_masks`` are those of ``inputs.LogMel``, and mean nothing to patches. Any number of whole
+    ``standardise`` and ``span_masks`` are those of ``inputs.LogMel``, and mean nothing to patches. Any number of whole
     rows is read; the model is trained on windows of ``audio_samples``, and ``kit.predict`` averages the outputs for
     the windows of a file, which it resamples to ``sample_rate``.
 
@@ -105,7 +105,7 @@ def audio_classification(
         samples_per_row=samples_per_row,
         mel_bands=mel_bands,
         bands=audio_bands,
-        relative=relative,
+        standardise=standardise,
         span_masks=span_masks,
     )
     return _clips.classifier(
