@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,12 +41,10 @@ def _random_sound(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             audio_samples=8000,
             sample_rate=8000,
             features="log_mel",
-            num_latents=16,
-            layers=1,
-            samples_per_row=320,
+            samples_per_row=160,
             mel_bands=64,
             standardise=True,
-            span_masks=0.16,
+            span_masks=0.1,
             audio_bands=8,
         ),
     ),
@@ -56,7 +55,7 @@ def _random_sound(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         span_masks=f"{_clips.CHOSEN}; ``inputs.LogMel`` names its sources",
     ),
     group=Encoder,
-    objective=Classification,
+    objective=partial(Classification, label_smoothing=0.1),
     training=dict(steps=600, batch=32, rate=2e-3, quick=dict(optimizer="muon", weight_decay=0.05)),
     data=dict(
         instruments="perceiver_kit.data.sounds:instruments",
