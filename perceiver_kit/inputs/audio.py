@@ -7,10 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..checks import check_number, check_positive, check_tensor
+from ..checks import check_flag, check_number, check_positive, check_probability, check_tensor
 from ..errors import AssemblyError, InputError
 from ..positions import Positions
 from ..registry import register
@@ -66,8 +66,18 @@ class LogMel(Input):
     from ``low`` to ``high`` Hz (default: half of ``rate``). A value is log(power + 1e-6), computed in float32. A
     mask may be over rows or samples, as for ``AudioPatches``.
 
+    Two options help with few sounds:
+
+    - ``standardise``: the values of each sound are shifted and scaled to mean 0 and deviation 1, so that its volume is
+      no clue. Rows of zeros alone, such as those that pad a sound, are scaled too, but do not count.
+    - ``span_masks``, a share in [0, 1]: training replaces two spans of rows and two of bands by the mean of the sound,
+      each of a random width up to this share (SpecAugment, Park et al. 2019). Evaluation replaces nothing.
+
     >>> LogMel(16_000)(torch.zeros(2, 16_000)).rows.shape
     torch.Size([2, 100, 64])
+    >>> rows = LogMel(16_000, standardise=True)(torch.randn(1, 16_000)).rows
+    >>> bool(rows.mean().abs() < 1e-4), round(float(rows.std()), 2)
+    (True, 1.0)
     """
 
     def __init__(
@@ -79,6 +89,8 @@ class LogMel(Input):
         hop: int = 160,
         low: float = 0.0,
         high: float | None = None,
+        standardise: bool = False,
+        span_masks: float = 0.0,
         grid: Grid | None = None,
         positions: Positions | None = None,
         combine: Combine = "concat",
@@ -86,6 +98,8 @@ class LogMel(Input):
         check_positive("LogMel", rate=rate, bands=bands, window=window, hop=hop)
         top = rate / 2 if high is None else high
         check_number("LogMel", low=low, high=top)
+        check_flag("LogMel", standardise=standardise)
+        check_probability("LogMel", span_masks=span_masks)
         if not low < top <= rate / 2 or hop > window:
             raise AssemblyError(
                 f"LogMel: expected low < high <= rate / 2 and hop <= window, got low={low}, high={top}, rate={rate}, "
@@ -93,6 +107,7 @@ class LogMel(Input):
             )
         super().__init__(bands, grid=grid, positions=positions, combine=combine)
         self.rate, self.bands, self.window, self.hop, self.low, self.high = rate, bands, window, hop, low, top
+        self.standardise, self.span_masks = standardise, span_masks
 
     @property
     def raw_axes(self) -> str:
@@ -110,7 +125,18 @@ class LogMel(Input):
         hann = torch.hann_window(self.window, dtype=torch.float32, device=raw.device)
         spectrum = torch.stft(wave, self.window, self.hop, window=hann, center=False, return_complex=True)
         power = rearrange(spectrum.abs().square(), "b f n -> b n f") @ self._filters(raw.device)
-        return (power + 1e-6).log().to(raw.dtype)
+        rows = (power + 1e-6).log()
+        if self.standardise:
+            weight = (reduce(power, "b n f -> b n 1", "sum") > 0) + 1e-6  # not 0: a sound may be silent as a whole
+            count = self.bands * reduce(weight, "b n 1 -> b 1 1", "sum")
+            rows = rows - reduce(weight * rows, "b n f -> b 1 1", "sum") / count
+            rows = rows / (reduce(weight * rows.square(), "b n f -> b 1 1", "sum") / count + 1e-6).sqrt()
+        if self.training and self.span_masks:
+            mean = reduce(rows, "b n f -> b 1 1", "mean")
+            for _ in range(2):
+                for axis in (1, 2):
+                    rows = torch.where(_span(rows, axis, self.span_masks), mean, rows)
+        return rows.to(raw.dtype)
 
     def _filters(self, device: torch.device) -> Float[Tensor, "f bands"]:
         """The triangle of each band over the frequencies of the transform. Computed at each call: nothing is cached."""
@@ -123,6 +149,16 @@ class LogMel(Input):
         frequency = rearrange(frequency, "f -> f 1")
         rising, falling = (frequency - left) / (centre - left), (right - frequency) / (right - centre)
         return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _span(rows: Tensor, axis: int, share: float) -> Bool[Tensor, "b n f"]:
+    """True in a random span along an axis of each sample, of a random width up to this share of it."""
+    size = rows.shape[axis]
+    width, start = torch.rand(2, rows.shape[0], 1, 1, device=rows.device)
+    width = (width * (int(share * size) + 1)).floor()
+    start = (start * (size - width + 1)).floor()
+    place = rearrange(torch.arange(size, device=rows.device), "n -> 1 n 1" if axis == 1 else "n -> 1 1 n")
+    return (start <= place) & (place < start + width)
 
 
 def _masked(raw: Tensor, mask: Tensor, hop: int) -> tuple[Tensor, Tensor]:

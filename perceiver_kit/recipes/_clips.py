@@ -60,8 +60,12 @@ def sound_rows(
     samples_per_row: int,
     mel_bands: int,
     bands: int,
+    **log_mel: Any,
 ) -> Input:
-    """Sound (b, samples) in rows of ``samples_per_row``: the waveform itself, or log-mel spectra of 2.5 such rows."""
+    """Sound (b, samples) in rows of ``samples_per_row``: the waveform itself, or log-mel spectra of 2.5 such rows.
+
+    ``log_mel`` are further arguments of ``LogMel``.
+    """
     check_choice(owner, "features", features, ("patches", "log_mel"))
     check_positive(owner, audio_samples=samples, samples_per_row=samples_per_row)
     if samples % samples_per_row:
@@ -70,7 +74,7 @@ def sound_rows(
     options: dict[str, Any] = dict(grid=grid, positions=Fourier(bands=bands, max_resolution=grid))
     if features == "patches":
         return AudioPatches(samples_per_row, **options)
-    return LogMel(rate, bands=mel_bands, window=5 * samples_per_row // 2, hop=samples_per_row, **options)
+    return LogMel(rate, bands=mel_bands, window=5 * samples_per_row // 2, hop=samples_per_row, **options, **log_mel)
 
 
 def classifier(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,13 +42,20 @@ def _random_sound(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             sample_rate=8000,
             features="log_mel",
             samples_per_row=160,
-            mel_bands=32,
+            mel_bands=64,
+            standardise=True,
+            span_masks=0.1,
             audio_bands=8,
         ),
     ),
-    sources=_clips.SOURCES | dict(sample_rate=f"{_clips.AUDIOSET}: 48 kHz"),
+    sources=_clips.SOURCES
+    | dict(
+        sample_rate=f"{_clips.AUDIOSET}: 48 kHz",
+        standardise=f"{_clips.CHOSEN}; ``inputs.LogMel`` names its sources",
+        span_masks=f"{_clips.CHOSEN}; ``inputs.LogMel`` names its sources",
+    ),
     group=Encoder,
-    objective=Classification,
+    objective=partial(Classification, label_smoothing=0.1),
     training=dict(steps=600, batch=32, rate=2e-3, quick=dict(optimizer="muon", weight_decay=0.05)),
     data=dict(
         instruments="perceiver_kit.data.sounds:instruments",
@@ -68,6 +76,8 @@ def audio_classification(
     features: _clips.Features = "patches",
     samples_per_row: int = 128,
     mel_bands: int = 64,
+    standardise: bool = False,
+    span_masks: float = 0.0,
     audio_bands: int = 192,
     dropout: float = 0.0,
     activation: Activation = "gelu",
@@ -76,9 +86,10 @@ def audio_classification(
     """Classification of sound (the first Perceiver, section 4.2), one label or several.
 
     Takes audio (b, samples), mono in [-1, 1] at ``sample_rate``, and returns label (b, num_labels) logits. A row is a
-    patch of ``samples_per_row`` samples, or a log-mel spectrum of ``mel_bands`` of them (``features="log_mel"``). Any
-    number of whole rows is read; the model is trained on windows of ``audio_samples``, and ``kit.predict`` averages
-    the outputs for the windows of a file, which it resamples to ``sample_rate``.
+    patch of ``samples_per_row`` samples, or a log-mel spectrum of ``mel_bands`` of them (``features="log_mel"``);
+    ``standardise`` and ``span_masks`` are those of ``inputs.LogMel``, and mean nothing to patches. Any number of whole
+    rows is read; the model is trained on windows of ``audio_samples``, and ``kit.predict`` averages the outputs for
+    the windows of a file, which it resamples to ``sample_rate``.
 
     >>> model = build("audio_classification", preset="tiny", num_labels=5)
     >>> model({"audio": torch.rand(2, 4096) * 2 - 1})["label"].shape
@@ -93,6 +104,8 @@ def audio_classification(
         samples_per_row=samples_per_row,
         mel_bands=mel_bands,
         bands=audio_bands,
+        standardise=standardise,
+        span_masks=span_masks,
     )
     return _clips.classifier(
         Inputs(audio=audio),
