@@ -22,11 +22,13 @@ from .plain import is_plain
 from .queries import Queries
 from .tokens import Encoded, Grid, take_rows
 
+# The arguments ``at``, ``size`` and ``query_mask`` by output, and ``queries`` by query: see ``PerceiverIO.decode``.
 At = Mapping[str, Tensor | None]
 Sizes = Mapping[str, Grid]
 QueryMask = Mapping[str, Tensor]
-READS = "the query reads the latents"
 Asked = Mapping[str, Tensor]
+
+READS = "the query reads the latents"
 
 # Memory budget in bytes of one decoder call. It sets the default chunk size at inference. All queries of a published
 # video (804,737 × 1,026) would take 3.3 GB, and four times that inside the decoder. On a CPU, tensors above 32 MiB cost
