@@ -257,9 +257,9 @@ def choose_kernel(
 ) -> Kernel:
     """The kernel for heads of width ``e`` in queries and keys, ``f`` in values.
 
-    ``"fused"`` is torch's kernel, which usually stores no scores. ``"tiled"`` is matmul, softmax, matmul in tiles of the
-    scores; ``"whole"`` is the same without tiles, for a compiler. ``triangle``: a causal mask that torch's kernel would
-    need as a tensor (m, n).
+    ``"fused"`` is torch's kernel, which usually stores no scores. ``"tiled"`` is matmul, softmax, matmul in tiles of
+    the scores; ``"whole"`` is the same without tiles, for a compiler. ``triangle``: a causal mask that torch's kernel
+    would need as a tensor (m, n).
     """
     # On a GPU torch's flash and cuDNN kernels support heads up to 256 wide. Wider heads get its memory-efficient
     # kernel, which makes poor use of the matrix units. Milliseconds per call on an H100 in bfloat16, fused : tiled, by
