@@ -13,24 +13,25 @@ Entry = dict[str, Any]
 INTRODUCTION = """\
 # On a GPU
 
-`make bench DEVICE=cuda` measures the kit beside the others in one process, in turns: the same weights, inputs and
-dtype; outputs are compared first (*apart*: ‖ours − theirs‖ / ‖theirs‖). Milliseconds are medians by CUDA events, *MiB*
-is the allocator's peak above the model and its inputs. *Replayed*: the same call as a CUDA graph, which leaves out the
-time of Python and of launching kernels: what remains is the work of the GPU. At batch 1 most published models are
-small for a GPU, and eager calls are bound by Python."""
+`make bench DEVICE=cuda` runs the kit and each reference in turns in one process, with the same weights, inputs and
+dtype. Outputs are compared first: *apart* is ‖ours − theirs‖ / ‖theirs‖. Milliseconds are medians by CUDA events. *MiB*
+is the allocator's peak above the model and its inputs. *Replayed* is the same call as a CUDA graph, which excludes the
+time of Python and of kernel launches. *TFLOP* is the work of the kit's call, *of the peak* its rate (replayed, if
+given) relative to the peak of matrix products. At batch 1 most published models are small for a GPU, and eager calls
+are bound by Python."""
 
 # What the figures say, and what is not measured.
 NOTES = Path(__file__).resolve().with_name("gpu_notes.md")
 
 SECTIONS = {
-    "forward": "Published sizes, batch 1, eager. Of a video with sound all rows are decoded; Hugging Face decodes one "
-    "of 128 equal parts, whose time is multiplied by 128.",
+    "forward": "Published sizes, batch 1, eager. For a video with sound the kit decodes all rows, encoded once. For "
+    "Hugging Face one of 128 equal parts is timed, and its time is multiplied by 128.",
     "batch": "Larger batches, bfloat16.",
     "train": "A training step: forward, mean square loss, backward, fused AdamW; autocast to bfloat16, weights in "
     "float32.",
     "compiled": "Both under `torch.compile`, bfloat16, batch 1.",
-    "generation": "A token after a full context: `causal_lm` with policy `roll` beside GPT-2 with its cache (sizes as "
-    "on the [CPU page](benchmarks.md#generation)).",
+    "generation": "One token with a full context: `causal_lm` with policy `roll`, compared with GPT-2 and its cache "
+    "(sizes as on the [CPU page](benchmarks.md#generation)).",
     "perceiver-pytorch": "The generic model of the [CPU page](benchmarks.md#perceiver-pytorch), autocast to bfloat16.",
 }
 
@@ -49,9 +50,9 @@ def markdown(data: dict[str, Any]) -> str:
     parts = [INTRODUCTION]
     if peaks:
         parts.append(
-            f"Measured on: {machine['device']}, torch {machine['torch']}, Python {machine['python']}. Its products of "
+            f"Measured on: {machine['device']}, torch {machine['torch']}, Python {machine['python']}. Products of "
             f"8192 × 8192 matrices reach {peaks['float32'] / 1e12:.0f} TFLOP/s in float32 and "
-            f"{peaks['bfloat16'] / 1e12:.0f} in bfloat16, its copies {peaks['bytes_per_second'] / 1e12:.2f} TB/s."
+            f"{peaks['bfloat16'] / 1e12:.0f} in bfloat16; copies reach {peaks['bytes_per_second'] / 1e12:.2f} TB/s."
         )
     for group, said in SECTIONS.items():
         own = [entry for entry in entries if entry["name"].startswith(f"{group}/") and "sides" in entry]

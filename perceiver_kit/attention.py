@@ -19,10 +19,10 @@ from .initialisation import linear
 from .masks import Mask, Masks
 from .observing import Observed
 
-# Rows narrower than this get keys of this width by default: three channels cannot be divided among heads.
+# Narrow rows get q and k of this width by default: three channels, for example, cannot be divided among heads.
 MIN_WIDTH = 16
 
-# Builds a module for rows with this many channels, such as a norm or an MLP: see variants.py.
+# A function from a number of channels to a module, such as a norm or an MLP: see variants.py.
 Make = Callable[[int], nn.Module]
 # Rotates queries or keys (b, heads, n, c) by the positions (b or 1, n) of their rows: see variants.Rotary.
 Turn = Callable[[Tensor, Tensor], Tensor]
@@ -37,26 +37,26 @@ class Attention(Observed):
 
     q is a linear map of the queries, k and v are linear maps of the rows, and c is the width of one head.
     ``qk_channels`` is the width of q and k over all heads, ``v_channels`` the width of v (default: ``qk_channels``). By
-    default ``qk_channels`` is ``key_channels``, as in the paper. If this is less than 16 and less than
-    ``query_channels``, the smaller of these two is used, rounded up to a multiple of ``heads``. Queries with batch size
-    1 are used for every sample. With fewer ``kv_heads`` than ``heads``, consecutive heads of q share one head of k and
-    v (grouped-query attention). ``qk_norm`` is a function that builds a norm for a width (``variants.py``): one norm is
-    applied to each head of q, another to each head of k. ``bias`` says which linear layers have biases: ``"all"``,
-    ``"output"`` only, or ``"none"``.
+    default ``qk_channels`` is ``key_channels``, as in the paper. Narrow rows are the exception: if ``key_channels`` is
+    less than min(16, ``query_channels``), the default is this minimum, rounded up to a multiple of ``heads``. Queries
+    with batch size 1 are used for every sample. With fewer ``kv_heads`` than ``heads``, consecutive heads of q share
+    one head of k and v (grouped-query attention). ``qk_norm`` is a function that builds a norm for a width
+    (``variants.py``): one norm is applied to each head of q, another to each head of k. ``bias`` says which linear
+    layers have biases: ``"all"``, ``"output"`` only, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
-    With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i. So the m
-    queries may be the last m of the n rows. ``query_mask`` (b, m) is False for queries that read nothing. A query reads
-    a row only if all three allow it. Masked rows have weight zero. A query that may read nothing has a weighted sum of
-    zero (before the output projection).
+    With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, as if the m
+    queries were the last m of the n rows. ``query_mask`` (b, m) is False for queries that read nothing. A query reads a
+    row only if all three masks allow it. Masked rows have weight zero. The weighted sum of a query that may read
+    nothing is zero (before the output projection).
 
     ``positions`` rotates queries and keys by their positions. ``forward`` takes ``query_positions`` (m,) or (b, m) and
     ``key_positions`` (n,) or (b, n); by default the rows have positions 0 to n - 1, the queries n - m to n - 1. Pass
     ``key_values(rows)`` in place of the rows to project them once when they are read several times.
 
-    With ``compete`` the queries compete for rows, as in slot attention: a softmax over the queries i gives the shares
-    a[i, j] of row j, and the weights of query i are a[i, j] / Σⱼ a[i, j]. Without it, queries whose weights are nearly
-    uniform all read almost the average row.
+    With ``compete`` the queries compete for rows, as in slot attention: a softmax over the queries i divides row j into
+    shares a[i, j], and the weights of query i are a[i, j] / Σⱼ a[i, j]. Without competition, queries with nearly
+    uniform weights all read nearly the average row.
 
     ``formula`` is the definition. ``forward`` computes the same result, faster (``attention_backends.py``).
 
@@ -107,8 +107,8 @@ class Attention(Observed):
         self.output = linear(v_channels, query_channels, bias=bias != "none")
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
-        # Whether q kᵀ is a product of the linear layers alone. Then the layer of k may be applied to the queries
-        # instead of to the rows, which are more.
+        # Without shared heads, norms, rotation or competition (x Wq)(y Wk)ᵀ = x (Wq Wkᵀ) yᵀ. Then Wk may be applied to
+        # the queries, which are usually fewer than the rows.
         self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not compete
 
     def weights(
@@ -130,8 +130,8 @@ class Attention(Observed):
         if readable is None:
             return scores.softmax(-1)
         readable = rearrange(readable, "b m n -> b 1 m n")
-        # The lowest finite score, not -inf: with -inf, a query that may read nothing has weights of NaN. Now they are
-        # uniform, and the product makes them zero.
+        # Masked scores are the lowest finite number: with -inf, a query that may read nothing would have NaN weights.
+        # This way its weights are uniform, and the product with ``readable`` sets them to zero.
         return scores.masked_fill(~readable, torch.finfo(scores.dtype).min).softmax(-1) * readable
 
     def formula(
@@ -167,7 +167,7 @@ class Attention(Observed):
         """Compute ``formula`` faster; the results differ by rounding only."""
         masks = Masks(mask, query_mask, causal).checked(queries, rows_of(keys))
         dropout = self.dropout if self.training else 0.0
-        if isinstance(keys, Tensor) and self.mergeable:  # the cheapest order of products is chosen
+        if isinstance(keys, Tensor) and self.mergeable:  # ``attend`` chooses the cheapest order of matrix products
             layers = Projections(self.query, self.key, self.value, self.output)
             return attend(queries, keys, masks, layers, heads=self.heads, scale=self.scale, dropout=dropout)
         q, (k, v) = self._projected(queries, keys, masks, query_positions, key_positions)
@@ -193,23 +193,23 @@ class Attention(Observed):
         query_positions: Tensor | None,
         key_positions: Tensor | None,
     ) -> tuple[Float[Tensor, "#b heads m e"], KeyValues]:
-        read = keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)
+        kv = keys if isinstance(keys, KeyValues) else self.key_values(keys, key_positions)
         if query_positions is None:
-            m, n = queries.shape[1], read.key.shape[-2]
+            m, n = queries.shape[1], kv.key.shape[-2]
             query_positions = torch.arange(n - m, n, device=queries.device)
         q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
         q = self._rotated(self.query_norm(q), query_positions)
-        if self.compete:  # a channel more, with which the softmax over rows gives the weights of competing queries
-            q, key = competing(q, read.key, masks, self.scale)
-            read = read._replace(key=key)
-        return q, read
+        if self.compete:  # one more channel: it subtracts log Σᵢ exp(score) over queries i from the scores of each row
+            q, key = competing(q, kv.key, masks, self.scale)
+            kv = kv._replace(key=key)
+        return q, kv
 
     def _rotated(self, rows: Float[Tensor, "b heads n e"], positions: Tensor) -> Float[Tensor, "b2 heads n e"]:
         return rows if self.positions is None else self.positions(rows, rearrange(positions, "... n -> (...) n"))
 
 
 def rows_of(keys: Keys) -> Float[Tensor, "b n c"]:
-    """The rows; for keys and values an empty tensor (b, n, 0), of their batch size and number of rows."""
+    """The rows. For projected keys and values: a tensor (b, n, 0), for checks of batch size and number of rows."""
     return keys.rows() if isinstance(keys, KeyValues) else keys
 
 

@@ -28,20 +28,20 @@ NO_MASKS = Masks()
 Side = Literal["both", "queries", "keys"]
 Kernel = Literal["fused", "tiled", "whole"]
 
-# In training, rows from this size on have the activations of their MLP recomputed in the backward pass. On a GPU it
-# costs more than it saves below the larger size: with it a step of the published image models at batch 8 took 225 to
-# 267 ms on an H100, Hugging Face's, which recomputes nothing, 128 to 142.
+# In training, the MLP's activations are recomputed in the backward pass for rows of at least this size. On a GPU the
+# minimum is larger: with 2 MiB, training steps of the published image models at batch 8 took 225 to 267 ms on an H100;
+# Hugging Face's models, which recompute nothing, took 128 to 142 ms.
 RECOMPUTE_MIN_BYTES, GPU_RECOMPUTE_MIN_BYTES = 2**21, 2**28
-# Scores that are held at once to sum over competing queries.
+# Memory budget for scores while competing queries are summed over.
 COMPETE_MAX_BYTES = 2**24
 # The widest head of torch's flash and cuDNN kernels on a GPU.
 GPU_WIDEST_HEAD = 256
-# Rows whose width is a multiple of this are read fast by a GPU's matrix units, in 16 bits.
+# A GPU's matrix units need 16-bit rows whose width is a multiple of this.
 GPU_ALIGNMENT = 8
 
 
 class Projections(NamedTuple):
-    """The four linear layers of attention. Other modules, such as adapters, may stand in their places."""
+    """The four linear layers of attention. Other modules, such as adapters, may replace them."""
 
     query: nn.Linear
     key: nn.Linear
@@ -50,13 +50,13 @@ class Projections(NamedTuple):
 
 
 class KeyValues(NamedTuple):
-    """Rows as one attention reads them: projected, split into heads, keys turned. A cache of generation holds these."""
+    """Projected rows, split into heads, with keys rotated. The cache of generation holds these."""
 
     key: Float[Tensor, "b heads n e"]
     value: Float[Tensor, "b heads n f"]
 
     def rows(self) -> Float[Tensor, "b n 0"]:
-        """Rows of no channels, for whoever asks for their number, batch and device."""
+        """Rows without channels, for checks of their number, batch size and device."""
         return rearrange(self.key[..., :0], "b heads n c -> b n (heads c)")
 
     def followed_by(self, other: KeyValues) -> KeyValues:
@@ -77,13 +77,13 @@ def attend(
     scale: float,
     dropout: float,
 ) -> Float[Tensor, "b m cq"]:
-    """Attention with these layers, projecting the side that costs least."""
+    """Attention with these layers, in the order of products that ``choose_side`` finds cheapest."""
     side = choose_side(layers, queries.shape[1], keys.shape[1], heads=heads, dropout=dropout)
     if side == "queries":
         return _projecting_queries(queries, keys, masks, layers, scale)
     if side == "keys":
         return _projecting_keys(queries, keys, masks, layers, scale)
-    # Without local names, so that q, k and v are freed before the output projection.
+    # A generator, not local variables: q, k and v are freed before the output projection.
     qkv = (
         rearrange(rows, "b n (heads c) -> b heads n c", heads=heads)
         for rows in (layers.query(queries), layers.key(keys), layers.value(keys))
@@ -93,13 +93,13 @@ def attend(
 
 
 def choose_side(layers: Projections, m: int, n: int, *, heads: int, dropout: float) -> Side:
-    """The side to project for m queries over n keys, by the count of multiply-adds.
+    """The side to project for m queries over n keys: the one with the fewest multiply-adds.
 
-    With one head (x Wq)(y Wk)ᵀ = x (Wq Wkᵀ) yᵀ can be associated either way, and the output's weight may join the
-    values'. Projecting only the short side saves the products with every row of the long one: 1.8 times fewer
-    multiply-adds in the decoder of optical flow, 200 times fewer in a classifier's.
+    With one head, the scores are (x Wq)(y Wk)ᵀ = x (Wq Wkᵀ) yᵀ, and the output is softmax(scores) y Wv Wo. So all four
+    layers can be applied to the m queries, or all to the n keys, instead of two to each. With all on the shorter side
+    attention takes 1.8 times fewer multiply-adds in the decoder of optical flow, 200 times fewer in a classifier's.
     """
-    # While a graph is traced, sizes may be symbols, which must not decide anything.
+    # No choice while a graph is traced: sizes may be symbols.
     if heads > 1 or dropout > 0 or torch.compiler.is_compiling():
         return "both"
     if not all(is_plain(layer, {nn.Linear}) and layer.bias is not None for layer in layers):
@@ -115,11 +115,11 @@ def choose_side(layers: Projections, m: int, n: int, *, heads: int, dropout: flo
 def _projecting_queries(
     queries: Tensor, keys: Tensor, masks: Masks, layers: Projections, scale: float
 ) -> Float[Tensor, "b m cq"]:
-    """Queries take on the keys' projection and read raw rows; the values' projection follows the sum.
+    """All four layers on the side of the queries x: softmax((x Wq Wkᵀ) yᵀ) y, then Wv and Wo; the rows y stay raw.
 
-    The key bias adds one number to all scores of a query, which the softmax cancels. It stays in the graph, since a
-    parameter without a gradient stops distributed training. Weights sum to one, so the value bias is added after the
-    sum, except for queries that may read nothing.
+    The key bias adds the same number to all scores of a query, which the softmax cancels. It stays in the graph: a
+    parameter without a gradient stops distributed training. The weights of a query sum to one, so the value bias is
+    added once, after the sum. Queries that may read nothing get no value bias.
     """
     q = rearrange(layers.query(queries) @ layers.key.weight, "b m c -> b 1 m c")
     rows = rearrange(keys, "b n c -> b 1 n c")
@@ -134,10 +134,10 @@ def _projecting_queries(
 def _projecting_keys(
     queries: Tensor, keys: Tensor, masks: Masks, layers: Projections, scale: float
 ) -> Float[Tensor, "b m cq"]:
-    """Keys take on the queries' projection, values the output's; queries are used raw.
+    """All four layers on the side of the keys y: softmax(x (y Wk Wqᵀ)ᵀ) (y Wv Wo); the queries x stay raw.
 
-    The query bias adds a number to all scores of a key, which does not cancel: it is a column of the keys, with a
-    column of ones in the queries, because the fused kernel has no gradient for an additive mask.
+    The query bias adds a number to all scores of a key, which the softmax does not cancel. It becomes one more column
+    of the keys, with ones in the queries: the fused kernel has no gradient for an additive mask.
     """
     k = layers.key(keys)
     bias = rearrange(k @ layers.query.bias, "b n -> b n 1")
@@ -149,7 +149,7 @@ def _projecting_keys(
 
 
 def keep_in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:
-    """The same rows, with a zero gradient for parameters that do not change them, instead of none."""
+    """The same rows; these parameters, which do not affect them, get a zero gradient instead of none."""
     if not torch.is_grad_enabled():
         return rows
     return rows + sum(0.0 * parameter.sum() for parameter in parameters)
@@ -161,10 +161,11 @@ def keep_in_graph(rows: Tensor, *parameters: Tensor) -> Tensor:
 def competing(
     q: Float[Tensor, "#b heads m e"], k: Float[Tensor, "b heads n e"], masks: Masks, scale: float
 ) -> tuple[Float[Tensor, "#b heads m e1"], Float[Tensor, "b heads n e1"]]:
-    """Queries and keys with one more channel, with which attention's softmax over rows follows one over queries.
+    """Queries and keys with one more channel, which makes ordinary attention compute that of competing queries.
 
-    Dividing a row's weights by their sum over queries subtracts its logsumexp from its scores. This is one number per
-    row, hence a channel of the keys, with ones in the queries: every kernel can compute it.
+    With scores s[i, j] of query i and row j, a[i, j] = exp(s[i, j] - L[j]), where L[j] = log Σᵢ exp s[i, j]. The
+    weights a[i, j] / Σⱼ a[i, j] are the softmax of s[i, j] - L[j] over rows. L is one number per row, so -L becomes a
+    channel of the keys, with ones in the queries, and every kernel can be used.
     """
     m, n = q.shape[-2], k.shape[-2]
     readable = (
@@ -187,8 +188,10 @@ def competing(
     else:
         size = max(1, COMPETE_MAX_BYTES // (k.shape[0] * k.shape[1] * m * k.element_size()))
         masked = [None] * math.ceil(n / size) if readable is None else readable.split(size, -1)
-        again = torch.is_grad_enabled() and can_checkpoint()
-        run = functools.partial(checkpoint, total, use_reentrant=False, preserve_rng_state=False) if again else total
+        recompute = torch.is_grad_enabled() and can_checkpoint()
+        run = (
+            functools.partial(checkpoint, total, use_reentrant=False, preserve_rng_state=False) if recompute else total
+        )
         parts = zip(k.split(size, -2), masked, strict=True)
         totals = torch.cat([run(*part) for part in parts], -1)
     return F.pad(q, (0, 1), value=1.0), torch.cat([k, rearrange(totals / -scale, "b heads n -> b heads n 1")], -1)
@@ -208,10 +211,11 @@ def weighted_sum(
 ) -> Float[Tensor, "b heads m f"]:
     """softmax(scale · q kᵀ) v over the rows that each query may read; zeros where there are none."""
     m, n = q.shape[-2], k.shape[-2]
-    if masks.causal and m == 1 and n > 0:  # the last row reads all: a token of a cached generation
+    if masks.causal and m == 1 and n > 0:  # a single query, as in cached generation, reads all rows
         masks = replace(masks, causal=False)
-    # The causal mask of torch's kernel aligns the first query with the first row and excludes any other mask.
-    square = masks.causal and masks.rows is None and not m != n  # noqa: SIM202 (a bool also where sizes are symbols)
+    # ``square``: torch's causal mask can be used. It aligns the first query with the first row, and allows no other
+    # mask. ``not m != n`` is a bool even where sizes are symbols.
+    square = masks.causal and masks.rows is None and not m != n  # noqa: SIM202
     triangle = masks.causal and not square
     kernel = choose_kernel(q.shape[-1], v.shape[-1], dropout=dropout, dtype=q.dtype, device=q.device, triangle=triangle)
     width = v.shape[-1]
@@ -220,7 +224,7 @@ def weighted_sum(
     if q.shape[0] != k.shape[0]:
         q = q.expand(k.shape[0], -1, -1, -1)
         if q.is_cuda and kernel == "fused":
-            q = q.contiguous()  # cuDNN's kernel refuses queries that the samples share
+            q = q.contiguous()  # cuDNN's kernel refuses expanded queries
     if kernel == "tiled":
         read = tiled(q, k, v, _without_empty(by_query(masks.rows)), scale, dropout, masks.causal)
     elif kernel == "whole":
@@ -234,17 +238,17 @@ def weighted_sum(
 
 
 def _aligned(rows: Tensor) -> Tensor:
-    """Columns of zeros up to a multiple of eight: exact, and a GPU's kernels need it.
+    """Rows padded with zeros to a multiple of eight channels. The result is exact, and a GPU's kernels need this width.
 
-    Without, torch computes the formula step by step. Optical flow's encoder, width 322, one call in bfloat16 on an
-    H100: 16.4 ms and 3.9 GB, instead of 4.3 ms and 1.7 GB for the plain products.
+    For other widths torch runs its unfused kernel. One call of optical flow's encoder (width 322, bfloat16, H100) then
+    takes 16.4 ms and 3.9 GB; as plain products it takes 4.3 ms and 1.7 GB.
     """
     missing = -rows.shape[-1] % GPU_ALIGNMENT
     return F.pad(rows, (0, missing)) if missing else rows
 
 
 def _without_empty(pairs: Bool[Tensor, "#b #m n"] | None) -> Bool[Tensor, "#b 1 #m n"] | None:
-    """Queries that may read nothing read everything, so that no kernel returns NaN; ``weighted_sum`` zeroes them."""
+    """The mask, with fully masked queries reading all rows: no kernel returns NaN. ``weighted_sum`` zeroes them."""
     return None if pairs is None else rearrange(pairs | ~pairs.any(-1, keepdim=True), "b m n -> b 1 m n")
 
 
@@ -253,24 +257,28 @@ def choose_kernel(
 ) -> Kernel:
     """The kernel for heads of width ``e`` in queries and keys, ``f`` in values.
 
-    ``"fused"`` is torch's, which stores no scores on any device. ``"tiled"`` is matmul, softmax, matmul in tiles,
-    ``"whole"`` the same in one, for a compiler. ``triangle``: a causal mask that torch's kernel would need as a tensor
-    (m, n).
+    ``"fused"`` is torch's kernel, which usually stores no scores. ``"tiled"`` is matmul, softmax, matmul in tiles of
+    the scores; ``"whole"`` is the same without tiles, for a compiler. ``triangle``: a causal mask that torch's kernel
+    would need as a tensor (m, n).
     """
-    # On a GPU torch's flash and cuDNN kernels end at heads of 256; for wider ones its memory-efficient kernel is left,
-    # which does not use the matrix units well. Milliseconds of a call on an H100 in bfloat16, fused : products, forward
-    # and with backward: optical flow's decoder (512) 6.8 : 2.9 and 248 : 8.8, encoder (322) 16.4 : 3.7 and 42 : 11;
-    # images by learned positions (512) 4.6 : 0.3 and 9.2 : 1.9; a video's encoder (704) 6.2 : 1.3 and 15.6 : 4.4. Up
-    # to 256 torch's is best: latents of images (128), batch 32, 0.33 : 0.41 and 2.0 : 1.9; causal, 64, as FlexAttention
-    # (0.18 : 0.19 and 0.67 : 1.11). All figures: docs/kernels.json.
+    # On a GPU torch's flash and cuDNN kernels support heads up to 256 wide. Wider heads get its memory-efficient
+    # kernel, which makes poor use of the matrix units. Milliseconds per call on an H100 in bfloat16, fused : tiled, by
+    # width of the head:
+    #   optical flow, decoder (512)   forward  6.8 : 2.9    with backward 248 : 8.8
+    #   optical flow, encoder (322)           16.4 : 3.7                   42 : 11
+    #   images, learned positions (512)        4.6 : 0.3                  9.2 : 1.9
+    #   video, encoder (704)                   6.2 : 1.3                 15.6 : 4.4
+    #   images, latents (128), batch 32       0.33 : 0.41                 2.0 : 1.9
+    # Up to 256 the fused kernel is best, for causal masks too: FlexAttention (64) takes 0.19 ms beside 0.18, with
+    # backward 1.11 beside 0.67. All figures: docs/kernels.json.
     if device.type == "cuda":
         if max(e, f) <= GPU_WIDEST_HEAD:
             return "fused"
         return "whole" if torch.compiler.is_compiling() else "tiled"
-    # On other devices torch documents fused kernels for dropout, bfloat16 and unequal widths. Not measured here.
+    # Other devices: torch documents fused kernels for dropout, bfloat16 and unequal widths. Not measured.
     if device.type != "cpu" or torch.compiler.is_compiling():
         return "fused"
-    # On a CPU, torch turns a boolean mask into one of floats, as large as the scores of one head.
+    # On a CPU, torch converts a boolean mask to floats, as many as the scores of one head.
     if triangle:
         return "tiled"
     if torch.is_autocast_enabled("cpu"):
@@ -282,8 +290,8 @@ def choose_kernel(
     if dropout > 0:
         return "tiled"
     # bfloat16: the fused kernel is no faster than in float32. Optical flow's decoder 184 : 348, encoder 173 : 278,
-    # latents 127 : 174; latents of images 164 : 327, of text 80 : 247. In training, the decoder 144 : 250, the latents
-    # of images 155 : 330, those of optical flow 127 : 106, the one loss.
+    # latents 127 : 174; latents of images 164 : 327, of text 80 : 247. In training the decoder 144 : 250, latents of
+    # images 155 : 330. The exception is latents of optical flow in training, 127 : 106.
     if dtype == torch.bfloat16:
         return "tiled"
     # Unequal widths: the fused kernel pads the narrower with zeros. Text, 32 and 160: 82 : 144, in training 72 : 142;
@@ -298,10 +306,10 @@ def choose_kernel(
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float, causal: bool
 ) -> Tensor:
-    """The kernel of torch. On a CPU it needs equal widths: zeros add nothing to a product, so padding is exact."""
+    """The fused kernel of torch. On a CPU it needs equal widths of keys and values; padding with zeros is exact."""
     width = v.shape[-1]
     if q.shape[-1] != width and q.device.type == "cpu":
-        # To a multiple of four: optical flow's decoder with 323 columns 179 GFLOP/s, with 324 188.
+        # A multiple of four is faster: optical flow's decoder with 323 channels 179 GFLOP/s, with 324 188.
         wide = 4 * math.ceil(max(q.shape[-1], width) / 4)
         q, k, v = (F.pad(rows, (0, wide - rows.shape[-1])) for rows in (q, k, v))
     read = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale)
@@ -315,7 +323,7 @@ def checkpointed_mlp(norm: nn.Module, mlp: nn.Module, rows: Float[Tensor, "b m c
     """``mlp(norm(rows))``; in training, non-matmul activations are recomputed in the backward pass.
 
     Each of two checkpoints ends with a linear layer, and only what comes before it is recomputed. At published size a
-    training step on one image needs 0.87 instead of 1.06 GiB and takes as long. Small rows are not worth it.
+    training step on one image needs 0.87 instead of 1.06 GiB and takes as long. Small rows are not recomputed.
     """
     least = GPU_RECOMPUTE_MIN_BYTES if rows.is_cuda else RECOMPUTE_MIN_BYTES
     large = torch.is_grad_enabled() and rows.numel() * rows.element_size() >= least
@@ -328,7 +336,7 @@ def checkpointed_mlp(norm: nn.Module, mlp: nn.Module, rows: Float[Tensor, "b m c
 
 
 def _is_mlp(mlp: nn.Module) -> bool:
-    """Three plain modules that are called one after another."""
+    """True for a plain sequence of three modules, as in ``MLP``."""
     if not isinstance(mlp, nn.Sequential) or type(mlp).forward is not nn.Sequential.forward or len(mlp) != 3:
         return False
     return is_plain(mlp, STOCK | {type(mlp), SquaredReLU, Gate})

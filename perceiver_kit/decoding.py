@@ -22,11 +22,13 @@ from .plain import is_plain
 from .queries import Queries
 from .tokens import Encoded, Grid, take_rows
 
+# The arguments ``at``, ``size`` and ``query_mask`` by output, and ``queries`` by query: see ``PerceiverIO.decode``.
 At = Mapping[str, Tensor | None]
 Sizes = Mapping[str, Grid]
 QueryMask = Mapping[str, Tensor]
-READS = "the query reads the latents"
 Asked = Mapping[str, Tensor]
+
+READS = "the query reads the latents"
 
 # Memory budget in bytes of one decoder call. It sets the default chunk size at inference. All queries of a published
 # video (804,737 × 1,026) would take 3.3 GB, and four times that inside the decoder. On a CPU, tensors above 32 MiB cost
@@ -67,9 +69,9 @@ def check_request(
 
 
 def check_query_mask(query_mask: QueryMask | None, model: Any, at: At, size: Sizes) -> QueryMask:
-    """``query_mask`` with its default; an InputError, before the encoder runs, for one that no inputs would fit.
+    """``query_mask`` with its default; an InputError, before the encoder runs, for one that fits no input.
 
-    Where the query follows an input, ``decode`` checks the sizes.
+    If the query follows an input, the number of its rows is not known yet: ``decode`` checks the size.
     """
     blocks, query_mask = model.outputs.blocks, {} if query_mask is None else query_mask
     if not isinstance(query_mask, Mapping):
@@ -108,7 +110,7 @@ def _check_asked(queries: Queries, wanted: Collection[str], asked: Asked) -> Non
 def decode_outputs(
     model: Any, encoded: Encoded, at: At, chunk: int | None, size: Sizes, query_mask: QueryMask, asked: Asked
 ) -> dict[str, Tensor]:
-    """Every output that ``at`` names; those of one query and equal options are decoded together."""
+    """All outputs in ``at``. Outputs that share a query, with equal options, are decoded together."""
     outputs: Outputs = model.outputs
 
     def alike(one: str, other: str) -> bool:
@@ -155,9 +157,10 @@ def decode_query(
     size: Grid | None = None,
     query_mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """``output(decoder(query, latents))``: the rows at ``index``, or all rows in each output's whole form for None.
+    """Decode one query for its outputs: ``output(decoder(query, latents))`` at the rows ``index``.
 
-    The decoder sees ``chunk`` queries at a time. ``decoder`` may be any block. ``query_mask`` is over the whole grid.
+    None decodes all rows, and ``output.whole`` gives them their form. ``chunk`` queries pass through the decoder at a
+    time. ``decoder`` may be any block. ``query_mask`` covers the whole grid.
     """
     latents, grid = encoded.latents, queries.grid(query, encoded, size)
     for name, output in outputs.items():
@@ -184,10 +187,10 @@ def decode_query(
     def decode_rows(some: Tensor | None) -> list[Tensor]:
         if folded is not None:
             return [folded(queries.blocks[query](grid, some, encoded))]
-        # Of decoders whose queries read some of the latents.
+        # Options of decoders in which a query reads some of the latents only, such as those with groups.
         place = getattr(decoder, "place", None)
         options = {} if place is None else dict(place(queries.blocks[query].follows, grid, some, encoded.layout))
-        if reading is not None:  # decoders of others may know no such argument
+        if reading is not None:  # a user's own decoder may not accept query_mask
             options["query_mask"] = take_rows(reading, some)
         rows = decoder(queries(query, grid, some, encoded), latents, **options)
         return [rows if output.mixes_rows else output(rows) for output in outputs.values()]
@@ -216,7 +219,7 @@ def _check_index(index: object, name: str, grid: Grid, batch: int) -> None:
 
 
 def _affordable_chunk(decoder: Any, latents: Tensor) -> int:
-    """Query rows of one decoder call that keep to ``CHUNK_BYTES``."""
+    """The largest number of query rows for which a decoder call stays below ``CHUNK_BYTES``."""
     row = latents.shape[0] * max(decoder.query_channels, decoder.out_channels) * latents.element_size()
     return max(1, CHUNK_BYTES.get(latents.device.type, CHUNK_BYTES_ELSEWHERE) // row)
 

@@ -175,9 +175,9 @@ class SelfAttentionLayer(Observed):
 
     ``mask`` is (b, m), or (1, m, m) or (b, m, m), whose entry [i, j] is True where row i may read row j. With
     ``causal=True`` each row reads itself and those before it. A masked row is not read by others, but still reads them.
-    ``keys``, from ``key_values``, replace the rows that are read, for example earlier rows followed by these; the mask
-    then has as many columns. ``bias``, ``norm``, ``mlp`` and ``positions`` mean the same as in
-    ``CrossAttentionLayer``.
+    ``keys`` are projected by ``key_values`` and read in place of ``rows``: for example those of earlier rows and of
+    these. The mask then has one column for each of them. ``bias``, ``norm``, ``mlp`` and ``positions`` mean the same as
+    in ``CrossAttentionLayer``.
 
     >>> SelfAttentionLayer(32, heads=8)(torch.randn(2, 5, 32)).shape
     torch.Size([2, 5, 32])
@@ -237,7 +237,7 @@ class SelfAttentionLayer(Observed):
     def key_values(
         self, rows: Float[Tensor, "b m d"], row_positions: Shaped[Tensor, "*#b m"] | None = None
     ) -> KeyValues:
-        """Keys and values of these rows, which ``forward`` takes as ``keys``, alone or after those of earlier rows."""
+        """Norm and project rows; ``forward`` takes the result as ``keys``, also joined with that of earlier rows."""
         return self.attention.key_values(self.norm(rows), row_positions)
 
 
@@ -247,7 +247,7 @@ def _zero_masked(rows: Float[Tensor, "b n c"], mask: Mask | None) -> Float[Tenso
 
 
 def _not_none(**options: Tensor | None) -> dict[str, Any]:
-    """Drop options that are None, so that a module used in place of ``Attention`` need not accept them."""
+    """Drop options that are None: a module that replaces ``Attention`` need not accept them."""
     return {name: value for name, value in options.items() if value is not None}
 
 

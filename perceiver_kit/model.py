@@ -31,9 +31,9 @@ class PerceiverIO(Block):
     """Takes a dict of raw inputs, returns a dict of outputs. Between them is an array of latents of fixed size.
 
     ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'). If its queries read each other, its attribute ``mixes_rows`` is True. Without ``queries`` each output
-    has one query of zero channels, for decoders that need none (``MeanPool``). Without decoder and outputs the model
-    only encodes. Widths may be left out: they are filled in from the stages before.
+    (b, o, d'). A decoder whose queries read each other has the attribute ``mixes_rows = True``. Without ``queries``
+    each output has one query of zero channels, for decoders that need none (``MeanPool``). Without decoder and outputs
+    the model only encodes. Widths may be left out: they are filled in from the stages before.
 
     ``labels`` gives names of classes for each output: ``{"label": ("cat", "dog")}``. They are saved in specs and
     checkpoints and never affect results. Assign to ``model.labels`` to change them. After an output block is replaced,
@@ -52,7 +52,7 @@ class PerceiverIO(Block):
     torch.Size([2, 10])
     """
 
-    # It fills in widths that its parts left out.
+    # __init__ fills in the widths that its parts left out.
     completes = True
 
     def __init__(
@@ -211,7 +211,7 @@ class PerceiverIO(Block):
         rows = {name: tokens[name] for name in sorted(needed["rows"]) if name in given}
         return Encoded(latents, tokens.layout, given, rows, content)
 
-    @joined
+    @joined  # joins what captures record of each chunk
     def decode(
         self,
         encoded: Encoded,
@@ -222,18 +222,22 @@ class PerceiverIO(Block):
         query_mask: QueryMask | None = None,
         queries: Asked | None = None,
     ) -> dict[str, Tensor]:
-        """Each output = output(decoder(queries, latents)). Without ``at`` every output is decoded completely.
+        """Each output = whole(output(decoder(queries, latents))). Without ``at`` every output is decoded completely.
+
+        An output block maps decoded rows to rows of values; its ``whole`` gives them the form of the output, such as
+        an image.
 
         ``at`` maps an output to int64 indices into its flattened grid (row-major): (k,) for the whole batch or (b, k)
         for each sample. The output is then (b, k, channels). With None in place of indices it is decoded completely.
         Outputs that are not in ``at`` are not decoded. ``chunk`` is the number of query rows per decoder call: it
-        limits memory, and changes results by rounding only. A decoder whose queries read each other (``mixes_rows``)
-        accepts neither ``at`` nor ``chunk``. ``size`` maps an output to the grid to use instead of its own.
-        ``query_mask`` maps an output to bool (b, rows) or (b, *grid), False for queries that read no latents, as the
-        original code does for padded text; by default every query reads. ``queries`` maps a query to data that it needs
-        at the call, such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``. Outputs that share a
-        query are decoded in one pass where their ``at``, ``size`` and ``query_mask`` are equal. Raises InputError for a
-        request that does not fit.
+        limits memory, and changes results by rounding only. Without it, calls under ``torch.no_grad`` use chunks that
+        fit a memory budget (``decoding.py``), others decode all rows at once. A decoder whose queries read each other
+        (``mixes_rows``) accepts neither ``at`` nor ``chunk``. ``size`` maps an output to the grid to use instead of its
+        own. ``query_mask`` maps an output to bool (b, rows) or (b, *grid), False for queries that read no latents, as
+        the original code does for padded text; by default every query reads. ``queries`` maps a query to data that it
+        needs at the call, such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``. Outputs that
+        share a query are decoded in one pass where their ``at``, ``size`` and ``query_mask`` are equal. Raises
+        InputError for a request that does not fit.
         """
         # ``forward`` checked this already, but ``decode`` may be called alone.
         at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)

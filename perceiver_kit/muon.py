@@ -18,12 +18,12 @@ MOMENTUM = 0.95
 class Muon(torch.optim.AdamW):
     """Muon for the matrices of attention and MLPs, AdamW for all other parameters, as one optimizer.
 
-    Muon makes the update of a matrix orthogonal, so that all its directions are learned equally fast. ``groups`` are
-    parameter groups of ``model`` with their weight decay; an ``lr`` of theirs scales both rates. ``rate`` is AdamW's
-    and ``muon_rate`` Muon's.
+    Muon makes the update of a matrix orthogonal, so that all its directions are learned equally fast. ``rate`` is the
+    learning rate of AdamW, ``muon_rate`` that of Muon. ``groups`` are the parameter groups of ``model``, each with its
+    ``weight_decay``. A group with its own ``lr`` scales both rates by ``lr / rate``.
 
-    ``torch.optim.Muon`` computes the same, always in bfloat16, in which a CPU multiplies small matrices 16 times slower
-    than in float32. Here it is float32 on a CPU and bfloat16 elsewhere.
+    ``torch.optim.Muon`` computes the same in bfloat16 on every device, in which a CPU multiplies small matrices 16
+    times slower than in float32. This class uses float32 on a CPU and bfloat16 elsewhere.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon.
 
@@ -48,7 +48,7 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         loss = None
-        if closure is not None:  # before groups are left out: Lightning's closure also sets gradients to zero
+        if closure is not None:  # while all groups are present: Lightning's closure also zeroes their gradients
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
@@ -64,17 +64,17 @@ class Muon(torch.optim.AdamW):
                     update = self._momentum(parameter, parameter.grad)
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     shapes.setdefault(tuple(parameter.shape), []).append((parameter, update, group["lr"]))
-        for (rows, columns), alike in shapes.items():  # of one shape at once: small matrices cost their calls
+        for (rows, columns), alike in shapes.items():  # one call for all matrices of a shape: small ones are call-bound
             updates = orthogonalised(torch.stack([update for _, update, _ in alike]))
             for (parameter, _, rate), update in zip(alike, updates, strict=True):
                 parameter.add_(update, alpha=-rate * max(1, rows / columns) ** 0.5)
         return loss
 
     def _momentum(self, parameter: Tensor, gradient: Tensor) -> Tensor:
-        """The update before it is made orthogonal: Nesterov's momentum."""
+        """Nesterov momentum: the update before it is made orthogonal."""
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)  # AdamW looks for it when a state is loaded
+            state["step"] = torch.tensor(0.0)  # AdamW expects it when a state is loaded
             state["momentum"] = torch.zeros_like(gradient)
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp(state["momentum"], MOMENTUM)

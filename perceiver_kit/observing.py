@@ -18,12 +18,12 @@ _recorders: ContextVar[tuple[Recorder, ...]] = ContextVar("recorders", default=(
 # Whether any thread captures: compiled graphs are guarded on it, and compiled again if it changes.
 _active = False
 _count, _lock = 0, threading.Lock()
-# Of the innermost call of a module in this thread: the arguments of the call, and those that ``forward`` got.
+# ``_calls.got``: arguments of the innermost call in this thread, then those that its ``forward`` got after hooks.
 _calls = threading.local()
 
 
 class Observed(nn.Module):
-    """A module whose calls are reported: what ``forward`` got, after hooks, and the output as the caller gets it."""
+    """A module that reports each call: the arguments of ``forward`` after hooks, and the output that it returns."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -44,7 +44,7 @@ class Observed(nn.Module):
 
 
 def _noted(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """``forward``, which says what it got; where it calls that of its base class, the first one does."""
+    """Wrap ``forward`` to record its arguments, only once if it calls ``forward`` of a base class."""
 
     @functools.wraps(forward)
     def noting(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ def is_observed(module: nn.Module) -> bool:
 
 
 def joined(decode: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a method that calls modules once for each chunk: their tensors are joined into one."""
+    """Decorator for a method that calls modules once per chunk: captured tensors are concatenated over chunks."""
 
     @functools.wraps(decode)
     def joining(*args: Any, **kwargs: Any) -> Any:
@@ -125,7 +125,7 @@ def _join(decode: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> An
 
 
 def _joined_parts(parts: list[Tensor], dim: int) -> list[Tensor]:
-    """Successive parts whose other sizes agree, as one; those of queries that read each other may differ in n."""
+    """Concatenate successive parts whose other sizes agree. Maps of queries that read each other may differ in n."""
 
     def other_sizes(part: Tensor) -> tuple[int, ...]:
         return (*part.shape[:dim], *part.shape[dim + 1 :])

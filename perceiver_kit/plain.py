@@ -1,4 +1,4 @@
-"""Whether a module's weights say all that calling it does: the only file that reads torch's private attributes."""
+"""Whether a module's weights can be used in place of a call; the only file that reads torch's private attributes."""
 
 from __future__ import annotations
 

@@ -13,19 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Bytes of scores that the tiled kernel has in memory at once: a tile stays in a CPU's cache (1 to 16 MiB are within
-# 10 % of each other, 32 MiB are 10 to 60 % slower). A GPU wants large products: optical flow's decoder on an H100 takes
-# 3.2 ms in tiles of 64 MiB, 3.0 in tiles of 512 MiB, 2.9 in one.
+# Bytes of scores in one tile. On a CPU a tile should fit its cache: tiles of 1 to 16 MiB differ by less than 10 %, and
+# 32 MiB are 10 to 60 % slower. On a GPU large products are faster: optical flow's decoder on an H100 takes 3.2 ms in
+# tiles of 64 MiB, 3.0 in tiles of 512 MiB, 2.9 without tiles.
 TILE_BYTES, GPU_TILE_BYTES = 2**23, 2**29
-# Keys of one tile on a CPU: with few queries over many keys, tiles of whole rows would read all keys again and again.
+# Keys of one tile on a CPU. Tiles over all keys would have few queries each, and each would read all keys.
 TILE_KEYS = 2048
-# In training, scores up to this size are saved for the backward pass; larger ones are recomputed tile by tile (optical
-# flow's decoder on an H100: 11.2 ms instead of 8.8, and 0.6 GB less).
+# In training, scores up to this size are saved for the backward pass; larger ones are recomputed tile by tile. For
+# optical flow's decoder on an H100 recomputation takes 11.2 ms instead of 8.8, and 0.6 GB less.
 MAX_SAVED_SCORE_BYTES, GPU_MAX_SAVED_SCORE_BYTES = 2**25, 2**29
 
 
 class SoftmaxState(NamedTuple):
-    """A softmax over some of the keys, in float32 at least: Σ weight · value, Σ weight, and the score of weight 1."""
+    """An unfinished softmax over some of the keys, in float32 or wider.
+
+    ``top`` is the largest score, ``total`` is Σ exp(score - top), ``read`` is Σ exp(score - top) · value.
+    """
 
     read: Float[Tensor, "b heads m f"]
     total: Float[Tensor, "b heads m 1"]
@@ -35,10 +38,10 @@ class SoftmaxState(NamedTuple):
 def tiled(
     q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float, causal: bool
 ) -> Tensor:
-    """The formula in tiles of some samples, queries and keys, so that few scores are in memory at once.
+    """The formula of attention in tiles of samples, queries and keys, so that few scores are in memory at once.
 
-    ``allowed`` is a mask (b or 1, 1, m or 1, n). With ``causal``, query i reads keys 0 to n - m + i, and no others are
-    computed but within a tile.
+    ``allowed`` is a mask (b or 1, 1, m or 1, n). With ``causal``, query i reads keys 0 to n - m + i; tiles that no
+    query reads are skipped.
     """
     b, heads, m, _ = q.shape
     n = k.shape[-2]
@@ -46,8 +49,8 @@ def tiled(
         (GPU_TILE_BYTES, GPU_MAX_SAVED_SCORE_BYTES) if q.is_cuda else (TILE_BYTES, MAX_SAVED_SCORE_BYTES)
     )
     if q.dtype != torch.float32 and not q.is_cuda:
-        # Products in bfloat16 copy heads that lie side by side, for every tile: latents of optical flow
-        # 130 : 168 GFLOP/s, of images 267 : 305. In float32 a copy is no gain.
+        # bfloat16 products copy strided heads, once per tile. One copy here is faster: latents of optical flow 168
+        # instead of 130 GFLOP/s, of images 305 instead of 267. In float32 it is not.
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     samples, rows, keys = b, m, n
@@ -58,7 +61,7 @@ def tiled(
         rows = min(m, max(1, tile_bytes // bytes_per_query))
         samples = max(1, tile_bytes // (rows * bytes_per_query))
     read_chunks = []
-    # ``split``, not slices: the gradient of a slice is as large as the tensor it is taken from.
+    # ``split``, not slices: each slice would have a gradient as large as the whole tensor.
     for q_chunk, k_chunk, v_chunk, mask_chunk in zip(
         q.split(samples), k.split(samples), v.split(samples), _split(allowed, samples, 0), strict=False
     ):
@@ -116,19 +119,22 @@ def _join(one: SoftmaxState, other: SoftmaxState) -> SoftmaxState:
 
 
 def _scores(q: Tensor, k: Tensor, allowed: Tensor | None, last_key: int | None, scale: float) -> Tensor:
-    """Scores of one tile. ``last_key`` is the last key of it that the first query may read; None for no such limit."""
+    """Scores of one tile. ``last_key`` is the index in the tile of the last key that its first query may read.
+
+    None: no causal mask.
+    """
     scores = (q * scale) @ k.mT
     if last_key is not None and last_key + 1 < k.shape[-2]:
         causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(last_key)
         allowed = causal if allowed is None else allowed & causal
-    # The lowest finite number: a fully masked tile would turn infinities into NaN.
+    # The lowest finite number, not -inf: a fully masked tile would give NaN.
     return scores if allowed is None else scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
 
 
 def one_tile(
     q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float, dropout: float
 ) -> Float[Tensor, "b heads m f"]:
-    """All scores at once."""
+    """Attention without tiles: all scores are in memory at once."""
     return _one_tile(q, k, v, allowed, None, scale, dropout)
 
 

@@ -87,8 +87,8 @@ class Encoded:
     """The result of ``encode``: latents (b, m, d), the inputs' layout, and those inputs that a query reads.
 
     ``given`` names the modalities that were passed in, not replaced by mask tokens. ``rows`` has the encoder's
-    input rows, positions included; ``content`` has the rows without positions. ``asked`` is set while one output is
-    decoded: the tensor that ``queries`` of the call give for it.
+    input rows, positions included; ``content`` has the rows without positions. While an output is decoded, ``asked`` is
+    the tensor that the call's ``queries`` give for its query.
 
     >>> enc = build("masked_lm", preset="tiny").encode({"text": torch.zeros(2, 10, dtype=torch.int64)})
     >>> enc.latents.shape, enc.given
@@ -107,7 +107,7 @@ def _register(cls: type, tensors: tuple[str, ...], static: tuple[str, ...]) -> N
     """Make a dataclass a pytree, so that export, vmap and data-parallel wrappers see its tensors."""
 
     def flatten(value: Any) -> tuple[list[Any], Any]:
-        # What is None is no leaf, so that functions of tensors can be mapped.
+        # None is not a leaf: tree_map functions of tensors would fail on it.
         present = tuple(name for name in tensors if getattr(value, name) is not None)
         return [getattr(value, name) for name in present], (present, tuple(getattr(value, name) for name in static))
 

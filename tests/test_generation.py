@@ -313,7 +313,7 @@ def test_caches_of_others_are_refused() -> None:
         (dict(ids=torch.tensor([7])), r"ids must be int64 \(b, n\), got int64 \(1,\)"),
         (dict(mask=torch.ones(1, 3).bool()), r"mask must be bool \(2, 3\), as the ids, got bool \(1, 3\)"),
         (dict(mask=torch.ones(2, 3)), r"mask must be bool \(2, 3\), as the ids, got float32 \(2, 3\)"),
-        (dict(mask=torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()), "padding on the left alone, but it ends with False"),
+        (dict(mask=torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()), "False at the left only, for padding, but it"),
         (dict(mask=torch.tensor([[1, 0, 1], [1, 1, 1]]).bool()), "or has holes"),
         (dict(mask=torch.zeros(2, 3).bool()), "but it ends with False"),
         (dict(policy="rol"), "policy is 'rol'; did you mean 'roll'"),

@@ -1,4 +1,4 @@
-"""Two views of one sample each, for training by contrast."""
+"""Two views of each sample, for contrastive training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .sampling import EVALUATION, Key, Sample, Samples
 
 
 def each_view(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch in which each view is a sample, padded to the longest: ``Data(…, collate=each_view)``.
+    """Collate samples to a batch in which each view is a sample, padded to the longest.
 
-    Every tensor of a sample has the views as its first axis.
+    For ``Data(…, collate=each_view)``. The first axis of every tensor of a sample is the view.
 
     >>> each_view([{"inputs": {"x": torch.ones(2, n)}, "targets": {"view": torch.tensor([n, n])}} for n in (3, 4)])[
     ...     "targets"
@@ -42,10 +42,11 @@ def each_view(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class Views(Dataset[Sample]):
-    """Two training draws of each sample of another data set as its views: inputs (2, …) → ``view`` int64 (2,).
+    """Two random versions of each sample of ``data`` as its views: inputs (2, …), target ``view`` int64 (2,).
 
-    The target is the index, twice. Evaluation takes two draws, too, the same ones each time. The draws differ if the
-    data set changes its training samples at random, such as ``Images(shift=2)`` or ``augmentation.Augmented``.
+    Each version is a training draw of the sample; the target is the sample's index, twice. Evaluation uses the same
+    two draws each time. The data set must change its training samples at random, such as ``Images(shift=2)`` or
+    ``augmentation.Augmented``: otherwise both views are equal.
 
     >>> from perceiver_kit.data.images import Images
     >>> digits = Images(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5), shift=2)
@@ -73,11 +74,12 @@ class Views(Dataset[Sample]):
 
 
 class SpanViews(Samples):
-    """Two halves of a text each, as views: ``text`` int64 (2, n) → ``view`` int64 (2,), the text's index, twice.
+    """Two random halves of each text as its views: ``text`` int64 (2, n), target ``view`` int64 (2,).
 
-    The first ``2 · length`` bytes at most are cut into spans of ``span`` bytes, or shorter ones if they would be fewer
-    than 16. A random half of the spans, in their order, is one view, the other half the other. So the views share
-    subject and opinion, but no sentence. n is at most ``length``; ``each_view`` pads.
+    The target is the text's index, twice. At most 2 · ``length`` bytes are cut into spans of ``span`` bytes; short
+    texts use shorter spans, so that there are at least 16. A random half of the spans, in their order, is one view,
+    the rest the other. So the views share subject and opinion, but no sentence. n is at most ``length``; ``each_view``
+    pads.
 
     Raises InputError for no texts, or one of fewer than 16 bytes.
 

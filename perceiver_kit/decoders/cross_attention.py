@@ -96,7 +96,10 @@ class Decoder(Block):
             nn.init.zeros_(self.project.weight)
 
     def place(self, follows: str | None, grid: Grid, index: Tensor | None, layout: Layout) -> Mapping[str, Any]:
-        """Options of ``forward`` for queries that follow an input: ``index`` selects queries of its grid, None all."""
+        """The options ``group`` and ``index`` of ``forward`` for queries that follow an input; none for other queries.
+
+        ``index`` selects queries of the input's grid; None: all.
+        """
         if follows is None or self.groups == 1:
             return {}
         own = groups_of(layout, self.groups, self.order)[follows]
@@ -117,7 +120,7 @@ class Decoder(Block):
             )
         if group is None:
             rows = self.cross(queries, latents, query_mask=query_mask)
-        # Where attention maps are captured, the masked form below gives one map for all groups.
+        # Not while attention maps are captured: the masked call below gives one map over the latents of all groups.
         elif index is None and not is_observed(self.cross) and not is_observed(self.cross.attention):
             rows = self._by_group(queries, latents, query_mask, group)
         else:
@@ -128,7 +131,7 @@ class Decoder(Block):
     def _by_group(
         self, queries: Tensor, latents: Tensor, query_mask: Tensor | None, group: Group
     ) -> Float[Tensor, "b o c"]:
-        """Decode all queries of a grid, with each group as a sample of its own, so that no mask is needed."""
+        """Decode all queries of a grid. Groups are moved to the batch axis, so that no mask is needed."""
         b = latents.shape[0]
         read = rearrange(latents, "b (groups m) d -> b groups m d", groups=self.groups)
         read = rearrange(read[:, group.first : group.first + group.count], "b groups m d -> (b groups) m d")

@@ -1,4 +1,4 @@
-"""What a causal encoder keeps of the rows that it has read, for those that follow."""
+"""The cache of a causal encoder: keys and values of earlier rows and latents, for the rows that follow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..attention_backends import KeyValues
 
 @dataclass(frozen=True)
 class Cache:
-    """What later rows read of earlier ones: keys and values of the input rows and of the latents, layer by layer.
+    """Keys and values that later rows read: of input rows (``cross``) and of latents (``layers``), layer by layer.
 
-    Of a sample that began later or was shorter, the first columns are not ``rows`` (b, n) or ``latents`` (b, m).
-    ``position`` (b,) is that of the next row, ``length`` (b,) the number of rows read, with those that are no longer
-    held, and ``owner`` the identity of the encoder.
+    Columns of shorter samples start with padding: ``rows`` (b, n) and ``latents`` (b, m) are False there. ``position``
+    (b,) is the position of the next row. ``length`` (b,) is the number of rows read, including rows that ``last`` has
+    dropped. ``owner`` is the ``id`` of the encoder.
     """
 
     cross: tuple[KeyValues, ...]
@@ -29,32 +29,32 @@ class Cache:
     owner: int
 
     def last(self, rows: int, latents: int) -> Cache:
-        """Only so many of the newest rows and latents."""
-        held = (max(0, self.rows.shape[1] - rows), max(0, self.latents.shape[1] - latents))
+        """Keep only the last ``rows`` rows and the last ``latents`` latents."""
+        dropped = (max(0, self.rows.shape[1] - rows), max(0, self.latents.shape[1] - latents))
 
         def cut(parts: tuple[KeyValues, ...], start: int) -> tuple[KeyValues, ...]:
             return tuple(KeyValues(part.key[:, :, start:], part.value[:, :, start:]) for part in parts)
 
-        parts = dict(cross=cut(self.cross, held[0]), layers=cut(self.layers, held[1]))
-        return replace(self, **parts, rows=self.rows[:, held[0] :], latents=self.latents[:, held[1] :])
+        parts = dict(cross=cut(self.cross, dropped[0]), layers=cut(self.layers, dropped[1]))
+        return replace(self, **parts, rows=self.rows[:, dropped[0] :], latents=self.latents[:, dropped[1] :])
 
 
-class Kept:
-    """Keys and values of one pass, each after those of the cache."""
+class CacheBuilder:
+    """Collects the keys and values of one pass, joined to those of the cache before it."""
 
     def __init__(self, past: Cache | None) -> None:
         self.past = past
-        self.crossed: list[KeyValues] = []
+        self.crosses: list[KeyValues] = []
         self.layers: list[KeyValues] = []
 
     def cross(self, new: KeyValues) -> KeyValues:
-        """All that the next cross-attention reads: the keys and values of its new rows, and those before them."""
-        past = None if self.past is None else self.past.cross[len(self.crossed)]
-        self.crossed.append(new if past is None else past.followed_by(new))
-        return self.crossed[-1]
+        """The keys and values that the next cross-attention reads: those of the cache, then the new ones."""
+        past = None if self.past is None else self.past.cross[len(self.crosses)]
+        self.crosses.append(new if past is None else past.followed_by(new))
+        return self.crosses[-1]
 
     def layer(self, new: KeyValues) -> KeyValues:
-        """All that the next layer of self-attention reads."""
+        """The same for the next layer of self-attention."""
         past = None if self.past is None else self.past.layers[len(self.layers)]
         self.layers.append(new if past is None else past.followed_by(new))
         return self.layers[-1]
@@ -65,9 +65,9 @@ class Kept:
         """The cache after a pass over ``count`` rows of each sample."""
         position = count if self.past is None else self.past.position + count
         length = count if self.past is None else self.past.length + count
-        return Cache(tuple(self.crossed), tuple(self.layers), rows, latents, position, length, owner)
+        return Cache(tuple(self.crosses), tuple(self.layers), rows, latents, position, length, owner)
 
 
 def all_of(mask: Bool[Tensor, "b n"] | None, b: int, n: int, device: torch.device) -> Bool[Tensor, "b n"]:
-    """The mask, all True where none is given."""
+    """The mask; all True for None."""
     return torch.ones(b, n, dtype=torch.bool, device=device) if mask is None else mask

@@ -1,4 +1,4 @@
-"""The causal encoder of Perceiver AR: latents sit on the last input rows and read what comes no later."""
+"""The causal encoder of Perceiver AR: each latent belongs to one of the last rows and reads no later row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..plain import match_dtype
 from ..positions import Positions, check_positions
 from ..registry import register
 from ..tokens import Tokens, take_rows
-from .cache import Cache, Kept, all_of
+from .cache import Cache, CacheBuilder, all_of
 from .latent import MAX_LAYERS
 
 Start = Literal["linear", "mlp", "learned", "shared"]
@@ -30,35 +30,36 @@ Count = Literal["forward", "back"]
 
 @register("encoders")
 class CausalEncoder(Block):
-    """Latents sit on the last ``num_latents`` rows and read rows and latents up to their own place, never later ones.
+    """Rows (b, n, channels) → latents (b, m, d) of the last m rows, m ≤ ``num_latents``. No latent reads a later row.
 
-    The latents start as a map of the rows that they sit on, cross-attend to all ``channels`` wide rows up to their own
-    place, and pass through ``layers`` of causal self-attention and a last norm. Fewer rows have fewer latents. At most
-    ``context`` rows are read.
+    Each latent starts as a map of its row, cross-attends to the rows up to its own, and passes through ``layers``
+    layers of causal self-attention and a norm. With fewer rows than ``num_latents`` there are fewer latents. More than
+    ``context`` rows are an error.
 
-    ``mask`` (b, n), or that of the tokens, may be padding on either side, to the right as published, and holes: the
-    last latent is at the last row that may be read. Latents without a row are zero and are never read.
+    ``mask`` (b, n), or the mask in ``Tokens``, may hide padding on the left or, as published, on the right, and rows
+    between. The last latent belongs to the last row that is not hidden. Latents of hidden rows are zero and never read.
 
-    Positions are integers: the row's number from 0 (``count="forward"``), or its distance from the last row
-    (``"back"``, published; rows then change whenever one follows, so that only rotary positions can be cached), or
-    ``index`` at the call. ``positions`` are features of them, on a grid of ``context``, that are added to the rows;
-    ``rotary`` turns queries and keys (``variants.Rotary``). Latents are at their row's position plus ``query_offset``.
-    The first row, or the last one, has ``first_position``.
+    Positions are integers: the row's number from 0 (``count="forward"``); its distance from the last row (``"back"``,
+    as published); or ``index`` at the call. Distances from the last row grow whenever a row follows, so that a cache
+    then needs rotary positions. ``positions`` are features of the integers, on a grid of ``context``, that are added to
+    the rows; ``rotary`` rotates queries and keys (``variants.Rotary``). A latent has the position of its row plus
+    ``query_offset``. Counting starts at ``first_position``.
 
     Args:
         channels: width of the rows.
-        num_latents: latents, ``latents_per_position`` on each of the last rows; the mean of these is its output.
+        num_latents: the largest number of latents.
+        latents_per_position: latents of each row; the row's output is their mean. m counts rows.
         latent_dim: width of the latents.
         layers: layers of self-attention.
         context: the largest number of rows.
-        query: a latent's start: ``"linear"`` or ``"mlp"`` of its row, ``"learned"`` for each, or one ``"shared"``.
-        cross_after: indices of layers that another cross-attention to the rows follows, with weights of its own.
-        query_residual: add the start to what the first cross-attention read, too.
+        query: how latents start: ``"linear"`` or ``"mlp"`` map of the row, ``"learned"`` one by one, or ``"shared"``.
+        cross_after: indices of layers after which another cross-attention, with weights of its own, reads the rows.
+        query_residual: add the output of each cross-attention to the latents, instead of replacing them.
         row_dropout: in training, the probability that a row is hidden from all latents.
         latent_dropout: in training, the probability that a latent is hidden from those after it.
         cross_qk_channels: width of queries and keys in cross-attention (default: ``channels``).
-        dropout: of attention weights.
-        residual_dropout: of the output of each layer.
+        dropout: dropout of attention weights.
+        residual_dropout: dropout of the output of each layer.
 
     Source: Perceiver AR (Hawthorne et al. 2022), google-research/perceiver-ar.
 
@@ -67,7 +68,7 @@ class CausalEncoder(Block):
     (torch.Size([2, 8, 64]), torch.Size([2, 3, 64]))
     """
 
-    # Its rows have an order.
+    # The order of rows matters.
     reads_sets = False
 
     def __init__(
@@ -137,7 +138,7 @@ class CausalEncoder(Block):
             more = [(linear(latent_dim, latent_dim), make_activation(owner, activation)) for _ in range(2)]
             parts = [part for pair in more for part in pair] if query == "mlp" else []
             self.start = nn.Sequential(linear(channels, latent_dim), *parts)
-        # Latents of one position start apart by these.
+        # Added to the latents of one row, so that they start different.
         self.apart = learned(latents_per_position, latent_dim) if latents_per_position > 1 else None
         shared: dict[str, Any] = dict(residual_dropout=residual_dropout, dropout=dropout, activation=activation)
         shared |= dict(norm=norm, mlp=mlp, positions=rotary)
@@ -161,7 +162,7 @@ class CausalEncoder(Block):
 
     @property
     def cacheable(self) -> bool:
-        """Whether keys and latents of earlier rows stay as they are when rows follow, so that they can be kept."""
+        """Whether earlier keys and latents stay the same when rows follow, so that they can be cached."""
         counted_from_start = self.count == "forward" or self.positions is None
         return counted_from_start and self.per_position == 1 and self.query != "learned"
 
@@ -182,15 +183,15 @@ class CausalEncoder(Block):
         cache: Cache | None = None,
         latents: int | Int64[Tensor, "b"] | None = None,
     ) -> tuple[Float[Tensor, "b m d"], Cache]:
-        """Latents of rows that follow those of a cache, and the cache of both; without a cache, of the first rows.
+        """Encode rows that follow those of ``cache``. Returns their latents, and a cache of all rows so far.
 
-        ``latents`` is the number that read the rows, for all samples or for each (default: ``num_latents``). The cache
-        is as long as all that it was given: ``Cache.last`` cuts it.
+        ``latents`` is the number of latents of these rows, for all samples or for each (default: ``num_latents``). The
+        cache grows with every call: cut it with ``Cache.last``.
         """
         if not self.cacheable:
             raise InputError(
-                "CausalEncoder: no cache: positions that are counted back, learned queries and several latents a "
-                "position change with every row"
+                "CausalEncoder: no cache: positions counted back, learned queries and several latents per position "
+                "change with every new row"
             )
         found, kept = self._encode(inputs, mask, cache=cache, latents=latents, keep=True)
         assert kept is not None
@@ -213,33 +214,33 @@ class CausalEncoder(Block):
             index = self._index(column, first, cache, keep)
         if self.positions is not None:
             rows = rows + self._features(self.positions, index).to(rows.dtype)
-        places, valid = self._sat_on(rows, mask, self.places if latents is None else latents)
+        places, valid = self._latent_rows(rows, mask, self.places if latents is None else latents)
         place, turn = (
             repeat(each, "b m -> b (m k)", k=self.per_position)
             for each in (rearrange(column[n - places :], "m -> 1 m"), index[:, n - places :] + self.query_offset)
         )
-        found = self._started(rows[:, n - places :])
+        found = self._initial_latents(rows[:, n - places :])
         read_rows, read_latents = mask, valid
         if cache is not None:
             read_rows = torch.cat([cache.rows, all_of(mask, b, n, rows.device)], 1)
             read_latents = torch.cat([cache.latents, all_of(valid, b, places, rows.device)], 1)
         cross_mask = self._drop(self.row_dropout, rows, read_rows)
         self_mask = self._drop(self.latent_dropout, found, read_latents)
-        # Several latents a position read each other, and a dropped latent itself, which causal=True does not say.
-        apart, own = self.per_position > 1, self_mask is not read_latents
-        if apart:
+        # causal=True is not enough where several latents of one row read each other, or a dropped latent reads itself.
+        several, own = self.per_position > 1, self_mask is not read_latents
+        if several:
             cross_mask = _up_to(place, rearrange(column, "n -> 1 n"), cross_mask)
-        if apart or own:
+        if several or own:
             itself = torch.eye(place.shape[1], dtype=torch.bool, device=rows.device)
             self_mask = _up_to(place, place, self_mask) | itself
         turns = {} if self.rotary is None else dict(query_positions=turn)
         if turns and not keep:
             turns["key_positions"] = index
-        kept = Kept(cache)
+        kept = CacheBuilder(cache)
 
         def cross(layer: Any, latents: Tensor) -> Tensor:
             keys = kept.cross(layer.key_values(rows, mask, index)) if keep else rows
-            return layer(latents, keys, cross_mask, causal=not apart, **turns)
+            return layer(latents, keys, cross_mask, causal=not several, **turns)
 
         found = cross(self.cross[0], found)
         others = iter(self.cross[1:])
@@ -247,7 +248,7 @@ class CausalEncoder(Block):
             options = {} if self.rotary is None else dict(row_positions=turn)
             if keep:
                 options["keys"] = kept.layer(layer.key_values(found, turn))  # type: ignore[operator]
-            found = layer(found, self_mask, causal=not (apart or own), **options)
+            found = layer(found, self_mask, causal=not (several or own), **options)
             for _ in range(self.cross_after.count(number)):
                 found = cross(next(others), found)
         found = self.norm(found)
@@ -264,19 +265,19 @@ class CausalEncoder(Block):
     def _index(
         self, column: Int64[Tensor, "n"], first: Int64[Tensor, "b 1"] | None, cache: Cache | None, keep: bool
     ) -> Int64[Tensor, "#b n"]:
-        """Positions of the rows: counted from each sample's first row, after those of the cache, or back."""
+        """Positions of the rows, counted from each sample's first row (in the cache, if any) or back from the last."""
         index = rearrange(column, "n -> 1 n")
         index = index if first is None else (index - first).clamp(min=0)
         index = index if cache is None else index + rearrange(cache.position, "b -> b 1")
         if self.count == "back":
-            # The same distances with the same sign, but places that stay when rows follow.
+            # Negated numbers from the front have the same differences, and stay the same when rows follow.
             index = -index if keep else rearrange(len(column) - 1 - column, "n -> 1 n")
         return index + self.first_position
 
-    def _sat_on(
+    def _latent_rows(
         self, rows: Float[Tensor, "b n c"], mask: Bool[Tensor, "b n"] | None, count: int | Int64[Tensor, "b"]
     ) -> tuple[int, Bool[Tensor, "b mk"] | None]:
-        """The number of last rows that latents sit on, and whether each latent has a row; None: all have."""
+        """The number of last rows that have latents, and which latents are valid; None: all."""
         n = rows.shape[1]
         places = min(n, int(count.max()) if isinstance(count, Tensor) else count)
         valid = None if mask is None else mask[:, n - places :]
@@ -288,9 +289,9 @@ class CausalEncoder(Block):
     def _aligned(
         self, inputs: Tokens | Tensor, mask: Tensor | None, index: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Rows, mask and index with padding on the left, so that the last latent of every sample is in the last column.
+        """Rows, mask and index with padding moved to the left: every sample then ends in the last column.
 
-        Also the column of each sample's first row (b, 1); None where no mask is given.
+        Also the column of each sample's first row (b, 1); None without a mask.
         """
         rows, own = (inputs.rows, inputs.mask) if isinstance(inputs, Tokens) else (inputs, None)
         check_tensor(rows, "inputs", f"b n {self.channels}")
@@ -318,8 +319,8 @@ class CausalEncoder(Block):
                 )
         return positions((self.context,), index)
 
-    def _started(self, rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b mk d"]:
-        """The latents before they read: m places, the last ones."""
+    def _initial_latents(self, rows: Float[Tensor, "b m c"]) -> Float[Tensor, "b mk d"]:
+        """The latents of the last rows before they read."""
         if self.start is not None:
             latents = self.start(rows)
             latents = repeat(latents, "b m d -> b m k d", k=self.per_position)
@@ -333,7 +334,7 @@ class CausalEncoder(Block):
         return rearrange(latents, "b m k d -> b (m k) d")
 
     def _drop(self, probability: float, rows: Tensor, mask: Tensor | None) -> Tensor | None:
-        """The mask without some of its entries, in training."""
+        """The mask with some entries randomly set to False; in evaluation the mask itself."""
         if not self.training or probability == 0:
             return mask
         seen = torch.rand(rows.shape[:2], device=rows.device) >= probability
@@ -346,6 +347,6 @@ class CausalEncoder(Block):
 def _up_to(
     queries: Int64[Tensor, "1 m"], rows: Int64[Tensor, "1 n"], mask: Bool[Tensor, "b n"] | None
 ) -> Bool[Tensor, "b2 m n"]:
-    """Rows at the place of a query or before it, if the mask allows them."""
+    """A mask (b, m, n) of the rows at or before the place of each query that ``mask`` allows."""
     allowed = rearrange(rows, "b n -> b 1 n") <= rearrange(queries, "b m -> b m 1")
     return allowed if mask is None else allowed & rearrange(mask, "b n -> b 1 n")

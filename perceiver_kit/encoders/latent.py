@@ -26,14 +26,15 @@ Sharing = Literal["all", "after_first", "none"]
 
 @register("encoders")
 class Encoder(Block):
-    """Latents (m, d) cross-attend to rows of width ``channels``; ``blocks`` of ``layers`` self-attentions follow.
+    """Latents (m, d) cross-attend to rows of width ``channels``, then pass through blocks of self-attention.
 
-    The latents read the rows before each of the first ``cross_attends`` blocks. ``share_cross_attends`` says which of
-    these layers share weights. ``"all"``: all of them. ``"after_first"``: the first has its own, the others share, as
-    in the first Perceiver. ``"none"``: each has its own. ``share_blocks`` says the same of the blocks: True,
-    ``"after_first"`` or False. ``compete`` says whether the latents compete for rows (``Attention``): one flag, or one
-    for each cross-attention that has its own weights. With ``quiet_start`` the self-attention layers start as the
-    identity. ``compete`` and ``quiet_start`` help small models. ``bias`` is as in ``Attention``.
+    There are ``blocks`` blocks of ``layers`` layers each. One cross-attention to the rows precedes each of the first
+    ``cross_attends`` blocks. ``share_cross_attends`` says which cross-attentions share weights. ``"all"``: all of them.
+    ``"after_first"``: the first has its own, the others share, as in the first Perceiver. ``"none"``: each has its own.
+    ``share_blocks`` says the same of the blocks: True, ``"after_first"`` or False. ``query_residual`` is as in
+    ``CrossAttentionLayer``. ``compete`` says whether the latents compete for rows (``Attention``): one flag, or one for
+    each cross-attention that has its own weights. With ``quiet_start`` the self-attention layers start as the identity.
+    ``compete`` and ``quiet_start`` help small models. ``bias`` is as in ``Attention``.
 
     ``qk_channels`` and ``v_channels`` are the widths of every attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` override them in cross-attention. ``dropout`` is applied to attention
@@ -43,8 +44,8 @@ class Encoder(Block):
 
     The input is ``Tokens``, or rows (b, n, c), so that the encoder also works alone. ``mask`` is True where a row may
     be read: (b, n), or (1, m, n) or (b, m, n) with an entry for each latent and row. The mask in ``Tokens`` is applied
-    as well. With ``causal=True`` the last latent reads all rows, the one before it all but the last row, and so on, and
-    a latent reads only itself and earlier latents.
+    as well. With ``causal=True`` latent i reads rows 0 to n - m + i, so that the last latent reads all rows; in
+    self-attention it reads latents 0 to i.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
 
@@ -143,7 +144,7 @@ class Encoder(Block):
             )
             for _ in range(layers * distinct_blocks)
         )
-        if quiet_start:  # both residual branches add nothing at first
+        if quiet_start:  # the output layers of both residual branches start at zero
             layer: Any
             for layer in self.transformer:
                 last = [part for part in layer.mlp.modules() if isinstance(part, nn.Linear)][-1]
@@ -160,7 +161,7 @@ class Encoder(Block):
         if rows.shape[-1] != self.channels:
             raise InputError(f"Encoder: inputs must have {self.channels} channels, got {rows.shape[-1]}")
         rows = rows.to(self.latents.dtype)
-        # With batch size 1 the first cross-attention projects the latents only once.
+        # Batch size 1: the first cross-attention projects the latents once for all samples.
         latents = rearrange(self.latents, "m d -> 1 m d")
         # Check the mask before it is combined: that would broadcast a mask of the wrong shape.
         mask = combine(masks.checked(latents, rows).rows, own_mask)

@@ -1,18 +1,14 @@
-"""Generation with causal models: prompts in, tokens that follow out, with a cache that is exact while it has room.
+"""Generation with causal models: continue prompts token by token, with a cache of keys and values.
 
-A cache holds keys and values of everything read so far. Until ``num_latents`` latents are in use, cached and uncached
-logits agree. Past that the policy says what is computed; they cannot all agree, since a kept latent has read latents
-that a new pass does not have:
+Each new token adds a row and a latent to the cache, which is full at ``num_latents`` latents or ``context`` rows. Until
+then its logits equal those of a pass, which encodes the sequence without a cache. When it is full, ``policy`` decides:
 
-=============  ======================================================  ================================================
-policy         past ``num_latents`` latents, or ``context`` rows        a token costs
-=============  ======================================================  ================================================
-``recompute``  a pass over the last ``context`` tokens for each token   a pass; exact
-``refill``     a pass that leaves ``free`` latents free, then cached    a pass in ``free`` tokens; fewer latents read
-``roll``       the oldest latents and rows fall out                     a row; latents hold what fell out of reach
-=============  ======================================================  ================================================
+- ``recompute``: each new token is a pass over the last ``context`` tokens. Exact, and the slowest.
+- ``refill``: a pass with ``free`` fewer latents, after which the next ``free`` tokens fit the cache. Tokens cost less,
+  but fewer latents read the rows.
+- ``roll``: each new token replaces the oldest latent and row. The fastest, but kept latents have read dropped rows.
 
-The model holds no state: a cache is given to each call and returned by it.
+The model holds no state: each call takes a cache and returns one.
 """
 
 from .generating import Prompt, generate

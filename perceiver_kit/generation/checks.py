@@ -1,4 +1,4 @@
-"""What is refused before a model generates."""
+"""Argument checks of ``generate`` and ``next_logits``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES = ("recompute", "refill", "roll")
 
 
 def causal_parts(model: Any) -> tuple[list[str], CausalEncoder]:
-    """The name of the text, and the encoder; InputError for a model that cannot generate."""
+    """The name of the text input in a list, and the encoder; InputError for a model that cannot generate."""
     problem = None
     if not isinstance(model, PerceiverIO) or not isinstance(model.encoder, CausalEncoder):
         problem = f"its encoder must be a CausalEncoder, got {describe_value(getattr(model, 'encoder', model))}"
@@ -47,7 +47,7 @@ def _blocks(container: Any) -> list[Any]:
 
 
 def checked_ids(prompt: object, number: int, vocabulary: int, context: int) -> Int64[Tensor, "n"]:
-    """The ids of a prompt; InputError, with its number, for one that the model cannot read."""
+    """The ids of prompt ``number``; InputError for one that the model cannot read."""
     if isinstance(prompt, str):
         if vocabulary != ByteTokenizer.vocab_size:
             raise InputError(
@@ -71,7 +71,7 @@ def checked_ids(prompt: object, number: int, vocabulary: int, context: int) -> I
 
 
 def checked_stops(stop: object, vocabulary: int) -> frozenset[int]:
-    """The ids that end a sequence; InputError for others than ids of the vocabulary."""
+    """The ids that end a sequence; InputError for ids outside the vocabulary."""
     ids = stop.tolist() if isinstance(stop, Tensor) else stop
     good = isinstance(ids, Collection) and all(type(i) is int and 0 <= i < vocabulary for i in ids)
     if not good:
@@ -82,7 +82,7 @@ def checked_stops(stop: object, vocabulary: int) -> frozenset[int]:
 def check_sampling(
     length: int, temperature: float, top_k: int | None, top_p: float | None, penalty: float, seed: int | None
 ) -> None:
-    """InputError for a number of ``generate`` that is out of its range."""
+    """Raise InputError for a sampling argument that is out of range."""
     try:
         check_positive("generate", length=length)
         check_number("generate", temperature=temperature)
@@ -103,12 +103,12 @@ def latents_left_free(encoder: CausalEncoder, free: int | None) -> int:
 
 
 def capacity(encoder: CausalEncoder) -> int:
-    """The latents that can be in use: no more than there are rows."""
+    """The largest number of latents in use: ``num_latents``, or ``context`` if that is less."""
     return min(encoder.num_latents, encoder.context)
 
 
 def check_policy(encoder: CausalEncoder, policy: str, free: int | None) -> None:
-    """InputError for an unknown policy, or ``free`` out of range."""
+    """Raise InputError for an unknown policy, or ``free`` out of range."""
     try:
         check_choice("generate", "policy", policy, POLICIES)
         check_positive("generate", free=latents_left_free(encoder, free), least=0)
@@ -119,16 +119,16 @@ def check_policy(encoder: CausalEncoder, policy: str, free: int | None) -> None:
 
 
 def check_roll(encoder: CausalEncoder, policy: str, total: int) -> None:
-    """InputError where ``total`` tokens would have to roll past positions that cannot."""
+    """Raise InputError for policy "roll" if ``total`` tokens exceed the context of added (not rotary) positions."""
     if policy == "roll" and encoder.positions is not None and total > encoder.context:
         raise InputError(
-            f"generate: {total} tokens are more than the context of {encoder.context}, past which positions that are "
-            "added to the rows cannot roll: use policy 'refill' or 'recompute'"
+            f"generate: {total} tokens are more than the context of {encoder.context}, past which positions added to "
+            "the rows are undefined: policy 'roll' needs rotary positions; use 'refill' or 'recompute'"
         )
 
 
 def check_latents(encoder: CausalEncoder, latents: object) -> None:
-    """InputError for a number of latents below one."""
+    """Raise InputError for a number of latents below one."""
     try:
         check_positive("generate", latents=1 if latents is None else latents)  # type: ignore[arg-type]
     except AssemblyError as error:
@@ -136,7 +136,7 @@ def check_latents(encoder: CausalEncoder, latents: object) -> None:
 
 
 def checked_padding(ids: object, mask: object) -> Bool[Tensor, "b n"]:
-    """The mask, all True where none is given."""
+    """The mask; all True for None. InputError if it is not padding on the left."""
     if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.ndim != 2:
         raise InputError(f"ids must be int64 (b, n), got {describe_value(ids)}")
     if mask is None:
@@ -144,22 +144,22 @@ def checked_padding(ids: object, mask: object) -> Bool[Tensor, "b n"]:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != ids.shape:
         raise InputError(f"mask must be bool {tuple(ids.shape)}, as the ids, got {describe_value(mask)}")
     if bool((mask[:, :-1] & ~mask[:, 1:]).any()) or not bool(mask[:, -1:].all()):
-        raise InputError("mask must be False at padding on the left alone, but it ends with False or has holes")
+        raise InputError("mask may be False at the left only, for padding, but it ends with False or has holes")
     return mask
 
 
 def tokens_after(encoder: CausalEncoder, cache: object, lengths: Int64[Tensor, "b"]) -> int:
-    """The number of tokens that follow those of the cache."""
+    """The number of new tokens: those after the tokens that the cache has read."""
     if not isinstance(cache, Cache):
-        raise InputError(f"cache must be a Cache that next_logits gave back, got {describe_value(cache)}")
+        raise InputError(f"cache must be a Cache returned by next_logits, got {describe_value(cache)}")
     if cache.owner != id(encoder):
-        raise InputError("cache is of another model: begin without one")
+        raise InputError("cache is of another model: start with cache=None")
     if len(cache.position) != len(lengths):
-        raise InputError(f"cache is of a batch of {len(cache.position)}, but ids are of {len(lengths)}")
+        raise InputError(f"cache is of a batch of {len(cache.position)}, but ids have a batch of {len(lengths)}")
     fewest, most = (int(count) for count in (lengths - cache.length).aminmax())
     if fewest < 1 or fewest < most:
         raise InputError(
-            "ids must be the whole sequences, all longer than those of the cache by the same number of tokens, "
+            "ids must be the whole sequences, each longer than those of the cache by the same number of tokens, "
             f"got {lengths.tolist()} tokens for a cache of {cache.length.tolist()}"
         )
     return most

@@ -1,4 +1,4 @@
-"""Prompts in, tokens that follow out: a loop of reading and sampling."""
+"""``generate``: a loop that computes the logits of the next token and samples it."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def generate(
     free: int | None = None,
     stream: bool = False,
 ) -> Any:
-    """The tokens that follow a prompt: text for text, ids for ids, a list for a list of prompts.
+    """Continue a prompt. Returns the new tokens: text for text, ids for ids, a list for a list of prompts.
 
     Each prompt of a batch is continued as it would be alone; their lengths may differ. An untrained ``causal_lm`` gives
-    all tokens one probability, and its likeliest token, the first, is padding: an empty text.
+    all tokens the same probability. With ``temperature=0`` it returns an empty text: the first id, padding, each time.
 
     Args:
         model: a causal model in evaluation mode, such as ``causal_lm``.
-        prompt: a text (of models of bytes), ids (n,), or a list of either. 1 to ``context`` tokens.
+        prompt: a text (for models of bytes), ids (n,), or a list of either. 1 to ``context`` tokens.
         length: the number of new tokens, fewer where one of ``stop`` comes first.
         temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: sample from so many of the likeliest tokens.
-        top_p: sample from the fewest tokens that have this probability together.
-        repetition_penalty: divides positive logits of tokens that have occurred, multiplies negative ones.
+        top_k: sample from the ``top_k`` likeliest tokens.
+        top_p: sample from the likeliest tokens, the fewest whose probabilities sum to at least this (nucleus).
+        repetition_penalty: for tokens that have occurred, divides positive logits and multiplies negative ones.
         stop: ids that end a sequence; they are not part of it.
-        seed: of the random numbers; each prompt has its own from the seed and its place in the batch.
+        seed: each prompt has a generator of its own, seeded by this and its place in the batch.
         policy: what happens when the cache is full: see ``perceiver_kit.generation``.
         free: the latents that ``refill`` leaves free (default: half).
-        stream: an iterator over what follows, as it is generated, instead of the whole.
+        stream: return an iterator over the new tokens, as they are generated.
 
     Raises InputError for a model that is not causal or in training mode, an empty or too long prompt, ids outside the
     vocabulary, and numbers out of range.

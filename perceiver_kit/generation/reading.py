@@ -1,4 +1,4 @@
-"""Logits of the next token: a pass, or a step behind a cache, as the policy says."""
+"""Logits of the next token, by a full pass or by one step with a cache, depending on the policy."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def next_logits(
 ) -> tuple[Float[Tensor, "b v"], Cache | None]:
     """Logits of the token that follows each sequence, and the cache for the next call.
 
-    ``ids`` are the whole sequences, padded on the left where ``mask`` is False. With a cache, only the tokens after it
-    are read, one by one. ``latents`` is the number that read a first call (default: as many as there are). No cache is
-    given back for a model whose rows change when others follow.
+    ``ids`` are the whole sequences, padded on the left where ``mask`` is False. With a cache, only the new tokens are
+    read, one by one. ``latents`` is the number of latents of a call without a cache (default: as many as possible).
+    The cache is None for a model whose earlier rows or latents change when rows follow (``CausalEncoder.cacheable``).
 
-    Raises InputError for a mask that is not padding on the left, and a cache of another model, of another batch or of
-    no fewer tokens.
+    Raises InputError for a mask that is not padding on the left, and for a cache of another model, of another batch
+    size, or of sequences that are not shorter.
 
     >>> model = build("causal_lm", preset="tiny").eval()
     >>> logits, cache = next_logits(model, torch.tensor([[5, 6, 7]]))
@@ -81,9 +81,10 @@ def next_logits(
 def _read(
     model: Any, name: str, ids: Tensor, mask: Tensor, lengths: Tensor, *, new: int | None = None, **options: Any
 ) -> tuple[Tensor, Cache | None]:
-    """The logits after the last token. With ``new``, only so many are read; hashes see those before them.
+    """Logits of the token after the last one, and the cache. With ``new``, only the last ``new`` tokens are encoded.
 
-    The cache is of sequences of ``lengths``, of which ``ids`` may be the end.
+    Earlier ``ids`` are still needed to hash n-grams. ``ids`` may be the ends of sequences, whose full ``lengths`` are
+    recorded in the cache.
     """
     if new is not None:
         known = new + getattr(model.inputs.blocks[name], "history", 0)

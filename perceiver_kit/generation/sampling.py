@@ -1,4 +1,4 @@
-"""Tokens drawn from logits, and the text that they are."""
+"""Sampling of tokens from logits, and the text of sampled bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..errors import InputError
 
 
 def left_padded(sequences: list[Tensor], device: torch.device) -> tuple[Int64[Tensor, "b n"], Bool[Tensor, "b n"]]:
-    """Sequences as one batch that ends together, and the mask that is False at padding."""
+    """Sequences as one batch, padded on the left, and its mask, False at padding."""
     longest = max(map(len, sequences))
-    # Any id does for padding, which is not read.
+    # Padding is never read, so any id will do.
     padded = [torch.cat([each.new_zeros(longest - len(each)), each]) for each in sequences]
     start = torch.tensor([longest - len(each) for each in sequences])
     mask = torch.arange(longest) >= rearrange(start, "b -> b 1")
@@ -28,8 +28,8 @@ def left_padded(sequences: list[Tensor], device: torch.device) -> tuple[Int64[Te
 def penalised(
     logits: Float[Tensor, "b v"], ids: Int64[Tensor, "b n"], mask: Bool[Tensor, "b n"], penalty: float
 ) -> Float[Tensor, "b v"]:
-    """Logits with those of tokens that have occurred made less likely."""
-    logits = logits.double()  # where a large penalty does not overflow
+    """Logits in which tokens that have occurred are less likely."""
+    logits = logits.double()  # a large penalty overflows float32
     occurred = torch.zeros_like(logits).scatter_add(1, ids, mask.to(logits.dtype)) > 0
     return torch.where(occurred, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
@@ -41,7 +41,7 @@ def sampled(
     top_k: int | None,
     top_p: float | None,
 ) -> Int64[Tensor, "b"]:
-    """One token a row, drawn by a generator of its own; the likeliest where ``temperature`` is 0."""
+    """One token for each row, drawn by the row's own generator; the likeliest if ``temperature`` is 0."""
     if bool(logits.isnan().any()):
         raise InputError("generate: the model's logits are NaN; are its weights finite?")
     if temperature == 0:
@@ -51,11 +51,11 @@ def sampled(
     probabilities = ((sorted_logits - sorted_logits[:, :1]) / temperature).softmax(-1)
     if top_k is not None:
         probabilities[:, top_k:] = 0
-    if top_p is not None:  # a token is kept while those before it fall short
+    if top_p is not None:  # keep a token if the likelier ones sum to less than top_p
         before = (probabilities / probabilities.sum(-1, keepdim=True)).cumsum(-1).roll(1, -1)
         before[:, 0] = 0
         probabilities = probabilities.where(before < top_p, 0)
-    # One uniform number for each row, of its own generator: what a row draws does not depend on the others.
+    # One uniform number for each row, from its own generator: other rows do not change its draws.
     draws = torch.stack([torch.rand(1, generator=random, dtype=torch.float64) for random in randoms]).to(logits.device)
     total = probabilities.cumsum(-1)
     picked = (total <= draws * total[:, -1:]).sum(-1, keepdim=True)
@@ -64,7 +64,7 @@ def sampled(
 
 
 def pieces(steps: Iterator[list[int | None]], rows: int, text: bool) -> Iterator[list[Any]]:
-    """What each step adds to each row: text, once its bytes are whole characters, or a list of ids."""
+    """What each step adds to each row: a list of ids, or text as soon as bytes form a whole character."""
     decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(rows)]
     for tokens in steps:
         if not text:

@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a checkpoint, with the header in YAML that the hub reads."""
+"""Model cards: the README.md of a checkpoint, with a YAML header for the hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ..errors import CheckpointError, UnknownName, nearest
 from ..spec import describe
 
 CARD = "README.md"
-# What the hub reads from a header, besides library_name, which is the kit's.
+# Header entries that a user may set. library_name is fixed.
 ENTRIES = ["base_model", "datasets", "language", "license", "license_link", "license_name", "metrics", "model-index"]
 ENTRIES += ["pipeline_tag", "tags"]
 
 
 def model_card(model: nn.Module, name: str, card: Mapping[str, Any]) -> bytes:
-    """The card of a model that ``kit.load(name)`` loads: the header, ``card["text"]``, how to load it, its stages.
+    """The card of a model that ``kit.load(name)`` loads: YAML header, ``card["text"]``, how to load it, its stages.
 
-    Raises UnknownName for an entry that the hub does not read, CheckpointError for a value that YAML cannot hold.
+    ``card`` has the text and entries of the header, such as the licence. Raises UnknownName for an entry that the hub
+    does not know, CheckpointError for a value that YAML cannot hold.
 
     >>> from perceiver_kit.spec import build
     >>> model = build("sequence_classification", preset="tiny")

@@ -27,14 +27,14 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Upload a model of perceiver-kit",
 ) -> str:
-    """Upload a model to the repository ``owner/name`` of the hub, made if need be; ``kit.load(repo_id)`` loads it.
+    """Upload a model to the hub repository ``owner/name``, created if missing; ``kit.load(repo_id)`` loads it.
 
-    All files are one commit: a failing upload leaves the repository as it was. ``card`` is that of ``kit.save``;
-    without it the repository's README.md stays as it is. ``private`` counts for a new repository. ``token`` may write;
-    by default it is that of the variable HF_TOKEN or of ``hf auth login``.
+    All files are one commit: a failed upload leaves the repository unchanged. ``card`` is as in ``kit.save``; None
+    keeps the README.md of the repository. ``private`` applies to a new repository only. ``token`` must allow writing;
+    by default it is the variable HF_TOKEN or the token of ``hf auth login``.
 
-    Returns the address of the commit. Raises what ``kit.save`` raises, and CheckpointError without a token, where the
-    hub refuses, and where it cannot be reached.
+    Returns the URL of the commit. Raises the errors of ``kit.save``, and CheckpointError if there is no token, if the
+    hub refuses the upload, or if it cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
@@ -55,7 +55,7 @@ def push_to_hub(
             return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url
         except HfHubHTTPError as error:
             raise CheckpointError(f"push_to_hub: the hub refuses {repo_id!r}: {_in_one_line(error)}") from None
-        except Exception as error:  # of whichever HTTP client the installed huggingface_hub has
+        except Exception as error:  # its type depends on the HTTP client of the installed huggingface_hub
             raise CheckpointError(f"push_to_hub: no upload to {repo_id!r}: {_in_one_line(error)}") from None
 
 

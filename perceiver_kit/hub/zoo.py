@@ -1,7 +1,7 @@
 """The zoo: trained models in the package, each a checkpoint with 16-bit weights and ``card.json``.
 
-A card says what the model was trained on and under which licence, the command that made it, its held-out figures beside
-those of baselines, and its limits. `make zoo` trains and packs the models.
+A card lists the model's training data and their licence, the command that made it, its held-out figures beside those of
+baselines, and its limits. ``make zoo`` trains and packs the models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def in_zoo(source: str | os.PathLike) -> bool:
 
 
 def place(source: str | os.PathLike) -> Path:
-    """The directory that a source means; UnknownName, with the nearest name, for one that the zoo lacks."""
+    """The directory of ``"zoo:NAME"``, or the path itself; UnknownName for a name that the zoo lacks."""
     return find(ZOO, str(source).removeprefix(PREFIX)) if in_zoo(source) else Path(source)
 
 

@@ -1,4 +1,4 @@
-"""Contrast of views, for training without labels."""
+"""Contrastive loss of views, for training without labels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 @register("objectives")
 class Contrast(Objective):
-    """NT-Xent: views of one sample shall have similar embeddings, and views of different samples shall not.
+    """NT-Xent: makes embeddings of views of one sample similar, and those of different samples dissimilar.
 
-    Takes embeddings (b, …), flattened, and targets (b,) int64, equal for views of one sample; ``data.views`` makes
-    both. The loss of a view, in nats, is the cross-entropy of its partner among all other views of the batch, with
-    logits of cosine / ``temperature``. Of several partners it is their mean, so that classes as targets give the
-    supervised contrastive loss. A view without a partner counts for others only; a missing one (-100) not at all.
-    Each process compares the views of its own share of the batch.
+    Takes embeddings (b, …), which are flattened, and targets (b,) int64; views with equal targets are partners.
+    ``data.views`` makes batches of views. The loss of a view, in nats, is the cross-entropy of finding its partner
+    among all other views of the batch, with logits cosine / ``temperature``. With several partners it is the mean over
+    them, so that class labels as targets give the supervised contrastive loss. A view without a partner has no loss of
+    its own, but is among the others of every view; a missing view (target -100) is left out. In distributed training
+    each process compares only its own views.
 
-    Metric: accuracy, the share of views whose most similar other view is a partner. It depends on the batch, too.
+    Metric: accuracy, the share of views whose most similar other view is a partner. It depends on the batch size.
 
     Sources: SimCLR (Chen et al. 2020), section 2.1; Khosla et al. 2020, equation 2.
 
@@ -54,12 +55,12 @@ class Contrast(Objective):
     def _compared(
         self, output: Tensor, target: Tensor, targets: Outputs
     ) -> tuple[Float[Tensor, "n n"], Bool[Tensor, "n n"]]:
-        """Logits of each view for each, the lowest number for itself and missing ones, and which are its partners."""
+        """Logits between all views, and a mask of partners. A view's logit with itself or a missing one is minimal."""
         if target.dtype != torch.int64 or target.shape != output.shape[:1]:
             expected = f"int64 {tuple(output.shape[:1])}, a number for each view"
             raise InputError(f"target {self.output!r} must be {expected}, got {describe_value(target)}")
         there = self.present(target, targets)
-        # Masks, and no selection, for which a GPU would be waited.
+        # Masks, not selection, which would wait for the GPU.
         rows = torch.where(rearrange(there, "n -> n 1"), rearrange(output.float(), "n ... -> n (...)"), 0)
         rows = F.normalize(rows, dim=-1)
         others = there & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)

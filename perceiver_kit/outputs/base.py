@@ -35,7 +35,7 @@ class Output(Block):
 
     @property
     def width(self) -> int:
-        """Values of one element of the whole output, such as the classes of a pixel, which ``labels`` name."""
+        """The number of values per element of the output, such as classes per pixel: ``labels`` has a name for each."""
         return getattr(self, "channels", self.in_channels)
 
     def check_grid(self, name: str, grid: Grid) -> None:
@@ -45,7 +45,7 @@ class Output(Block):
         raise undefined(self, "forward(rows)")
 
     def affine(self) -> Affine | None:
-        """``forward`` as one linear layer, which inference multiplies with the layers before it; None if it is not one.
+        """The linear layer that equals ``forward``, for inference to merge with the layers before it; None without one.
 
         Ignored for a class that overrides ``forward`` but not this method.
         """

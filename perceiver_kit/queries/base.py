@@ -17,10 +17,10 @@ from ..tokens import Encoded, Grid
 class Query(Block):
     """Base of query blocks: ``grid`` is the grid of output rows, ``forward`` computes all or some of their queries.
 
-    ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query needs of that
-    input: the encoder's whole rows, only the content before positions, or (None) nothing. Or it is the latents. A query
-    with ``takes`` needs a tensor that only the call knows, ``model(…, queries={name: tensor})``; ``takes`` says which.
-    It finds the tensor in ``encoded.asked``, or has a ``default`` for calls without.
+    ``follows`` names the input that gives the grid if ``size`` does not. ``reads`` is what a query is made from:
+    ``"rows"`` of that input, positions included, its ``"content"`` without positions, the ``"latents"``, or None.
+    ``takes`` describes a tensor that the call gives, ``model(…, queries={name: tensor})``; None if it takes none.
+    ``forward`` finds the tensor in ``encoded.asked``; ``default`` replaces it in calls without one.
     """
 
     joint = "channels"

@@ -77,11 +77,12 @@ class ContentQuery(Query):
 
 @register("queries")
 class PooledQuery(Query):
-    """One query: what an input holds on the whole, the sum of its content over the rows that may be read.
+    """One query that summarises an input: the sum of its content over the rows that may be read.
 
-    The sum is scaled to a root mean square of one, then normalised over the batch (``BatchNorm1d``): without that,
-    what all samples share drowns what differs. For hashed n-grams it is a bag of n-grams. The decoder adds what the
-    latents hold (``query_residual``). It learns from few labels; with thousands of them a learned query is as good.
+    The sum is scaled to a root mean square of one, then normalised over the batch (``BatchNorm1d``); otherwise the part
+    that all samples share would dominate. For hashed n-grams it is a bag of n-grams. With ``query_residual`` the
+    decoder adds what it reads from the latents. This query learns from few labels; with thousands of labels a learned
+    query is as good.
 
     >>> PooledQuery("text", content_channels=64).size
     (1,)
