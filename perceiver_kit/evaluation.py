@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from .checks import check_positive
+from .checks import check_positive, short
 from .data.task import Task
 from .data.tasks import find_loader, open_task
 from .errors import InputError
@@ -69,7 +69,7 @@ def evaluate(
     like = next(model.parameters())
     meters: dict[str, Any] = {"": chosen.meters()}
     sums: dict[str, Term] = {}
-    batches = DataLoader(data.held_out, batch_size=batch)
+    batches = DataLoader(data.held_out, batch_size=batch, collate_fn=_collated)
     for samples in with_bar(batches, "evaluate") if progress else batches:
         part = {name: _moved(samples[name], like) for name in samples if name != "draw"}
         given = {name: part[name] for name in ("mask", "query_mask", "queries") if name in part}
@@ -82,11 +82,29 @@ def evaluate(
             chosen.measure(meters[""], outputs, targets)
             for name, masked in _masked(chosen, targets).items():
                 chosen.measure(meters.setdefault(f"_{name}", chosen.meters()), outputs, masked)
+    if not any(float(term.count) for term in sums.values()):
+        raise InputError(f"evaluate: {data.source} has no known target, so nothing is measured")
     loss, _ = combine(sums)
     found = {f"{name}{kind}": meter for kind, group in meters.items() for name, meter in group.items()}
     return {"loss": float(loss)} | {
         name: float(meter.compute()) for name, meter in found.items() if meter._update_count
     }
+
+
+def _collated(samples: list[dict[str, Any]]) -> Any:
+    """Samples as a batch. Raises InputError for samples that have other sizes or other targets."""
+    shapes = [{name: tuple(x.shape) for name, x in _flat(sample).items()} for sample in samples]
+    if differing := [other for other in shapes if other != shapes[0]]:
+        came = f"{short(shapes[0])} and {short(differing[0])}"
+        raise InputError(f"evaluate: samples of a batch must have the same sizes and targets, got {came}; use batch=1")
+    return default_collate(samples)
+
+
+def _flat(part: Any, name: str = "") -> dict[str, Tensor]:
+    """The tensors of nested mappings."""
+    if isinstance(part, Mapping):
+        return {key: x for own, value in part.items() for key, x in _flat(value, f"{name} {own}".strip()).items()}
+    return {name: part} if isinstance(part, Tensor) else {}
 
 
 def _masked(objective: Objective, targets: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

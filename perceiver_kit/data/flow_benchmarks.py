@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -92,6 +93,7 @@ def sintel(path: Path, *, image_size: Size = (368, 496), seed: int = 0, evaluati
         files = top_level_files(scene, PICTURES)
         found = []
         for first, second in pairwise(files):
+            _check_next(first, second)
             name = f"{scene.name}/{first.stem}"
             masks = {"unmatched": root / "occlusions" / f"{name}.png"}
             masks = {kind: file for kind, file in masks.items() if file.is_file()}
@@ -151,6 +153,14 @@ def _there(file: Path, of: Path) -> Path:
     if not file.is_file():
         raise InputError(f"{of}: expected {file}, which does not exist")
     return file
+
+
+def _check_next(first: Path, second: Path) -> None:
+    """Raise InputError if numbered frames leave one out: the flow of a file leads to the frame after it."""
+    head, number = re.fullmatch(r"(.*?)(\d*)", first.stem).groups()  # type: ignore[union-attr]
+    after = f"{head}{int(number) + 1:0{len(number)}}" if number else second.stem
+    if second.stem != after:
+        raise InputError(f"{first}: expected {after}{first.suffix} as the next frame, got {second.name}")
 
 
 def _frame(path: Path, first: Path) -> Tensor:

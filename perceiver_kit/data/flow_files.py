@@ -95,9 +95,10 @@ def write_kitti_flow(path: str | Path, flow: Float[Tensor, "2 h w"], valid: Bool
     """Write KITTI's PNG; flow is rounded to 1/64 pixel. Raises InputError for flow of 512 pixels or more."""
     flow, valid = _checked(flow, valid)
     values = torch.where(valid, flow, 0)
-    if values.numel() and float(values.abs().max()) >= 2**9:
+    steps = (64 * values).round()
+    if float(steps.abs().max()) >= 2**15:  # rounded: 16 bits end at 511.98
         raise InputError(f"flow must be less than 512 pixels for KITTI's files, got {float(values.abs().max()):g}")
-    colours = torch.cat([(64 * values).round() + 2**15, rearrange(valid, "h w -> 1 h w").float()])
+    colours = torch.cat([steps + 2**15, rearrange(valid, "h w -> 1 h w").float()])
     colours = torch.where(valid, colours, 0)
     av = _av()
     frame = av.VideoFrame.from_ndarray(
@@ -120,7 +121,7 @@ def _checked(flow: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     flow = flow.detach().cpu().float()
     known = flow.isfinite().all(0)
     if valid is not None:
-        if valid.dtype != torch.bool or valid.shape != known.shape:
+        if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != known.shape:
             raise InputError(f"valid must be bool {tuple(known.shape)}, got {describe_value(valid)}")
         known = known & valid.cpu()
     return flow, known
@@ -129,8 +130,8 @@ def _checked(flow: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
 def _read(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _write(path: str | Path, content: bytes) -> Path:

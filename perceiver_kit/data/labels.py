@@ -72,9 +72,10 @@ def read_table(table: Path, suffixes: Sequence[str]) -> dict[Path, tuple[str, ..
             for row in rows:
                 where = f"{table}, line {rows.line_num}"
                 path = table.parent / (row["file"] or "")
-                if path.suffix.lower() not in suffixes or not path.is_file():
-                    kinds = ", ".join(suffixes)
-                    raise InputError(f"{where}: expected a file that ends in {kinds}, got {row['file']!r}")
+                below = path.is_relative_to(table.parent) and ".." not in Path(row["file"] or "").parts
+                if path.suffix.lower() not in suffixes or not below or not path.is_file():
+                    kinds, hint = ", ".join(suffixes), "" if below else "; give its path below the table's folder"
+                    raise InputError(f"{where}: expected a file that ends in {kinds}, got {row['file']!r}{hint}")
                 labels = tuple(filter(None, (name.strip() for name in re.split("[,;]", row["labels"] or ""))))
                 if path in found or not labels or None in row:
                     reason = "the file a second time" if path in found else f"labels {row['labels']!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -109,8 +109,8 @@ def object_folder(
     Objects with ``iscrowd`` are left out. VOC: an ``.xml`` file for each picture, whose ``filename`` is found below
     the folder. Pictures are resized to ``image_size`` as a whole. Training mirrors them if ``flip``.
 
-    Raises InputError, naming file and box, for damaged files, missing pictures, boxes outside their picture or without
-    area, and more objects than ``most_objects``.
+    Raises InputError, naming file and box, for damaged files, missing or repeated pictures, boxes outside their picture
+    or without area, and more objects than ``most_objects``.
     """
     size = check_image_size("object_folder", image_size)
     if not path.is_dir():
@@ -119,11 +119,16 @@ def object_folder(
     if len(files[".json"]) == 1:
         found = read_coco(files[".json"][0], path)
     elif files[".xml"] and not files[".json"]:
-        found = [read_voc(file, path) for file in files[".xml"]]
+        places = _places(path)
+        found = [read_voc(file, path, places) for file in files[".xml"]]
     else:
         got = f"{len(files['.json'])} .json and {len(files['.xml'])} .xml files"
         raise InputError(f"{path}: expected one .json file of COCO or .xml files of VOC, got {got}")
+    by_path: dict[Path, Annotated] = {}
     for picture in found:
+        if (other := by_path.setdefault(picture.path, picture)) is not picture:
+            files_ = " and ".join(map(str, sorted({other.source, picture.source})))
+            raise InputError(f"{files_}: {picture.path.name} is there twice; join its boxes")
         if len(picture.boxes) > most_objects:
             hint = "build with more num_queries"
             raise InputError(
@@ -134,7 +139,6 @@ def object_folder(
     if not names:
         raise InputError(f"{path}: expected pictures with objects, got none in {len(found)} pictures")
     train, held_out = hold_out([picture.path for picture in found], path, str(path))
-    by_path = {picture.path: picture for picture in found}
 
     def objects(paths: list[Path], flip: bool) -> Objects:
         classes, boxes = zip(*(_tensors(by_path[one], names) for one in paths), strict=True)
@@ -147,11 +151,14 @@ def object_folder(
 def read_coco(file: Path, folder: Path) -> list[Annotated]:
     """The pictures of a COCO file, with their boxes. Raises InputError, naming file and annotation."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        images, annotations = document["images"], document["annotations"]
-        names = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
-        known = {entry["id"]: entry["file_name"] for entry in images}
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
+        annotations = document["annotations"]
+        names, known = (
+            _by_id(document[kind], kind, key, file) for kind, key in (("categories", "name"), ("images", "file_name"))
+        )
         crowded = [bool(entry.get("iscrowd")) for entry in annotations]
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = "a COCO file with images, annotations and categories"
         raise InputError(f"{file}: expected {expected}, got {type(error).__name__}: {short(str(error))}") from error
@@ -159,7 +166,7 @@ def read_coco(file: Path, folder: Path) -> list[Annotated]:
     for number, entry in enumerate(annotations):
         where = f"{file}: annotation {entry.get('id', number)}"
         for key, among in (("image_id", known), ("category_id", names)):
-            if entry.get(key) not in among:
+            if not isinstance(entry.get(key), int | str) or entry[key] not in among:
                 raise InputError(f"{where}: expected a {key} of the file, got {short(entry.get(key))}")
         if not crowded[number]:
             boxes[entry["image_id"]].append(_box(names[entry["category_id"]], entry.get("bbox"), where))
@@ -167,11 +174,26 @@ def read_coco(file: Path, folder: Path) -> list[Annotated]:
     return [_annotated(name, boxes[image], file, folder, places) for image, name in known.items()]
 
 
-def read_voc(file: Path, folder: Path) -> Annotated:
-    """The picture of a VOC file, with its boxes, whose pixels count from 1. Raises InputError, naming file and box."""
+def _by_id(entries: list[dict[str, Any]], kind: str, key: str, file: Path) -> dict[Any, str]:
+    """A text of each entry by its id. Raises InputError for an id that is there twice, and for another kind of text."""
+    found: dict[Any, str] = {}
+    for entry in entries:
+        if entry["id"] in found:
+            raise InputError(f"{file}: {kind} have the id {short(entry['id'])} twice; give each its own")
+        if not isinstance(entry[key], str):
+            raise InputError(f"{file}: {kind}: expected a text as {key}, got {short(entry[key])}")
+        found[entry["id"]] = entry[key]
+    return found
+
+
+def read_voc(file: Path, folder: Path, places: dict[str, list[Path]] | None = None) -> Annotated:
+    """The picture of a VOC file, with its boxes, whose pixels count from 1. Raises InputError, naming file and box.
+
+    ``places`` has the files below the folder by name; None: look.
+    """
     try:
         text = file.read_bytes()
-        if re.search(rb"<!(DOCTYPE|ENTITY)", text):
+        if re.search(rb"<!(DOCTYPE|ENTITY)", text.replace(b"\0", b"")):  # of UTF-16, too
             raise InputError(f"{file}: expected a VOC file, got one with a document type, which is refused")
         root = ElementTree.fromstring(text)
         name = root.findtext("filename") or ""
@@ -185,9 +207,9 @@ def read_voc(file: Path, folder: Path) -> Annotated:
             boxes.append(_box(entry.findtext("name") or "", corners, f"{file}: object {number}"))
     except InputError:
         raise
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: an unknown encoding
         raise InputError(f"{file}: expected a VOC file, got {type(error).__name__}: {short(str(error))}") from error
-    return _annotated(name, boxes, file, folder, _places(folder))
+    return _annotated(name, boxes, file, folder, _places(folder) if places is None else places)
 
 
 def _places(folder: Path) -> dict[str, list[Path]]:
@@ -200,15 +222,17 @@ def _places(folder: Path) -> dict[str, list[Path]]:
 
 def _box(name: object, box: object, where: str) -> Box:
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
-    if not name or not numbers or not all(map(math.isfinite, box)):  # type: ignore[arg-type]
+    if not str(name).strip() or not numbers or not all(abs(n) < 2**31 for n in box):  # type: ignore[attr-defined]
         raise InputError(f"{where}: expected a class and a box of four finite numbers, got {name!r} and {short(box)}")
     return Box(str(name), *map(float, box))  # type: ignore[arg-type]
 
 
 def _annotated(name: str, boxes: Iterable[Box], file: Path, folder: Path, places: dict[str, list[Path]]) -> Annotated:
     """A picture whose boxes lie inside it; a pixel of tolerance is cut."""
-    exact = folder / name
-    paths = [exact] if name and ".." not in Path(name).parts and exact.is_file() else places[Path(name).name]
+    exact, parts = folder / name, Path(name).parts
+    below = exact.is_relative_to(folder) and ".." not in parts
+    there = bool(name) and below and os.path.isfile(exact)  # False for a name longer than any
+    paths = [exact] if there else [path for path in places.get(Path(name).name, ()) if path.is_file()]
     if len(paths) != 1:
         raise InputError(f"{file}: expected one picture {name!r} below {folder}, got {len(paths)}")
     width, height = open_picture(paths[0]).size
@@ -223,6 +247,8 @@ def _annotated(name: str, boxes: Iterable[Box], file: Path, folder: Path, places
         if far > 1:
             expected = f"a box inside {width} × {height} pixels"
             raise InputError(f"{file}: box {number} of {name}: expected {expected}, got {shown}")
+        if right <= left or bottom <= top:
+            raise InputError(f"{file}: box {number} of {name}: expected a box inside the picture, got {shown}")
         inside.append(Box(box.name, left, top, right - left, bottom - top))
     return Annotated(paths[0], (height, width), tuple(inside), file)
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from ..checks import check_image_size
 from ..errors import InputError
 from ..flags import checked_flags
-from .files import PICTURES, Pictures, find_files, hold_out, list_names, open_picture
+from .files import PICTURES, Pictures, find_files, hold_out, list_names, open_picture, read_text
 from .images import to_unit
 from .sampling import Samples
 from .task import Task
@@ -98,12 +98,7 @@ def mask_folder(
         raise InputError(
             f"{path / 'masks'}: expected a mask for each picture, got none for {list_names(lacking, path)}"
         )
-    names = path / "classes.txt"
-    classes = (
-        tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
-        if names.is_file()
-        else ()
-    )
+    classes = _class_names(path / "classes.txt")
     largest = 0
     for picture, mask in pairs.items():
         largest = max(largest, _largest(picture, mask, ignored, classes))  # type: ignore[arg-type]
@@ -115,6 +110,17 @@ def mask_folder(
 
     overrides = dict(num_labels=len(classes) or largest + 1, image_size=size)
     return Task(path.name, segments(train, flip), segments(held_out, False), overrides, str(path), classes)
+
+
+def _class_names(file: Path) -> tuple[str, ...]:
+    """The lines of a file; () without one. Raises InputError, naming the line, for an empty or a repeated name."""
+    if not file.is_file():
+        return ()
+    names = tuple(line.strip() for line in read_text(file).removeprefix("\ufeff").rstrip().splitlines())
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            raise InputError(f"{file}, line {number}: expected the name of another class, got {name!r}")
+    return names
 
 
 def _largest(picture: Path, mask: Path, ignored: int, classes: tuple[str, ...]) -> int:

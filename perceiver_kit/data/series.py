@@ -21,7 +21,7 @@ from ..flags import checked_flags
 from .files import find_files, list_names
 from .packages import packaged
 from .sampling import Sample, Samples
-from .tables import Cells, numbers, read_cells, read_time
+from .tables import Cells, is_number, numbers, read_cells, read_time
 from .task import Task
 
 CLOCKS = ("time", "date", "datetime", "timestamp", "ds", "year")
@@ -66,19 +66,21 @@ def read_series(path: Path) -> Readings:
     others = [column for column in range(width) if column != clock]
     values = numbers(path, cells, others, missing=True)
     names = tuple(cells.names[column] if cells.names else f"series {i}" for i, column in enumerate(others, start=1))
+    if len({*names}) < len(names):
+        raise InputError(f"{path}: expected a name of its own for each column, got {', '.join(names)}")
     for name, empty in zip(names, values.isnan().all(0).tolist(), strict=True):
         if empty:
             raise InputError(f"{path}: column {name!r} has no readings; remove it")
-    return Readings(times, values, names, "-" in cells.rows[0][clock][1:])
+    return Readings(times, values, names, not is_number(cells.rows[0][clock]))
 
 
 def _times(path: Path, cells: Cells, clock: int) -> Tensor:
     times: list[float] = []
     for row, line in zip(cells.rows, cells.lines, strict=True):
         try:
-            time = read_time(row[clock])
+            time = read_time(row[clock], dates=not is_number(cells.rows[0][clock]))
         except ValueError:
-            expected = "expected a number or a date such as 2024-05-31 or 2024-05-31T18:00"
+            expected = "expected a number or a date such as 2024-05-31 or 2024-05-31T18:00, as in the first row"
             raise InputError(f"{path}, line {line}: {expected}, got {short(row[clock])}") from None
         if not math.isfinite(time) or (times and time <= times[-1]):
             what = "repeats the time before it" if times and time == times[-1] else "is not after the time before it"
@@ -90,14 +92,19 @@ def _times(path: Path, cells: Cells, clock: int) -> Tensor:
 
 @checked_flags
 def shown_time(time: float, dates: bool) -> str:
-    """A time as it stands in a file.
+    """A time as it stands in a file. Raises InputError for a date after the year 9999.
 
-    >>> shown_time(86400.0, True), shown_time(2.5, False)
-    ('1970-01-02', '2.5')
+    >>> shown_time(86400.0, True), shown_time(2.5, False), shown_time(1.7e9 + 1, False)
+    ('1970-01-02', '2.5', '1700000001')
     """
     if not dates:
-        return f"{time:g}"
-    moment = datetime.fromtimestamp(round(time), UTC)
+        return f"{time:.0f}" if time.is_integer() and abs(time) < 1e15 else f"{time:.12g}"
+    try:
+        moment = datetime.fromtimestamp(round(time, 3), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise InputError(f"expected a time in the years 1 to 9999, got {time:g} seconds after 1970") from None
+    if moment.microsecond:
+        return moment.replace(tzinfo=None).isoformat(timespec="milliseconds")
     return moment.strftime("%Y-%m-%d" if moment.hour == moment.minute == moment.second == 0 else "%Y-%m-%dT%H:%M:%S")
 
 
@@ -118,16 +125,17 @@ class Scaled(NamedTuple):
 
 
 def scaled(times: Tensor, values: Float[Tensor, "n series"], step: float) -> Scaled:
-    """Times in steps from the last one, and each series standardised over its readings.
+    """Times in steps from the last one, and each series standardised over its readings; NaN for one without any.
 
     >>> scaled(torch.arange(3).double(), torch.tensor([[1.0], [float("nan")], [3.0]]), 1.0).history[:, 1]
     tensor([-1., nan,  1.])
     """
-    there = ~values.isnan()
-    count = reduce(there.float(), "n series -> series", "sum").clamp(min=1)
-    mean = torch.where(there, values, 0).sum(0) / count
-    variance = torch.where(there, values - mean, 0).square().sum(0) / count
-    deviation = torch.where(variance > 1e-12, variance.sqrt(), 1)
+    there, exact = ~values.isnan(), values.double()
+    count = reduce(there.double(), "n series -> series", "sum")  # 0: the mean is NaN
+    mean = torch.where(there, exact, 0).sum(0) / count
+    deviation = (torch.where(there, exact - mean, 0).square().sum(0) / count).sqrt()
+    deviation = torch.where(deviation > 1e-6 * mean.abs(), deviation, 1)
+    mean, deviation = mean.float(), deviation.float()
     now = float(times[-1])
     clock = rearrange(((times - now) / step).float(), "n -> n 1")
     return Scaled(torch.cat([clock, (values - mean) / deviation], 1), mean, deviation, now)

@@ -19,6 +19,7 @@ from ..flags import checked_flags
 
 EMPTY = {"", "na", "n/a", "nan", "null", "none", "-", "?"}
 """Cells that hold no value, in lower case."""
+LARGEST = float(torch.finfo(torch.float32).max)
 
 
 class Cells(NamedTuple):
@@ -44,7 +45,7 @@ def read_cells(path: Path) -> Cells:
         raise InputError(f"{path} cannot be read as CSV ({error})") from error
     rows, lines = [row for row, _ in numbered], [line for _, line in numbered]
     names: tuple[str, ...] = ()
-    if rows and not any(_is_number(cell) for cell in rows[0]):
+    if rows and not any(is_number(cell) for cell in rows[0]):
         names, rows, lines = tuple(rows[0]), rows[1:], lines[1:]
     if not rows:
         raise InputError(f"{path} has no rows of numbers")
@@ -68,7 +69,7 @@ def numbers(path: Path, cells: Cells, columns: list[int], *, missing: bool = Fal
             empty = cell.lower() in EMPTY
             if empty and missing:
                 values[i, j] = math.nan
-            elif empty or not _is_number(cell) or not math.isfinite(float(cell)):
+            elif empty or not is_number(cell) or not abs(float(cell)) < LARGEST:
                 name = repr(cells.names[column]) if cells.names else column + 1
                 hint = "encode classes as numbers" if not empty else "remove the row or give a value"
                 raise InputError(
@@ -88,13 +89,19 @@ def read_rows(path: Path) -> Float[Tensor, "n c"]:
     if path.suffix.lower() == ".csv":
         cells = read_cells(path)
         return numbers(path, cells, [*range(len(cells.rows[0]))])
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as a .npy file ({error})") from error
+    values = read_npy(path)
     if values.ndim != 2 or values.dtype.kind not in "fiub":
         raise InputError(f"{path} must hold numbers (rows, columns), got {values.dtype} {values.shape}")
     return checked_rows(torch.from_numpy(values.astype(np.float32)), str(path))
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """The array of a .npy file. Raises InputError, naming the file, for any other content."""
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise InputError(f"{path} cannot be read as a .npy file ({error})") from error
 
 
 def checked_rows(rows: Tensor, name: str) -> Float[Tensor, "n c"]:
@@ -108,19 +115,28 @@ def checked_rows(rows: Tensor, name: str) -> Float[Tensor, "n c"]:
     return rows
 
 
-def read_time(cell: str) -> float:
-    """A number, or a date of ISO 8601 in seconds since 1970 (UTC unless it says another zone). Raises ValueError.
+def read_time(cell: str, *, dates: bool | None = None) -> float:
+    """A number, or a date of ISO 8601 in seconds since 1970 (UTC unless it says another zone).
+
+    Raises ValueError for any other cell, and for a date or a number where ``dates`` says the other.
 
     >>> read_time("1970-01-02"), read_time("3.5")
     (86400.0, 3.5)
     """
-    if _is_number(cell):
+    if dates is not None and dates == is_number(cell):
+        raise ValueError(f"expected {'a date' if dates else 'a number'}, got {cell}")
+    if is_number(cell):
         return float(cell)
     moment = datetime.fromisoformat(cell)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number.
+
+    >>> is_number("1e-5"), is_number("2024-05-31")
+    (True, False)
+    """
     try:
         float(cell)
     except ValueError:

@@ -72,7 +72,7 @@ def segments(picture: Tensor, classes: Tensor, names: Sequence[str]) -> Figure:
     from matplotlib.patches import Patch
 
     image = _image(picture)
-    page = figure(WIDTH, 0.7 + WIDTH / 2 * image.shape[0] / image.shape[1])
+    page = figure(WIDTH, 0.7 + min(6.0, WIDTH / 2 * image.shape[0] / image.shape[1]))
     left, right = page.subplots(1, 2)
     left.imshow(image, interpolation="nearest")
     colours = rearrange(class_colours(classes, len(names)), "c h w -> h w c").numpy()

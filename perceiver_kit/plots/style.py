@@ -21,13 +21,15 @@ INK, MUTED, PALE = "#1f2933", "#5b6470", "#c9ced6"
 # Inches, at 100 pixels each, and points: on a phone, 360 pixels wide, the smallest letters are 9 pixels high.
 WIDTH = 5.2
 SMALL = 9.5
+LEAST = 0.2
+"""The least height: a picture of one row would have none."""
 
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure of this size in inches, without a window."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, max(height, LEAST)), dpi=100, layout="constrained", facecolor="white")
 
 
 def panels(count: int, *, width: float, height: float, across: int) -> tuple[Figure, list[Axes]]:

@@ -26,7 +26,8 @@ def as_rows(source: Any, reader: Reader, columns: int) -> Float[Tensor, "n c"]:
     """An array or nested lists as float32 rows. Raises InputError, naming a bad row."""
     expected = f"numbers (n, {columns})"
     try:
-        rows = torch.as_tensor(np.asarray(source, dtype=np.float32))
+        values = source.detach().cpu().float() if isinstance(source, Tensor) else source
+        rows = torch.as_tensor(np.asarray(values, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise reader.refuse(source, expected) from error
     if rows.ndim != 2 or rows.shape[-1] != columns:
@@ -42,7 +43,7 @@ class Cloud(Reader):
     Files are .npy, .csv, .ply, .obj and .off; of a mesh, points on its faces are taken.
 
     Args:
-        points: at most so many points are taken, always the same ones.
+        points: at most so many points are taken, always the same ones, whatever their order.
         axes: coordinates of a point.
         features: further columns.
 
@@ -71,6 +72,7 @@ class Cloud(Reader):
         else:
             rows = as_rows(source, self, columns)
         if len(rows) > self.points:
+            rows = rows[np.lexsort(rows.numpy().T)]  # the order of a cloud does not matter
             rows = rows[torch.randperm(len(rows), generator=generator(0))[: self.points].sort().values]
         return normalised(rows, self.axes)
 

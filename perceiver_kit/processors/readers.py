@@ -19,6 +19,7 @@ from ..data.decoding import MAX_RATE, read_audio
 from ..data.files import PICTURES, SOUNDS, VIDEOS, open_picture
 from ..data.image_processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_picture
 from ..data.images import to_unit
+from ..data.tables import read_npy
 from ..data.video import load_clip
 from ..errors import InputError
 from ..registry import register
@@ -267,10 +268,10 @@ class Array(Reader):
 
     def read(self, source: Any) -> Tensor:
         try:
-            if isinstance(source, str | Path):
-                source = np.load(source, allow_pickle=False)
-            values = torch.as_tensor(source)
-        except (OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
+            values = torch.as_tensor(read_npy(source) if isinstance(source, str | Path) else source)
+        except InputError:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
             came = f"{describe_value(source)} ({error})"
             raise InputError(f"source: expected numbers or a .npy file, got {came}") from error
         return values if values.dtype in (torch.int64, torch.bool) and isinstance(source, Tensor) else values.float()

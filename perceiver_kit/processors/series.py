@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checks import check_positive, describe_value
+from ..checks import check_positive, short
 from ..data.series import Readings, Scaled, read_series, scaled, shown_time
 from ..data.tables import read_time
 from ..errors import InputError
@@ -82,6 +83,10 @@ class History(Reader):
             where = given if isinstance(given, str | Path) else "source"
             raise InputError(f"{where}: expected {expected}; got {names}")
         times, values = readings.times[-self.rows :], readings.values[-self.rows :]
+        if lacking := [name for name, empty in zip(readings.names, values.isnan().all(0), strict=True) if empty]:
+            where = given if isinstance(given, str | Path) else "source"
+            expected = f"a reading of {', '.join(lacking)} in the last {len(times)} rows"
+            raise InputError(f"{where}: expected {expected}, got none; remove the rows after the last reading")
         return readings, scaled(times, values, self.step or readings.step)
 
     def steps(self, source: Any, readings: Readings, past: Scaled) -> list[float]:
@@ -89,12 +94,14 @@ class History(Reader):
         if not isinstance(source, tuple):
             return [float(i + 1) for i in range(self.horizon)]
         try:
-            times = [float(time) if not isinstance(time, str) else read_time(time) for time in source[1]]
+            given = [source[1]] if isinstance(source[1], str) else source[1]
+            times = [read_time(time, dates=readings.dates) if isinstance(time, str) else float(time) for time in given]
         except (TypeError, ValueError) as error:
-            raise InputError(f"source: expected times as numbers or dates, got {describe_value(source[1])}") from error
-        if not times or min(times) <= past.now:
+            kind = "numbers or dates" if readings.dates else "numbers, as in the file,"
+            raise InputError(f"source: expected times as {kind}, got {short(source[1])}") from error
+        if not times or not all(past.now < time < math.inf for time in times):
             last = shown_time(past.now, readings.dates)
-            raise InputError(f"source: expected times after the last reading, at {last}; got {source[1]!r}")
+            raise InputError(f"source: expected times after the last reading, at {last}; got {short(source[1])}")
         return [(time - past.now) / (self.step or readings.step) for time in times]
 
 

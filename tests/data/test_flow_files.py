@@ -226,6 +226,36 @@ def test_what_is_wrong_with_a_benchmark_is_named(tmp_path: Path) -> None:
         task.held_out[1]
 
 
+def test_a_missing_frame_is_named(tmp_path: Path) -> None:
+    root = sintel(tmp_path, n=4)
+    (root / "training" / "clean" / "alley" / "frame_0002.png").unlink()
+    with pytest.raises(InputError, match=r"frame_0001.png: expected frame_0002.png as the next frame, got frame_0003"):
+        open_task(f"sintel:{root}", recipe="optical_flow", preset="tiny")
+
+
+def test_samples_that_fit_no_batch_and_unknown_flow_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    model = kit.build("optical_flow", preset="tiny")
+    with pytest.raises(InputError, match=r"same sizes and targets, got .*; use batch=1"):
+        kit.evaluate(model, f"kitti:{kitti(tmp_path / 'kitti')}", batch=2, progress=False)
+    root = sintel(tmp_path / "sintel", scenes=("alley",))
+    (root / "training" / "occlusions" / "alley" / "frame_0002.png").unlink()
+    with pytest.raises(InputError, match=r"same sizes and targets, got .*; use batch=1"):
+        kit.evaluate(model, f"sintel:{root}", batch=2, progress=False)
+    for path in root.rglob("*.flo"):
+        write_flo(path, torch.full((2, *SIZE), torch.nan))
+    with pytest.raises(InputError, match="has no known target, so nothing is measured"):
+        kit.evaluate(model, f"sintel:{root}", progress=False)
+
+
+def test_flow_that_rounds_to_512_pixels_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    edge = torch.full((2, 4, 4), 511.984)
+    assert read_kitti_flow(write_kitti_flow(tmp_path / "a.png", edge)).flow.unique().item() == 511.984375
+    with pytest.raises(InputError, match="less than 512 pixels"):
+        write_kitti_flow(tmp_path / "a.png", edge + 0.01)
+
+
 def test_the_data_must_have_the_classes_of_the_model(tmp_path: Path) -> None:
     model, toys = kit.build("image_classification_conv", preset="tiny", labels=("a", "b")), Toys("masked_lm")
     with pytest.raises(InputError, match="expected data of the classes of the model's output 'label', a, b; got b, a"):

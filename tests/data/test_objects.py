@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import perceiver_kit as kit
+from perceiver_kit.data import objects
 from perceiver_kit.data.canvases import INK, DigitScenes
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.errors import InputError
@@ -102,6 +103,10 @@ def annotation(**changes: Any) -> dict[str, Any]:
     return {"annotations": [{"id": 5, "image_id": 0, "category_id": 7, "bbox": [3, 4, 10, 20]} | changes]}
 
 
+def only(*names: Any) -> dict[str, Any]:
+    return {"images": [{"id": i, "file_name": name} for i, name in enumerate(names)]} | annotation()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -118,6 +123,17 @@ def annotation(**changes: Any) -> dict[str, Any]:
         ({"annotations": []}, r"expected pictures with objects, got none in 3 pictures"),
         ({"images": None}, r"annotations.json: expected a COCO file"),
         ({"images": [{"id": 0, "file_name": "../x.png"}]}, r"annotation 101: expected a image_id"),
+        (annotation(image_id=[0]), r"annotation 5: expected a image_id of the file, got \[0\]"),
+        (annotation(category_id={"a": 7}), r"annotation 5: expected a category_id of the file, got {'a': 7}"),
+        (annotation(bbox=[10**400, 4, 10, 20]), r"annotation 5: expected a class and a box of four finite numbers"),
+        (annotation(bbox=[30, 4, 1, 20]), r"box 0 of 0.png: expected a box inside the picture, got 'cat' at"),
+        (only(0), r"images: expected a text as file_name, got 0"),
+        (only("a" * 5000), r"expected one picture 'a+' below .*, got 0"),
+        (only("/etc/0.jpg"), r"expected one picture '/etc/0.jpg' below .*, got 0"),
+        ({"images": [*only("0.png")["images"], *only("1.png")["images"]]}, r"images have the id 0 twice"),
+        (only("0.png", "0.png"), r"annotations.json: 0.png is there twice; join its boxes"),
+        ({"categories": [{"id": 7, "name": "cat"}, {"id": 7, "name": "dog"}]}, r"categories have the id 7 twice"),
+        ({"categories": [{"id": 7, "name": None}]}, r"categories: expected a text as name, got None"),
     ],
 )
 def test_what_is_wrong_with_a_coco_file_is_named(tmp_path: Path, changes: Any, message: str) -> None:
@@ -134,6 +150,9 @@ def test_what_is_wrong_with_a_coco_file_is_named(tmp_path: Path, changes: Any, m
         ({"<annotation>": "<!DOCTYPE x><annotation>"}, r"0.xml: expected a VOC file, got one with a document type"),
         ({"</annotation>": ""}, r"0.xml: expected a VOC file, got ParseError"),
         ({"2.png": "9.png"}, r"2.xml: expected one picture '9.png' below .*, got 0"),
+        ({"2.png": "1.png"}, r"1.xml and .*2.xml: 1.png is there twice"),
+        ({"<name>cat": "<name> "}, r"0.xml: object 0: expected a class"),
+        ({"<annotation>": '<?xml version="1.0" encoding="foo"?><annotation>'}, r"0.xml: expected a VOC file, got Look"),
     ],
 )
 def test_what_is_wrong_with_a_voc_file_is_named(tmp_path: Path, changes: Any, message: str) -> None:
@@ -141,16 +160,38 @@ def test_what_is_wrong_with_a_voc_file_is_named(tmp_path: Path, changes: Any, me
         opened(voc(tmp_path, **changes))
 
 
+def test_a_document_type_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = voc(tmp_path) / "Annotations" / "0.xml"
+    path.write_text('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a><annotation/>', encoding="utf-16")
+    with pytest.raises(InputError, match="document type"):
+        opened(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = coco(tmp_path) / "annotations.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert opened(tmp_path).classes == ("cat", "dog")
+    masked(tmp_path / "masks").joinpath("classes.txt").write_text("sky\nsea\nice\n", encoding="utf-8-sig")
+    assert segmented(tmp_path / "masks").classes == ("sky", "sea", "ice")
+
+
+def test_the_folder_of_voc_files_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, listed = [], objects._places
+    monkeypatch.setattr(objects, "_places", lambda folder: calls.append(folder) or listed(folder))
+    opened(voc(tmp_path))
+    assert len(calls) == 1
+
+
 def test_digits_of_a_scene_are_where_their_boxes_say() -> None:
     digits = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     for number in range(3):
         digits[number, 0, 5 : 15 + number, 4 : 12 + 2 * number] = 200
     labels = torch.tensor([4, 0, 9])
-    objects = DigitScenes(digits, labels, size=(64, 80), items=20)
+    boxes = DigitScenes(digits, labels, size=(64, 80), items=20)
     masks = DigitScenes(digits, labels, size=(64, 80), items=20, targets="mask")
     sizes = set()
     for i in range(20):
-        sample, mask = objects[i], masks[i]["targets"]["label"]
+        sample, mask = boxes[i], masks[i]["targets"]["label"]
         assert torch.equal(sample["inputs"]["image"], masks[i]["inputs"]["image"])
         assert torch.equal(mask > 0, sample["inputs"]["image"][0] > INK / 127.5 - 1)
         found = [one for one in zip(*sample["targets"].values(), strict=True) if one[0] != -100]
@@ -200,12 +241,20 @@ def test_masks_are_read_as_they_were_written(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (dict(size=(40, 31)), r"0.png: expected the size of its picture, 30 × 40, got 31 × 40"),
+        (dict(classes="sky\n\nsea\nice"), r"classes.txt, line 2: expected the name of another class, got ''"),
+        (dict(classes="sky\nsea\nsky"), r"classes.txt, line 3: expected the name of another class, got 'sky'"),
         (dict(classes="sky\nsea"), r"2.png: expected classes 0 to 1, those of classes.txt, or 255 for none, got 2"),
     ],
 )
 def test_what_is_wrong_with_a_mask_is_named(tmp_path: Path, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segmented(masked(tmp_path, **options))
+
+
+def test_names_of_classes_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    masked(tmp_path).joinpath("classes.txt").write_bytes("Äpfel".encode("latin-1"))
+    with pytest.raises(InputError, match=r"classes.txt cannot be read as text"):
+        segmented(tmp_path)
 
 
 def test_a_picture_without_a_mask_and_a_mask_of_colours_are_named(tmp_path: Path) -> None:

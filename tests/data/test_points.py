@@ -153,3 +153,10 @@ def test_a_folder_has_a_class_for_each_subfolder(tmp_path: Path) -> None:
 def test_furniture_names_its_package(tmp_path: Path) -> None:
     with pytest.raises(kit.MissingPackage, match="sweethome3d-furniture"):
         furniture(folder=tmp_path)
+
+
+def test_which_points_of_a_large_cloud_are_read_does_not_depend_on_their_order() -> None:
+    cloud, reader = torch.randn(300, 3), kit.processors.Cloud(points=100)
+    found = reader.read(cloud)
+    assert torch.equal(reader.read(cloud[torch.randperm(300)]), found) and found.shape == (100, 3)
+    assert torch.equal(reader.read(cloud.double().requires_grad_()), found)

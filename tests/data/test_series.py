@@ -45,6 +45,9 @@ def test_a_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
         ("date,x\n2024-02-01,1\n2024-02-30,4\n", r"line 3: expected a number or a date"),
         ("time,x\n1,2\n2,wet\n", r"line 3, column 'x': expected a finite number, got 'wet'"),
         ("time,x,y\n1,2,\n2,3,\n", r"column 'y' has no readings"),
+        ("time,x\n5,1\n2024-02-01,4\n", r"line 3: expected a number or a date .* as in the first row"),
+        ("time,x\n2024-02-01,1\n9999999999,4\n", r"line 3: expected a number or a date .* as in the first row"),
+        ("time,x,x\n1,2,3\n2,3,4\n", r"expected a name of its own for each column, got x, x"),
         ("time\n1\n2\n", r"at least one of numbers"),
     ],
 )
@@ -65,6 +68,63 @@ def test_scaled_history_does_not_depend_on_units(seed: int, factor: float, shift
     back = other.history[:, 1:] * other.deviation + other.mean
     torch.testing.assert_close(back, values * factor + shift, atol=1e-3, rtol=1e-3, equal_nan=True)
     assert float(first.history[-1, 0]) == 0
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-3, 1e30])
+def test_readings_of_any_unit_are_standardised(unit: float) -> None:
+    one = readings()
+    wanted, found = scaled(one.times, one.values, 1.0), scaled(one.times, one.values * unit, 1.0)
+    torch.testing.assert_close(found.history, wanted.history)
+    constant = scaled(one.times, torch.full((40, 1), 0.1 * unit), 1.0)
+    assert constant.deviation == 1 and constant.history[:, 1].abs().max() == 0
+
+
+def test_a_series_without_history_has_no_target() -> None:
+    one = readings()
+    one.values[:8, 1] = torch.nan
+    target = Windows([one], history=8, horizon=4)[0]["targets"]["future"]
+    assert target[:, 1].isnan().all() and target[:, 0].isfinite().all()
+
+
+def test_small_numbers_are_no_dates(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("time,x\n1e-5,2\n2e-5,3\n")
+    assert not read_series(path).dates
+
+
+@pytest.mark.parametrize(("first", "step"), [(1.7e9, 1.0), (1.7e12, 1.0), (2010.0, 1 / 365), (0.0, 0.1)])
+def test_each_forecast_has_its_own_time(tmp_path: Path, first: float, step: float) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("time,x\n" + "".join(f"{first + i * step!r},{i % 5}\n" for i in range(30)))
+    model = kit.build("forecasting", preset="tiny", series=1)
+    answer = kit.predict(model, path)
+    assert [float(time) for time in answer.best["x"]] == pytest.approx(answer.times, abs=step / 100)
+    path.write_text("time,x\n" + "".join(f"2024-01-01T00:00:{i // 2:02}.{5 * (i % 2)}00,{i}\n" for i in range(30)))
+    assert [*kit.predict(model, path).best["x"]][:2] == ["2024-01-01T00:00:15", "2024-01-01T00:00:15.500"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dates", "message"),
+    [
+        ([float("nan")], False, "expected times after the last reading"),
+        ([float("inf")], False, "expected times after the last reading"),
+        (["2025-01-01"], False, "expected times as numbers, as in the file"),
+        ([1e12], True, "expected a time in the years 1 to 9999"),
+        ([1e20], True, "expected a time in the years 1 to 9999"),
+    ],
+)
+def test_impossible_times_to_forecast_are_named(tmp_path: Path, wanted: list, dates: bool, message: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("time,x\n" + "".join(f"{f'2024-01-{i:02}' if dates else i},{i % 5}\n" for i in range(1, 20)))
+    with pytest.raises(kit.InputError, match=message):
+        kit.predict(kit.build("forecasting", preset="tiny", series=1), (path, wanted))
+
+
+def test_a_forecast_needs_recent_readings(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("time,x\n" + "".join(f"{i},{i if i < 9 else ''}\n" for i in range(200)))
+    with pytest.raises(kit.InputError, match=r"a\.csv: expected a reading of x in the last \d+ rows, got none"):
+        kit.predict(kit.build("forecasting", preset="tiny", series=1), path)
 
 
 def test_windows_hold_neighbouring_rows() -> None:

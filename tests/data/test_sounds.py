@@ -114,6 +114,8 @@ def test_a_table_gives_several_labels(tmp_path: Path) -> None:
     [
         ("path,labels\na.wav,x", "labels.csv: expected the columns file and labels, lacks file"),
         ("file,labels\ngone.wav,x", r"labels.csv, line 2: expected a file that ends in \.wav, got 'gone.wav'"),
+        ("file,labels\n/etc/a.wav,x", r"line 2: .*got '/etc/a.wav'; give its path below the table's folder"),
+        ("file,labels\n../{0}/a.wav,x", r"line 2: .*a.wav'; give its path below the table's folder"),
         ("file,labels\na.wav,", "line 2: expected a new file and its labels, got labels ''"),
         ("file,labels\na.wav,x\na.wav,y", "line 3: .*got the file a second time"),
         ("file,labels\na.wav,x,y", "line 2: .*quote labels that have commas"),
@@ -123,7 +125,7 @@ def test_a_table_gives_several_labels(tmp_path: Path) -> None:
 )
 def test_bad_tables_are_refused_by_line(tmp_path: Path, table: str, message: str) -> None:
     tone(tmp_path / "a.wav", 300)
-    (tmp_path / "labels.csv").write_bytes(table.encode("utf-8", "surrogateescape"))
+    (tmp_path / "labels.csv").write_bytes(table.replace("{0}", tmp_path.name).encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=message):
         read_table(tmp_path / "labels.csv", (".wav",))
 

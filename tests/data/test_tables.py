@@ -39,6 +39,7 @@ def write(path: Path, text: str) -> Path:
         ("x,y\n1,2\n3,\n", r"line 3, column 'y': .*got ''; remove the row"),
         ("1,2\n3,nan\n", r"line 2, column 2"),
         ("1,2\n\n3,inf\n", r"line 3, column 2"),
+        ("1,2\n3,1e39\n", r"line 2, column 2: expected a finite number, got '1e39'"),
         ("1,2\n3\n", r"line 2: expected 2 columns"),
         ("x,y\n", "no rows"),
         ("", "no rows"),
@@ -70,6 +71,20 @@ def test_arrays_are_checked(tmp_path: Path) -> None:
     np.save(path, np.array([{}]), allow_pickle=True)
     with pytest.raises(kit.InputError, match="cannot be read"):
         read_rows(path)
+
+
+@pytest.mark.parametrize("content", ["zip", "broken zip", "huge"])
+def test_other_files_with_the_name_of_an_array_are_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows.npy"
+    with open(path, "wb") as file:
+        np.savez(file, a=np.ones((2, 3))) if content == "zip" else np.save(file, np.ones((2, 3)))
+    if content == "broken zip":
+        path.write_bytes(b"PK\x03\x04" + bytes(20))
+    if content == "huge":  # as its header says
+        path.write_bytes(path.read_bytes().replace(b"(2, 3), }          ", b"(99999999999, 3), }"[:19]))
+    for read in (read_rows, kit.processors.Array().read):
+        with pytest.raises(kit.InputError, match=r"rows\.npy cannot be read as a \.npy file"):
+            read(path)
 
 
 def test_dates_without_a_zone_are_utc() -> None:

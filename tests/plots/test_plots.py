@@ -241,3 +241,7 @@ def test_tensors_may_require_gradients_and_have_any_precision() -> None:
     image: Tensor = torch.rand(3, 8, 8, dtype=torch.float64, requires_grad=True)
     drawn(plots.attention_over_image(image, weights, grid=(4, 4)))
     drawn(plots.latents(image[0]))
+
+
+def test_tall_pictures_give_no_taller_page() -> None:
+    assert plots.reconstructions({"made": torch.rand(2, 3, 4000, 1)}).get_size_inches().max() < 10

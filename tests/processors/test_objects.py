@@ -49,3 +49,11 @@ def test_masks_are_written_as_classes_and_as_colours(tmp_path: Path) -> None:
     seen = {name for name, share in answer.scores.items() if share}
     legend = answer.figure().legends[0]
     assert {text.get_text() for text in legend.get_texts()} == seen and abs(sum(answer.scores.values()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("object_detection", (1, 600)), ("semantic_segmentation", (600, 1))])
+def test_very_wide_and_very_tall_pictures_are_shown(tmp_path: Path, recipe: str, size: tuple[int, int]) -> None:
+    answer = kit.predict(kit.build(recipe, preset="tiny"), picture(tmp_path / "a.png", size=size))
+    page = answer.figure().get_size_inches()
+    assert page.min() > 0.1 and page.max() < 10
+    assert answer._repr_png_()
