@@ -74,6 +74,8 @@ class History(Reader):
             readings = read_series(Path(given))
         elif isinstance(given, Readings):
             readings = given
+            if not len(given.times) or bool((given.times.diff() <= 0).any()):
+                raise InputError("source: expected Readings at rising times, got none or unsorted ones")
         else:
             raise self.refuse(given, "the path of a .csv file, Readings, or a tuple of one of them and times")
         wanted = self.names or readings.names

@@ -127,6 +127,13 @@ def test_a_forecast_needs_recent_readings(tmp_path: Path) -> None:
         kit.predict(kit.build("forecasting", preset="tiny", series=1), path)
 
 
+@pytest.mark.parametrize("times", [[], [3.0, 1.0, 2.0], [1.0, 1.0]])
+def test_readings_of_a_call_are_at_rising_times(times: list[float]) -> None:
+    given = Readings(torch.tensor(times, dtype=torch.float64), torch.ones(len(times), 1), ("x",), False)
+    with pytest.raises(kit.InputError, match="source: expected Readings at rising times"):
+        kit.predict(kit.build("forecasting", preset="tiny", series=1), given)
+
+
 def test_windows_hold_neighbouring_rows() -> None:
     one = readings()
     data = Windows([one, readings(9)], history=8, horizon=4, step=1.0)
