@@ -123,9 +123,7 @@ def read_time(cell: str, *, dates: bool | None = None) -> float:
     >>> read_time("1970-01-02"), read_time("3.5")
     (86400.0, 3.5)
     """
-    if dates is not None and dates == is_number(cell):
-        raise ValueError(f"expected {'a date' if dates else 'a number'}, got {cell}")
-    if is_number(cell):
+    if not dates and (dates is False or is_number(cell)):
         return float(cell)
     moment = datetime.fromisoformat(cell)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
