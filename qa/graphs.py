@@ -155,11 +155,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "exported": exported,
     "exported_masked": exported_masked,
 }
-# Inductor does not depend on the recipe. Training differs from evaluation by batch statistics and hidden inputs.
-ONLY = {
-    "inductor": {"masked_lm"},
-    "trained_compiled": {"masked_lm", "image_classification_conv", "multimodal_autoencoding"},
-}
+ONLY = {"inductor": {"masked_lm"}}  # it does not depend on the recipe
 
 
 def checks(recipe: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -92,26 +93,49 @@ def direction(seed: int) -> list[Row]:
     ]
 
 
+def playback(seed: int) -> list[Row]:
+    """How fast a clip is played, with the folds of ``direction``."""
+    (recipe,) = recipes_for("playback")
+    hits: list[Tensor] = []
+    costs: list[Row] = []
+    baselines: list[float] = []
+    for fold in range(FOLDS):
+        task = opened(recipe, "playback", "quick", seed=seed, fold=fold, num_frames=8)  # at 4× a window of 29
+        costs.append(train(f"playback_{fold}", recipe, task, preset="quick", seed=seed, steps=100))
+        held_out: Any = task.held_out
+        hits.append(logits(kit.load(directory(f"playback_{fold}", seed)), held_out).argmax(-1) == held_out.labels)
+        baselines.append(differences(task, Tensor.abs))
+    metrics = costs[0] | {key: sum(one[key] for one in costs) for key in ("seconds", "processor_seconds")}
+    label = f"speed of a clip, each third of two clips held out once, `{recipe}`, preset `quick`"
+    known = {"chance": 1 / 3, "size of frame differences + logistic regression": sum(baselines) / FOLDS}
+    hit = torch.cat(hits)
+    return [row(label, "accuracy", float(hit.float().mean()), metrics, known, samples=len(hit))]
+
+
+def logits(model: Any, held_out: Any) -> Tensor:
+    video = torch.stack([held_out[i]["inputs"]["video"] for i in range(len(held_out))])
+    with torch.no_grad():
+        return torch.cat([model({"video": part})["label"] for part in video.split(50)])
+
+
 def directions(model: Any, task: Task) -> tuple[Tensor, Tensor]:
     """Whether each held-out item is right, and whether each window looks more forwards than its reversal.
 
     Items may overlap; the windows of the second have no frame in common.
     """
     held_out: Any = task.held_out
-    video = torch.stack([held_out[i]["inputs"]["video"] for i in range(len(held_out))])
-    with torch.no_grad():
-        logits = torch.cat([model({"video": part})["label"] for part in video.split(50)])
-    margin = logits[:, 0] - logits[:, 1]
+    found = logits(model, held_out)
+    margin = found[:, 0] - found[:, 1]
     apart, last = [], (-1, -len(video[0]))
     for i in range(0, len(held_out), 2):  # forwards and backwards follow each other
         scene, start, _ = held_out.shown[i]
         if scene != last[0] or start - last[1] >= len(video[0]):
             apart, last = [*apart, i], (scene, start)
-    return logits.argmax(-1) == held_out.labels, torch.stack([margin[i] > margin[i + 1] for i in apart])
+    return found.argmax(-1) == held_out.labels, torch.stack([margin[i] > margin[i + 1] for i in apart])
 
 
-def differences(task: Task) -> float:
-    """Accuracy of logistic regression on the mean differences of frames at a quarter of the size."""
+def differences(task: Task, size: Callable[[Tensor], Tensor] = lambda change: change) -> float:
+    """Accuracy of logistic regression on the mean differences, or their size, of frames at a quarter of the size."""
     from sklearn.linear_model import LogisticRegression
 
     parts: Any = []
@@ -119,7 +143,7 @@ def differences(task: Task) -> float:
         samples = [part[i] for i in range(len(part))]  # type: ignore[arg-type]
         video = torch.stack([sample["inputs"]["video"] for sample in samples])
         grey = reduce(video, "b t c (h y) (w x) -> b t h w", "mean", y=4, x=4)
-        change = rearrange(grey.diff(dim=1).mean(1), "b h w -> b (h w)").numpy()
+        change = rearrange(size(grey.diff(dim=1)).mean(1), "b h w -> b (h w)").numpy()
         parts.append((change, torch.stack([sample["targets"]["label"] for sample in samples]).numpy()))
     return float(LogisticRegression(max_iter=300).fit(*parts[0]).score(*parts[1]))
 
@@ -134,4 +158,5 @@ RUNS = {
     "speech": Run(speech, seeds=(0, 1, 2)),
     "sound_speed": Run(sound_speed),
     "direction": Run(direction, seeds=(0, 1, 2)),
+    "playback": Run(playback, seeds=(0, 1, 2)),
 }

@@ -26,10 +26,12 @@ def as_rows(source: Any, reader: Reader, columns: int) -> Float[Tensor, "n c"]:
     """An array or nested lists as float32 rows. Raises InputError, naming a bad row."""
     expected = f"numbers (n, {columns})"
     try:
-        values = source.detach().cpu().float() if isinstance(source, Tensor) else source
-        rows = torch.as_tensor(np.asarray(values, dtype=np.float32))
+        values = source.detach().cpu() if isinstance(source, Tensor) else torch.as_tensor(np.array(source))
     except (TypeError, ValueError) as error:
         raise reader.refuse(source, expected) from error
+    if values.is_complex():
+        raise reader.refuse(source, f"real {expected}")
+    rows = values.float()
     if rows.ndim != 2 or rows.shape[-1] != columns:
         raise reader.refuse(rows, expected)
     return checked_rows(rows, "source")

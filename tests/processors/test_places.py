@@ -79,6 +79,8 @@ def test_points_are_answered_from_files(tmp_path: Path) -> None:
         ([[0.0, 1.0, 2.0], [0.0, float("nan"), 1.0]], "row 1 has NaN"),
         ("cloud.txt", "expected a point cloud"),
         ([[1, 2], [1]], "expected numbers"),
+        ([[1j, 0, 0]], r"real numbers \(n, 3\)"),
+        (torch.zeros(2, 3, dtype=torch.complex64), r"real numbers \(n, 3\)"),
     ],
 )
 def test_bad_clouds_are_refused(source: object, message: str) -> None:
