@@ -150,7 +150,7 @@ def test_the_bench_of_a_gpu_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capsy
     gpu.main()
     shown = capsys.readouterr().out
     assert "| context 64 | **" in shown
-    assert "products of 8192 × 8192 matrices reach" in shown
+    assert "Products of 8192 × 8192 matrices reach" in shown
 
 
 def test_shares_of_a_gpus_peak_are_of_replayed_time() -> None:
