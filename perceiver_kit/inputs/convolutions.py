@@ -122,7 +122,8 @@ class ConvStem(Input):
         check_tensor(raw, name, self.raw_axes)
         frames, leading = pack([raw], "* c h w")
         frames = match_dtype(frames, self.convs)
-        if frames.device.type == "cpu":  # a training step of the stem takes 40 % less time (32 channels, 96 × 96 pixels)
+        if frames.device.type == "cpu":
+            # A training step takes 0.6 of the time (16 pictures of 96 × 96, 32 channels), one forward of 224 × 224 0.4.
             frames = frames.contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             frames = norm(conv(self._padded(frames, 7, 0.0))).relu()
