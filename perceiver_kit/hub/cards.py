@@ -24,13 +24,12 @@ def model_card(model: nn.Module, name: str, card: Mapping[str, Any]) -> bytes:
     ``card`` has the text and entries of the header, such as the licence. Raises UnknownName for an entry that the hub
     does not know, CheckpointError for a value that YAML cannot hold.
 
-    >>> from perceiver_kit.spec import build
-    >>> model = build("sequence_classification", preset="tiny")
+    >>> model = SelfAttentionLayer(8, heads=2)
     >>> card = model_card(model, "me/reviews", {"license": "cc-by-4.0", "text": "Is a review good?"}).decode()
     >>> print(card.partition("A Perceiver")[0].rstrip())
     ---
     library_name: "perceiver-kit"
-    tags: ["perceiver", "sequence_classification"]
+    tags: ["perceiver"]
     license: "cc-by-4.0"
     ---
     <BLANKLINE>

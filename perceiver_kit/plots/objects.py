@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checks import describe_value
 from ..errors import InputError
-from .style import COLOURS, INK, SMALL, WIDTH, bare, figure, from_minus_one, pixels, plain, title
+from .style import COLOURS, HIGHEST, INK, SMALL, WIDTH, bare, figure, from_minus_one, pixels, plain, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def boxes(picture: Tensor, boxes: Tensor, names: Sequence[str], *, truth: Tensor
 
     image = _image(picture)
     height, width = image.shape[:2]
-    page = figure(WIDTH, min(6.0, WIDTH * height / width))
+    page = figure(WIDTH, min(HIGHEST, WIDTH * height / width))
     axes = page.subplots()
     axes.imshow(image, interpolation="nearest")
     colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(sorted({_kind(name) for name in names}))}
@@ -72,7 +72,7 @@ def segments(picture: Tensor, classes: Tensor, names: Sequence[str]) -> Figure:
     from matplotlib.patches import Patch
 
     image = _image(picture)
-    page = figure(WIDTH, 0.7 + min(6.0, WIDTH / 2 * image.shape[0] / image.shape[1]))
+    page = figure(WIDTH, 0.7 + min(HIGHEST, WIDTH / 2 * image.shape[0] / image.shape[1]))
     left, right = page.subplots(1, 2)
     left.imshow(image, interpolation="nearest")
     colours = rearrange(class_colours(classes, len(names)), "c h w -> h w c").numpy()

@@ -12,6 +12,7 @@ from ..checks import check_tensor, describe_value
 from ..errors import InputError
 from .style import (
     COLOURS,
+    HIGHEST,
     INK,
     MUTED,
     SMALL,
@@ -55,7 +56,7 @@ def reconstructions(rows: Mapping[str, Tensor], *, titles: Sequence[str] | None 
     captions = [""] * count if titles is None else check_titles(titles, count, "image")
     side = max(0.8, min(1.5, (WIDTH - 0.35) / count))
     page = figure(
-        side * count + 0.35, (min(6.0, side * shape[0] / shape[1]) + 0.06) * len(rows) + (0.25 if titles else 0.05)
+        side * count + 0.35, (min(HIGHEST, side * shape[0] / shape[1]) + 0.06) * len(rows) + (0.25 if titles else 0.05)
     )
     grid = page.subplots(len(rows), count, squeeze=False)
     page.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr]

@@ -21,6 +21,8 @@ INK, MUTED, PALE = "#1f2933", "#5b6470", "#c9ced6"
 # Inches, at 100 pixels each, and points: on a phone, 360 pixels wide, the smallest letters are 9 pixels high.
 WIDTH = 5.2
 SMALL = 9.5
+HIGHEST = 6.0
+"""The most inches of one picture: a narrow one would take gigabytes."""
 LEAST = 0.2
 """The least height: a picture of one row would have none."""
 
