@@ -32,7 +32,7 @@ NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env -
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
-.PHONY: help demo lab test check docs dist bench parity results zoo fuzz graphs prototypes coverage mutations clean
+.PHONY: help demo lab test check docs dist bench parity results zoo fuzz graphs seeds prototypes coverage mutations clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,9 @@ fuzz: $(DEV)  ## thousands of models, tens of thousands of bad inputs, hundreds 
 
 graphs: $(DEV)  ## compile and export every recipe (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.graphs
+
+seeds: $(DEV)  ## run every tutorial with three other seeds: no claim may depend on one (half an hour; SEEDS=1: less)
+	$(BIN)/python -m qa.seeds
 
 prototypes: $(DEV)  ## train the short models of qa/prototypes/, beside trivial baselines (some minutes)
 	for file in qa/prototypes/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done

@@ -37,8 +37,9 @@ def summary(tasks: Sequence[Task], found: dict[str, Found]) -> dict[str, Any]:
     """The measurements in docs/benchmarks.json."""
     peaks: dict[str, float] = {}
     if "peak" in found and found["peak"][KIT]:
-        for number, dtype in enumerate(("float32", "bfloat16")):
-            peaks[dtype] = max(entries[number]["per_second"] for entries in found["peak"][KIT])
+        points = next(task.points for task in tasks if task.name == "peak")
+        for number, point in enumerate(points):
+            peaks[point["dtype"]] = max(entries[number]["per_second"] for entries in found["peak"][KIT])
     rows = [row(task, found[task.name], peaks) for task in tasks if task.kind != "peak"]
     forwards = [entry for entry in rows if entry["task"].startswith("forward/")]
     return {"peak_flops_per_second": peaks, "geometric_mean": mean_ratio(forwards), "tasks": rows}

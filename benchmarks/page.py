@@ -57,6 +57,10 @@ A training step is forward, backward and AdamW. The kit's predicts the last 256 
 that is predicted costs the kit more, a window less. On 65,536 tokens GPT-2's takes minutes and is not measured; the
 table of growth has the kit's."""
 
+NO_BFLOAT16 = """\
+Not measured: this CPU has no instructions for bfloat16, and a product takes fifty times as long as in float32.
+[On a GPU](gpu.md) it is measured."""
+
 NAMES = {KIT: "kit", HUGGING_FACE: "Hugging Face", PERCEIVER_PYTORCH: "perceiver-pytorch", TRANSFORMER: "GPT-2"}
 OTHERS = (HUGGING_FACE, PERCEIVER_PYTORCH, TRANSFORMER)
 
@@ -152,14 +156,15 @@ def write(docs: Path, data: dict[str, Any]) -> None:
 
 def markdown(data: dict[str, Any]) -> str:
     machine, peaks, mean = data["machine"], data["peak_flops_per_second"], data["geometric_mean"]
+    speeds = [f"{peak / 1e9:.0f} GFLOP/s in {dtype}" for dtype, peak in peaks.items()]
     parts = [
         "# Speed and memory",
         INTRODUCTION,
         f"Geometric mean over the {len(of(data, 'forward'))} forwards: **{mean:.2f}** times faster "
         f"(target ≥ 1.5: {'met' if mean >= 1.5 else '**not met**'}).",
-        f"Machine: {machine['cpu']}, {machine['threads']} threads. Products of 4096 × 4096 matrices reach "
-        f"{peaks['float32'] / 1e9:.0f} GFLOP/s in float32 and {peaks['bfloat16'] / 1e9:.0f} in bfloat16: the *peak* "
-        "of the tables. A task's *floor* is the time that its FLOPs would take at it.",
+        f"Machine: {machine['cpu']} with {machine['instructions']}, {machine['threads']} threads. Products of "
+        f"4096 × 4096 matrices reach {' and '.join(speeds)}: the *peak* of the tables. A task's *floor* is the time "
+        "that its FLOPs would take at it.",
         "![Times faster than Hugging Face, by task](assets/benchmarks.svg)",
         "## Forward",
         compared(of(data, "forward")),
@@ -167,10 +172,7 @@ def markdown(data: dict[str, Any]) -> str:
         "## Training step",
         TRAIN,
         compared(of(data, "train")),
-        "## bfloat16",
-        "Both in bfloat16.",
-        compared(of(data, "bfloat16")),
-        against_float32(data),
+        *(bfloat16(data) if of(data, "bfloat16") else ["## bfloat16", NO_BFLOAT16]),
         "## Batches, lengths, sizes",
         "Hugging Face decodes 2,048 rows for every text; the kit decodes as many as the text has.",
         compared(of(data, "batch", "length", "size"), targets=False),
@@ -200,15 +202,16 @@ def explained(entry: dict[str, Any]) -> str:
     return f"- `{entry['task']}`: {missed}. {' '.join(notes)}".rstrip()
 
 
-def against_float32(data: dict[str, Any]) -> str:
-    """The kit in bfloat16 beside the reference in float32, the dtype of the checkpoint."""
+def bfloat16(data: dict[str, Any]) -> list[str]:
+    """Both sides in bfloat16, and the kit in bfloat16 beside the reference in float32, the dtype of the checkpoint."""
     every = {entry["task"]: entry for entry in data["tasks"]}
     ratios = []
     for entry in of(data, "bfloat16"):
         recipe = entry["task"].split("/")[1]
         reference = every[f"forward/{recipe}"]["points"][0][HUGGING_FACE]["seconds"]
         ratios.append(f"`{recipe}` {reference / entry['points'][0][KIT]['seconds']:.1f}")
-    return f"The kit in bfloat16 beside Hugging Face in float32, times faster: {', '.join(ratios)}."
+    beside = f"The kit in bfloat16 beside Hugging Face in float32, times faster: {', '.join(ratios)}."
+    return ["## bfloat16", "Both in bfloat16.", compared(of(data, "bfloat16")), beside]
 
 
 def plot(data: dict[str, Any], path: Path) -> None:

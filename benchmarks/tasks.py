@@ -131,13 +131,13 @@ def _growth(key: str, name: str) -> Task:
 
 
 @functools.cache
-def all_tasks() -> tuple[Task, ...]:
-    """Every task, in the order in which they run."""
+def all_tasks(bfloat16: bool = True) -> tuple[Task, ...]:
+    """Every task, in the order in which they run; those in bfloat16 can be left out."""
     every = recipes()
     pixels = [recipe for recipe in every if traits(recipe).pixels]
     any_size = [recipe for recipe in pixels if traits(recipe).any_size]
     texts = [recipe for recipe in every if traits(recipe).text_out]
-    points = ({"dtype": "float32"}, {"dtype": "bfloat16"})
+    points = tuple({"dtype": dtype} for dtype in (("float32", "bfloat16") if bfloat16 else ("float32",)))
     generic = dict(sides=(KIT, PERCEIVER_PYTORCH), target=Target(1.0))
     # One process each: the Transformer takes minutes at the longest context.
     causal: dict[str, Any] = dict(rounds=0, warm=False, processor=True)
@@ -147,7 +147,7 @@ def all_tasks() -> tuple[Task, ...]:
         Task("peak", "peak", sides=(KIT,), points=points, repeats=5, memory=False),
         *(_forward(recipe) for recipe in every),
         *(_train(recipe) for recipe in every),
-        *(_bfloat16(recipe) for recipe in pixels),
+        *(_bfloat16(recipe) for recipe in pixels if bfloat16),
         *(_sweep("batch", recipe, (1, 2, 4, 8), repeats=1) for recipe in any_size),
         *(_sweep("length", recipe, (128, 256, 512, 1024, 2048), repeats=3) for recipe in texts),
         *(_sweep("size", recipe, (112, 224, 336, 448), repeats=1) for recipe in any_size),

@@ -65,25 +65,31 @@ def test_growth_is_judged_by_slopes() -> None:
     assert [each["met"] for each in growth(1.1)["targets"]] == [False, True]
 
 
-def all_figures(ratio: float) -> dict:
+ORIGIN = {
+    "machine": dict(cpu="a CPU", instructions="AVX2", threads=2, python="3", torch="2", transformers="5")
+    | {"perceiver-pytorch": "0"},
+    "commits": ["abc"],
+}
+
+
+def all_figures(ratio: float, **chosen: bool) -> dict:
     """Figures of every task: the kit takes one second, others ``ratio`` seconds."""
     found = {}
-    for task in all_tasks():
+    for task in all_tasks(**chosen):
         sides = {}
         for side in task.sides:
             seconds = 1.0 if side == KIT else ratio
             entry = {"seconds": seconds, "mebibytes": 10.0, "flops": 1e11, "per_second": 1e11}
             sides[side] = [[{**entry} for _ in task.points] for _ in range(max(1, task.rounds))]
         found[task.name] = sides
-    return figures.summary(all_tasks(), found)
+    return figures.summary(all_tasks(**chosen), found)
 
 
 def test_page_lists_targets_and_explains_missed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "NOTES", {"forward/optical_flow": "Because of this.", "forward/masked_lm": "Unused."})
     data = all_figures(2.0)
     assert data["geometric_mean"] == pytest.approx(2.0)
-    machine = dict(cpu="a machine", threads=2, python="3", torch="2", transformers="5")
-    page.write(tmp_path, data | {"machine": machine | {"perceiver-pytorch": "0"}, "commits": ["abc"]})
+    page.write(tmp_path, data | ORIGIN)
     text = (tmp_path / "benchmarks.md").read_text()
     assert "times faster ≥ 3.00: **not met** (2.00)" in text and "times faster ≥ 1.00: met" in text
     assert "Because of this." in text and "Unused." not in text
@@ -93,6 +99,14 @@ def test_page_lists_targets_and_explains_missed_ones(tmp_path: Path, monkeypatch
         if line.startswith("| `"):
             assert line.count(" | ") in (8, 9), line
     assert "| 65,536 | `roll` | 1.00 | 0.50 | 10 | 10 |" in text  # a token a second, a second of GPT-2's two
+
+
+def test_a_cpu_without_bfloat16_is_measured_in_float32_alone() -> None:
+    data = all_figures(2.0, bfloat16=False)
+    assert {*data["peak_flops_per_second"]} == {"float32"}
+    assert len(all_tasks()) - len(all_tasks(bfloat16=False)) == 2
+    text = page.markdown(data | ORIGIN)
+    assert "Not measured: this CPU has no instructions for bfloat16" in text and "Both in bfloat16" not in text
 
 
 def test_new_figures_take_the_places_of_known_ones() -> None:
