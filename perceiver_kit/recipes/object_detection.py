@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,12 +90,13 @@ def _most_objects(parameters: dict[str, Any]) -> dict[str, Any]:
         layers=OWN,
     ),
     group=Encoder,
-    objective=Detection,
+    # With DETR's class cost of 1 boxes are learned first: after 1,000 steps of `quick` AP50 is 0.65, with 5 it is 0.80.
+    objective=partial(Detection, class_cost=5.0),
     training=dict(
         steps=1500,
         batch=32,
         rate=1e-3,
-        quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=2400, batch=16),
+        quick=dict(optimizer="muon", rate=2e-3, weight_decay=0.05, steps=1800, batch=16),
     ),
     data=dict(
         digits="perceiver_kit.data.tasks:digit_objects",
