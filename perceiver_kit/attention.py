@@ -23,9 +23,9 @@ from .observing import Observed
 MIN_WIDTH = 16
 
 # A function from a number of channels to a module, such as a norm or an MLP: see variants.py.
-Make = Callable[[int], nn.Module]
+Factory = Callable[[int], nn.Module]
 # Rotates queries or keys (b, heads, n, c) by the positions (b or 1, n) of their rows: see variants.Rotary.
-Turn = Callable[[Tensor, Tensor], Tensor]
+Rotate = Callable[[Tensor, Tensor], Tensor]
 # The rows to read, or the result of ``key_values(rows)``.
 Keys = Float[Tensor, "b n ck"] | KeyValues
 # Which linear layers of attention have biases.
@@ -76,11 +76,11 @@ class Attention(Observed):
         qk_channels: int | None = None,
         v_channels: int | None = None,
         kv_heads: int | None = None,
-        qk_norm: Make | None = None,
+        qk_norm: Factory | None = None,
         bias: Biases = "all",
         compete: bool = False,
         dropout: float = 0.0,
-        positions: Turn | None = None,
+        positions: Rotate | None = None,
     ) -> None:
         super().__init__()
         check_flag("attention", compete=compete)

@@ -15,7 +15,7 @@ from .encoders import HierarchicalEncoder
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
-from .model import PerceiverIO, Raw
+from .model import PerceiverIO, RawInputs
 from .outputs import Outputs
 from .queries import Queries
 from .registry import register
@@ -69,12 +69,19 @@ class LabelBottleneck(PerceiverIO):
         return own | labels
 
     def forward(
-        self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None, **request: Any
+        self,
+        inputs: RawInputs,
+        *,
+        mask: RawInputs | None = None,
+        hidden: Mapping[str, Tensor] | None = None,
+        **request: Any,
     ) -> dict[str, Tensor]:
         """As ``PerceiverIO.forward``."""
         return self.decode(self.encode(inputs, mask=mask, hidden=hidden), **request)
 
-    def encode(self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None) -> Encoded:
+    def encode(
+        self, inputs: RawInputs, *, mask: RawInputs | None = None, hidden: Mapping[str, Tensor] | None = None
+    ) -> Encoded:
         """Latents of the last level (b, m, d); those of the middle level are kept for the labels."""
         if not isinstance(inputs, Mapping):
             raise InputError(f"inputs must be a mapping with {', '.join(self.inputs.blocks)}")

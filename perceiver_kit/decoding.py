@@ -26,7 +26,7 @@ from .tokens import Encoded, Grid, take_rows
 At = Mapping[str, Tensor | None]
 Sizes = Mapping[str, Grid]
 QueryMask = Mapping[str, Tensor]
-Asked = Mapping[str, Tensor]
+QueryTensors = Mapping[str, Tensor]
 
 READS = "the query reads the latents"
 
@@ -38,8 +38,8 @@ CHUNK_BYTES_ELSEWHERE = 2**28
 
 
 def check_request(
-    model: Any, *, at: At | None, chunk: int | None, size: Sizes | None, queries: Asked | None
-) -> tuple[At, Sizes, Asked]:
+    model: Any, *, at: At | None, chunk: int | None, size: Sizes | None, queries: QueryTensors | None
+) -> tuple[At, Sizes, QueryTensors]:
     """``at``, ``size`` and ``queries`` with their defaults; an InputError for wrong arguments of ``model.decode``."""
     outputs: Outputs | None = model.outputs
     if outputs is None:
@@ -95,7 +95,7 @@ def _takes_query_mask(decoder: Any) -> bool:
     return any(parameter.name == "query_mask" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _check_asked(queries: Queries, wanted: Collection[str], asked: Asked) -> None:
+def _check_asked(queries: Queries, wanted: Collection[str], asked: QueryTensors) -> None:
     """Refuse tensors for queries that take none, wrong ones, and a query that lacks its tensor."""
     for name in queries.blocks:
         query = queries.blocks[name]
@@ -108,7 +108,7 @@ def _check_asked(queries: Queries, wanted: Collection[str], asked: Asked) -> Non
 
 
 def decode_outputs(
-    model: Any, encoded: Encoded, at: At, chunk: int | None, size: Sizes, query_mask: QueryMask, asked: Asked
+    model: Any, encoded: Encoded, at: At, chunk: int | None, size: Sizes, query_mask: QueryMask, asked: QueryTensors
 ) -> dict[str, Tensor]:
     """All outputs in ``at``. Outputs that share a query, with equal options, are decoded together."""
     outputs: Outputs = model.outputs

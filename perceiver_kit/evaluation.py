@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
-from .checks import check_positive, short
+from .checks import check_positive
+from .data.collation import batched
 from .data.task import Task
 from .data.tasks import find_loader, open_task
 from .errors import InputError
@@ -69,7 +71,7 @@ def evaluate(
     like = next(model.parameters())
     meters: dict[str, Any] = {"": chosen.meters()}
     sums: dict[str, Term] = {}
-    batches = DataLoader(data.held_out, batch_size=batch, collate_fn=_collated)
+    batches = DataLoader(data.held_out, batch_size=batch, collate_fn=partial(batched, hint="use batch=1"))
     for samples in with_bar(batches, "evaluate") if progress else batches:
         part = {name: _moved(samples[name], like) for name in samples if name != "draw"}
         given = {name: part[name] for name in ("mask", "query_mask", "queries") if name in part}
@@ -89,22 +91,6 @@ def evaluate(
     return {"loss": float(loss)} | {
         name: float(meter.compute()) for name, meter in found.items() if meter._update_count
     }
-
-
-def _collated(samples: list[dict[str, Any]]) -> Any:
-    """Samples as a batch. Raises InputError for samples that have other sizes or other targets."""
-    shapes = [{name: tuple(x.shape) for name, x in _flat(sample).items()} for sample in samples]
-    if differing := [other for other in shapes if other != shapes[0]]:
-        came = f"{short(shapes[0])} and {short(differing[0])}"
-        raise InputError(f"evaluate: samples of a batch must have the same sizes and targets, got {came}; use batch=1")
-    return default_collate(samples)
-
-
-def _flat(part: Any, name: str = "") -> dict[str, Tensor]:
-    """The tensors of nested mappings."""
-    if isinstance(part, Mapping):
-        return {key: x for own, value in part.items() for key, x in _flat(value, f"{name} {own}".strip()).items()}
-    return {name: part} if isinstance(part, Tensor) else {}
 
 
 def _masked(objective: Objective, targets: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .activations import Activation
-from .attention import Make
+from .attention import Factory
 from .block import Block
 from .checks import check_flag, check_tensor, describe_value
 from .errors import InputError
@@ -49,8 +49,8 @@ class GatedCrossAttention(CrossAttentionLayer, Block):
         latest_only: bool = True,
         activation: Activation = "gelu",
         dropout: float = 0.0,
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
     ) -> None:
         super().__init__(
             channels,

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .activations import Activation, Gate, make_activation
-from .attention import Attention, Biases, Keys, Make, Turn, rows_of
+from .attention import Attention, Biases, Factory, Keys, Rotate, rows_of
 from .attention_backends import KeyValues, checkpointed_mlp
 from .checks import check_callable, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
@@ -73,7 +73,7 @@ class CrossAttentionLayer(Observed):
         qk_channels: int | None = None,
         v_channels: int | None = None,
         kv_heads: int | None = None,
-        qk_norm: Make | None = None,
+        qk_norm: Factory | None = None,
         bias: Biases = "all",
         widening: int = 1,
         query_residual: bool = True,
@@ -83,10 +83,10 @@ class CrossAttentionLayer(Observed):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
-        norm: Make | None = None,
-        key_norm: Make | None = None,
-        mlp: Make | None = None,
-        positions: Turn | None = None,
+        norm: Factory | None = None,
+        key_norm: Factory | None = None,
+        mlp: Factory | None = None,
+        positions: Rotate | None = None,
     ) -> None:
         super().__init__()
         owner = "CrossAttentionLayer"
@@ -195,9 +195,9 @@ class SelfAttentionLayer(Observed):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
-        norm: Make | None = None,
-        mlp: Make | None = None,
-        positions: Turn | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
+        positions: Rotate | None = None,
     ) -> None:
         super().__init__()
         check_callable("SelfAttentionLayer", norm=norm, mlp=mlp)

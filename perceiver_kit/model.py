@@ -12,7 +12,7 @@ from torch import Tensor
 from .attention_backends import keep_in_graph
 from .block import Block, completed
 from .checks import check_class_names, describe_value, short
-from .decoding import Asked, At, QueryMask, Sizes, check_query_mask, check_request, decode_outputs
+from .decoding import At, QueryMask, QueryTensors, Sizes, check_query_mask, check_request, decode_outputs
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names, named
@@ -22,7 +22,7 @@ from .queries import NoQuery, Queries
 from .registry import register
 from .tokens import Encoded, Grid
 
-Raw = Mapping[str, Tensor] | Tensor
+RawInputs = Mapping[str, Tensor] | Tensor
 Labels = Mapping[str, Sequence[str] | None]
 
 
@@ -167,15 +167,15 @@ class PerceiverIO(Block):
 
     def forward(
         self,
-        inputs: Raw,
+        inputs: RawInputs,
         *,
-        mask: Raw | None = None,
+        mask: RawInputs | None = None,
         hidden: Mapping[str, Tensor] | None = None,
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
         query_mask: QueryMask | None = None,
-        queries: Asked | None = None,
+        queries: QueryTensors | None = None,
     ) -> dict[str, Tensor]:
         """``decode(encode(inputs))``. For training call the model itself: wrappers such as DDP act on ``forward`` only.
 
@@ -193,7 +193,9 @@ class PerceiverIO(Block):
             decoded = {name: keep_in_graph(rows, *unused) for name, rows in decoded.items()}
         return decoded
 
-    def encode(self, inputs: Raw, *, mask: Raw | None = None, hidden: Mapping[str, Tensor] | None = None) -> Encoded:
+    def encode(
+        self, inputs: RawInputs, *, mask: RawInputs | None = None, hidden: Mapping[str, Tensor] | None = None
+    ) -> Encoded:
         """Latents (b, m, d) = encoder(inputs). Returns them and the input rows that queries need.
 
         ``inputs`` maps each modality to its raw tensor, or is one tensor if there is one modality. ``mask`` maps a
@@ -220,7 +222,7 @@ class PerceiverIO(Block):
         chunk: int | None = None,
         size: Sizes | None = None,
         query_mask: QueryMask | None = None,
-        queries: Asked | None = None,
+        queries: QueryTensors | None = None,
     ) -> dict[str, Tensor]:
         """Each output = whole(output(decoder(queries, latents))). Without ``at`` every output is decoded completely.
 

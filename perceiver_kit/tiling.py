@@ -16,7 +16,7 @@ from .checks import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names
-from .model import Asked, At, Labels, PerceiverIO, QueryMask, Raw, Sizes
+from .model import At, Labels, PerceiverIO, QueryMask, QueryTensors, RawInputs, Sizes
 from .outputs import Outputs
 from .queries import Queries
 from .registry import register
@@ -62,15 +62,15 @@ class Tiled(PerceiverIO):
 
     def forward(
         self,
-        inputs: Raw,
+        inputs: RawInputs,
         *,
-        mask: Raw | None = None,
+        mask: RawInputs | None = None,
         hidden: Mapping[str, Tensor] | None = None,
         at: At | None = None,
         chunk: int | None = None,
         size: Sizes | None = None,
         query_mask: QueryMask | None = None,
-        queries: Asked | None = None,
+        queries: QueryTensors | None = None,
     ) -> dict[str, Tensor]:
         """The output at the input's height and width; for an input of another size only ``mask`` and ``chunk``."""
         name = next(iter(self.inputs.blocks))
@@ -121,7 +121,7 @@ class Tiled(PerceiverIO):
             ramps.append(torch.minimum(index + 1, size - index))
         return torch.minimum(rearrange(ramps[0], "h -> h 1"), ramps[1])
 
-    def _keep(self, mask: Raw | None, name: str, raw: Tensor) -> Bool[Tensor, "b h w"] | None:
+    def _keep(self, mask: RawInputs | None, name: str, raw: Tensor) -> Bool[Tensor, "b h w"] | None:
         if isinstance(mask, Mapping):
             check_names("mask", mask, self.inputs.blocks)
         keep = mask.get(name) if isinstance(mask, Mapping) else mask

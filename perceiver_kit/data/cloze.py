@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .corpora import BIBLE_SOURCE
 from .packages import packaged
-from .questions import Asked, asked_task
+from .questions import Question, question_task
 from .task import Task
 
 VERSES = 6
@@ -47,7 +47,7 @@ def names_in(verses: list[Verse]) -> frozenset[str]:
     return frozenset(word for word, count in inner.items() if count >= 3 and word.lower() not in small)
 
 
-def cloze_questions() -> tuple[list[Asked], list[Asked]]:
+def cloze_questions() -> tuple[list[Question], list[Question]]:
     """Training and held-out questions: a verse with one name blanked that occurs in the ``VERSES`` verses before it.
 
     A question is the text around the blank.
@@ -56,7 +56,7 @@ def cloze_questions() -> tuple[list[Asked], list[Asked]]:
     """
     verses = bible_verses()
     names = names_in(verses)
-    parts: tuple[list[Asked], list[Asked]] = ([], [])
+    parts: tuple[list[Question], list[Question]] = ([], [])
     chapters: dict[tuple[tuple[int, int], int], list[str]] = {}
     for verse in verses:
         chapters.setdefault((verse.book, verse.chapter), []).append(verse.text)
@@ -73,11 +73,11 @@ def cloze_questions() -> tuple[list[Asked], list[Asked]]:
                 question = before + BLANK + after
                 places = tuple((found.start(), found.end()) for found in _WORD.finditer(context) if found[0] == name[0])
                 where = f"book {book[0]}.{book[1]}, chapter {chapter}, verse {i + 1}"
-                parts[held_out].append(Asked(question, context, places, where))
+                parts[held_out].append(Question(question, context, places, where))
     return parts
 
 
-def name_baselines(questions: list[Asked]) -> dict[str, float]:
+def name_baselines(questions: list[Question]) -> dict[str, float]:
     """Shares of questions whose answer is the most frequent, or the last name of the context."""
     names = names_in(bible_verses())
     right = Counter()
@@ -90,4 +90,4 @@ def name_baselines(questions: list[Asked]) -> dict[str, float]:
 
 def bible_cloze(*, max_length: int = 2048, seed: int = 0) -> Task:
     """Names that are missing in verses of the Bible."""
-    return asked_task("bible_cloze", *cloze_questions(), BIBLE_SOURCE, max_length=max_length, seed=seed)
+    return question_task("bible_cloze", *cloze_questions(), BIBLE_SOURCE, max_length=max_length, seed=seed)

@@ -15,6 +15,7 @@ from perceiver_kit.errors import InputError
 
 FILL = {"inputs": 0, "mask": False, "queries": math.nan}
 """The padding of each part of a sample; targets are padded as missing."""
+PAD = "crop or resize, or pad with Data(collate=kit.pad)"
 
 
 def pad(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,6 +50,46 @@ def pad(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         given = batch.setdefault("mask", {}).get(name)
         batch["mask"][name] = real if given is None else given & real
     return batch
+
+
+def batched(samples: Sequence[Mapping[str, Any]], *, hint: str | None = None) -> dict[str, Any]:
+    """Samples of the same sizes as one batch, by PyTorch's default collation.
+
+    Raises InputError that says how samples differ, and ends with ``hint`` on what to do.
+
+    >>> batched([{"inputs": {"x": torch.zeros(3)}}] * 2)["inputs"]["x"].shape
+    torch.Size([2, 3])
+    """
+    flat = [_flat(sample) for sample in samples]
+    for other in flat[1:]:
+        differing = flat[0].keys() ^ other.keys()
+        if differing:  # PyTorch would silently drop a part, such as a mask, that the first sample lacks
+            which = f"{', '.join(sorted(differing))} only in one of them"
+            raise InputError(f"samples of a batch must have the same parts, got {which}{f': {hint}' if hint else ''}")
+    try:
+        return default_collate(samples)
+    except Exception as error:
+        for other in flat[1:]:
+            for name in other:
+                expected, got = describe_value(flat[0][name]), describe_value(other[name])
+                if expected != got:
+                    raise InputError(
+                        f"samples of a batch must have the same sizes, but {name} is {expected} in sample "
+                        f"{index_of(flat[0])} and {got} in sample {index_of(other)}: {hint or PAD}"
+                    ) from error
+        raise InputError(f"samples cannot be collated: {error}") from error
+
+
+def _flat(part: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of a sample by dotted name."""
+    if not isinstance(part, Mapping):
+        return {name[1:]: part}
+    return {leaf: value for key, inner in part.items() for leaf, value in _flat(inner, f"{name}.{key}").items()}
+
+
+def index_of(sample: Mapping[str, Any]) -> Any:
+    """The index of a sample that a checked data set drew, else a question mark."""
+    return int(sample["draw"][1]) if isinstance(sample.get("draw"), Tensor) else "?"
 
 
 def _same_keys(values: Sequence[Any], what: str) -> list[str]:

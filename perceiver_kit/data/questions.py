@@ -24,7 +24,7 @@ MAX_ANSWERS = 8
 """Right answers of a question that are kept."""
 
 
-class Asked(NamedTuple):
+class Question(NamedTuple):
     """A question, its context, the places (start, end) of right answers in characters of it, and where it was read."""
 
     question: str
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
         return [self.context[start:end] for start, end in self.answers]
 
 
-def asked(question: str, context: str, answers: Sequence[tuple[str, int]], where: str) -> Asked:
+def checked_question(question: str, context: str, answers: Sequence[tuple[str, int]], where: str) -> Question:
     """A question whose answers are texts with the character at which each starts.
 
     Raises InputError, with the place, for an empty text, and for an answer that does not stand there.
@@ -54,10 +54,10 @@ def asked(question: str, context: str, answers: Sequence[tuple[str, int]], where
                 f"{where}: expected the answer {short(text)} at {start} of the context, got {short(found)}{hint}"
             )
         places.append((start, start + len(text)))
-    return Asked(question, context, tuple(dict.fromkeys(places)), where)
+    return Question(question, context, tuple(dict.fromkeys(places)), where)
 
 
-def read_squad(path: Path) -> list[Asked]:
+def read_squad(path: Path) -> list[Question]:
     """The questions of a file of SQuAD 1.1 or 2.0.
 
     Raises InputError, naming the file and the question, for another form, and answers that are not in the context.
@@ -78,11 +78,11 @@ def read_squad(path: Path) -> list[Asked]:
                     raise InputError(f"{place}: expected an object, got {describe_value(entry)}")
                 known = [] if entry.get("is_impossible") else _answers(field(entry, "answers", list, place), place)
                 context = field(paragraph, "context", str, where)
-                questions.append(asked(field(entry, "question", str, place), context, known, place))
+                questions.append(checked_question(field(entry, "question", str, place), context, known, place))
     return questions
 
 
-def read_question_lines(path: Path) -> list[Asked]:
+def read_question_lines(path: Path) -> list[Question]:
     """The questions of JSON lines: ``{"question": …, "context": …, "answers": [{"text": …, "answer_start": …}]}``.
 
     ``answers`` may be an object of two lists, ``text`` and ``answer_start``; without an entry there is no answer.
@@ -99,7 +99,7 @@ def read_question_lines(path: Path) -> list[Asked]:
             known = [dict(text=text, answer_start=start) for text, start in zip(texts, starts, strict=True)]
         known = _answers(field({"answers": known}, "answers", list, where), where)
         question, context = field(record, "question", str, where), field(record, "context", str, where)
-        questions.append(asked(question, context, known, where))
+        questions.append(checked_question(question, context, known, where))
     return questions
 
 
@@ -145,12 +145,12 @@ class Questions(Samples):
 
     Raises InputError as ``context_windows`` does, and for no samples.
 
-    >>> item = Questions([asked("Who?", "It was Ada.", [("Ada", 7)], "here")], length=24)[0]
+    >>> item = Questions([checked_question("Who?", "It was Ada.", [("Ada", 7)], "here")], length=24)[0]
     >>> item["targets"]["start"][0], item["targets"]["end"][0]
     (tensor(13), tensor(15))
     """
 
-    def __init__(self, questions: Sequence[Asked], *, length: int, unanswerable: bool = True, seed: int = 0) -> None:
+    def __init__(self, questions: Sequence[Question], *, length: int, unanswerable: bool = True, seed: int = 0) -> None:
         check_positive("Questions", length=length)
         self.rows: list[tuple[list[int], list[tuple[int, int]]]] = []
         for one in questions:
@@ -183,8 +183,8 @@ class Questions(Samples):
         return {"inputs": {"text": text}, "targets": targets, "mask": {"text": torch.arange(self.length) < len(ids)}}
 
 
-def asked_task(
-    name: str, train: list[Asked], held_out: list[Asked], source: str, *, max_length: int, seed: int
+def question_task(
+    name: str, train: list[Question], held_out: list[Question], source: str, *, max_length: int, seed: int
 ) -> Task:
     """Training and held-out questions as the data of a run."""
     unanswerable = any(not one.answers for one in [*train, *held_out])
@@ -197,7 +197,7 @@ def asked_task(
 def question_files(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task:
     """SQuAD's files or JSON lines, a file or a folder; ``records.open_records`` says what is held out."""
     train, held_out = open_records(path, READERS)
-    return asked_task(path.name, train, held_out, str(path), max_length=max_length, seed=seed)
+    return question_task(path.name, train, held_out, str(path), max_length=max_length, seed=seed)
 
 
 def _entries(value: Any, name: str, where: str) -> list[Any]:

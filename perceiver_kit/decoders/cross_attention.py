@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Biases, Make
+from ..attention import Biases, Factory
 from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_positive
 from ..errors import InputError
@@ -62,8 +62,8 @@ class Decoder(Block):
         residual_dropout: float = 0.0,
         zero_output: bool = False,
         activation: Activation = "gelu",
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
         bias: Biases = "all",
         groups: int = 1,
         order: Order = "rows",

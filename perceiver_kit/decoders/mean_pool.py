@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..attention import Make
+from ..attention import Factory
 from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
@@ -29,7 +29,7 @@ class MeanPool(Block):
     fills: ClassVar = {"latent_dim": lambda model, arguments: model.encoder.latent_dim}
 
     def __init__(
-        self, latent_dim: int = LEFT_OUT, *, out_channels: int | None = None, norm: Make | None = None
+        self, latent_dim: int = LEFT_OUT, *, out_channels: int | None = None, norm: Factory | None = None
     ) -> None:
         super().__init__()
         self.out_channels = latent_dim if out_channels is None else out_channels

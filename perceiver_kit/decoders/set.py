@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Make
+from ..attention import Factory
 from ..block import LEFT_OUT, Block
 from ..checks import check_positive
 from ..initialisation import linear
@@ -49,8 +49,8 @@ class SetDecoder(Block):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
     ) -> None:
         super().__init__()
         check_positive("SetDecoder", query_channels=query_channels, latent_dim=latent_dim)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ..activations import Activation, make_activation
-from ..attention import Make, Turn
+from ..attention import Factory, Rotate
 from ..block import Block
 from ..checks import check_choice, check_positive, check_probability, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
@@ -82,7 +82,7 @@ class CausalEncoder(Block):
         latents_per_position: int = 1,
         query: Start = "linear",
         positions: Positions | None = None,
-        rotary: Turn | None = None,
+        rotary: Rotate | None = None,
         count: Count = "forward",
         first_position: int = 0,
         query_offset: int = 0,
@@ -98,8 +98,8 @@ class CausalEncoder(Block):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "squared_relu",
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
     ) -> None:
         super().__init__()
         owner = "CausalEncoder"

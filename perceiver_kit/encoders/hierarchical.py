@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Make
+from ..attention import Factory
 from ..block import Block
 from ..checks import check_choice, check_positive, check_sizes, check_tensor, short
 from ..errors import AssemblyError, InputError
@@ -73,8 +73,8 @@ class HierarchicalEncoder(Block):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "squared_relu",
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
     ) -> None:
         super().__init__()
         owner = "HierarchicalEncoder"

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Biases, Make
+from ..attention import Biases, Factory
 from ..block import LEFT_OUT, Block
 from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
@@ -80,8 +80,8 @@ class Encoder(Block):
         dropout: float = 0.0,
         residual_dropout: float = 0.0,
         activation: Activation = "gelu",
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
         bias: Biases = "all",
         compete: bool | tuple[bool, ...] = False,
         quiet_start: bool = False,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..activations import Activation
-from ..attention import Biases, Make
+from ..attention import Biases, Factory
 from ..block import Block
 from ..checks import check_positive, check_tensor, describe_value
 from ..errors import InputError
@@ -54,15 +54,15 @@ class Resampler(Block):
         heads: int = 8,
         head_channels: int = 64,
         kv_heads: int | None = None,
-        qk_norm: Make | None = None,
+        qk_norm: Factory | None = None,
         read_latents: bool = True,
         frames: int | None = None,
         media: int | None = None,
         bias: Biases = "none",
         activation: Activation = "gelu",
         dropout: float = 0.0,
-        norm: Make | None = None,
-        mlp: Make | None = None,
+        norm: Factory | None = None,
+        mlp: Factory | None = None,
     ) -> None:
         super().__init__()
         sizes = dict(channels=channels, num_latents=num_latents, layers=layers, heads=heads)

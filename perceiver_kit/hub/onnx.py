@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from ..checks import writing
-from ..decoding import Asked, QueryMask
+from ..decoding import QueryMask, QueryTensors
 from ..errors import AssemblyError, MissingPackage
-from ..model import PerceiverIO, Raw
+from ..model import PerceiverIO, RawInputs
 
 
 def to_onnx(
     model: PerceiverIO,
     file: str | os.PathLike,
-    inputs: Raw,
+    inputs: RawInputs,
     *,
-    mask: Raw | None = None,
+    mask: RawInputs | None = None,
     query_mask: QueryMask | None = None,
-    queries: Asked | None = None,
+    queries: QueryTensors | None = None,
     dynamic_shapes: Any = None,
 ) -> Path:
     """Write a model as ONNX, for inputs like these; ``dynamic_shapes`` are those of ``torch.export.export``.
@@ -65,7 +65,7 @@ def to_onnx(
     return path
 
 
-def _sorted(model: PerceiverIO, tensors: Raw) -> dict[str, Tensor]:
+def _sorted(model: PerceiverIO, tensors: RawInputs) -> dict[str, Tensor]:
     if not isinstance(tensors, Mapping):
         tensors = {next(iter(model.inputs.blocks)): tensors}
     return {name: tensors[name] for name in sorted(tensors)}

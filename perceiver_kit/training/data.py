@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..checks import check_positive, check_seed, describe_value
+from ..data.collation import batched
 from ..data.sampling import Steps
 from ..errors import AssemblyError
 from .module import Training
-from .samples import CheckedDataset, CheckedIterable, batched, collated
+from .samples import CheckedDataset, CheckedIterable, collated
 
 
 class Data(lightning.LightningDataModule):

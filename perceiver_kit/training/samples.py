@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..checks import check_finite, describe_value
+from ..data.collation import index_of
 from ..data.sampling import EVALUATION, Key, Samples
 from ..errors import InputError, PerceiverKitError
 from ..flags import checked_flags
@@ -155,7 +156,7 @@ def _check(sample: Any, where: str, missing: Collection[str] = ()) -> None:
 
 def collated(collate: Callable[[list[Any]], Mapping[str, Any]], samples: list[Any]) -> dict[str, Any]:
     """A batch by a collation of the user; an InputError that names the samples for any exception."""
-    where = f"collate of samples {', '.join(str(_index(sample)) for sample in samples)}"
+    where = f"collate of samples {', '.join(str(index_of(sample)) for sample in samples)}"
     try:
         batch = collate([{key: value for key, value in sample.items() if key != "draw"} for sample in samples])
     except PerceiverKitError as error:
@@ -165,37 +166,3 @@ def collated(collate: Callable[[list[Any]], Mapping[str, Any]], samples: list[An
     if not isinstance(batch, Mapping) or not {"inputs", "targets"} <= {*batch}:
         raise InputError(f"{where} must give a dict of 'inputs' and 'targets', got {describe_value(batch)}")
     return {**batch, "draw": torch.stack([sample["draw"] for sample in samples])}
-
-
-def batched(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples as one batch, by PyTorch's default collation; InputError says how samples differ."""
-    flat = [_flat(sample) for sample in samples]
-    for other in flat[1:]:
-        differing = flat[0].keys() ^ other.keys()
-        if differing:  # PyTorch would silently drop a part, such as a mask, that the first sample lacks
-            which = f"{', '.join(sorted(differing))} only in one of them"
-            raise InputError(f"samples of a batch must have the same parts, got {which}")
-    try:
-        return default_collate(samples)
-    except Exception as error:
-        for other in flat[1:]:
-            for name in other:
-                expected, got = describe_value(flat[0][name]), describe_value(other[name])
-                if expected != got:
-                    raise InputError(
-                        f"samples of a batch must have the same sizes, but {name} is {expected} in sample "
-                        f"{_index(flat[0])} and {got} in sample {_index(other)}: crop or resize, or pad with "
-                        "Data(collate=kit.pad)"
-                    ) from error
-        raise InputError(f"samples cannot be collated: {error}") from error
-
-
-def _flat(part: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of a sample by dotted name."""
-    if not isinstance(part, Mapping):
-        return {name[1:]: part}
-    return {leaf: value for key, inner in part.items() for leaf, value in _flat(inner, f"{name}.{key}").items()}
-
-
-def _index(sample: Mapping[str, Any]) -> Any:
-    return int(sample["draw"][1]) if isinstance(sample.get("draw"), Tensor) else "?"

@@ -236,11 +236,11 @@ def test_a_missing_frame_is_named(tmp_path: Path) -> None:
 def test_samples_that_fit_no_batch_and_unknown_flow_are_named(tmp_path: Path) -> None:
     pytest.importorskip("av")
     model = kit.build("optical_flow", preset="tiny")
-    with pytest.raises(InputError, match=r"same sizes and targets, got .*; use batch=1"):
+    with pytest.raises(InputError, match=r"must have the same sizes, but inputs.frames is .*: use batch=1"):
         kit.evaluate(model, f"kitti:{kitti(tmp_path / 'kitti')}", batch=2, progress=False)
     root = sintel(tmp_path / "sintel", scenes=("alley",))
     (root / "training" / "occlusions" / "alley" / "frame_0002.png").unlink()
-    with pytest.raises(InputError, match=r"same sizes and targets, got .*; use batch=1"):
+    with pytest.raises(InputError, match=r"must have the same parts, got .*: use batch=1"):
         kit.evaluate(model, f"sintel:{root}", batch=2, progress=False)
     for path in root.rglob("*.flo"):
         write_flo(path, torch.full((2, *SIZE), torch.nan))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import perceiver_kit as kit
+from perceiver_kit.data.collation import batched
 from perceiver_kit.training import samples
-from perceiver_kit.training.samples import CheckedDataset, batched
+from perceiver_kit.training.samples import CheckedDataset
 
 
 def sample(x: Tensor, **more: Any) -> dict[str, Any]:
