@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perceiver_kit as kit
-from perceiver_kit.data.questions import Questions, asked, question_files, read_question_lines, read_squad
+from perceiver_kit.data.questions import Questions, checked_question, question_files, read_question_lines, read_squad
 
 pytestmark = pytest.mark.usefixtures("checked")
 
@@ -78,7 +78,7 @@ words = st.text("aé日🙂 ", min_size=1, max_size=12).filter(str.strip)
 @given(words, words, words)
 def test_targets_are_the_bytes_of_the_answer_in_some_window(before: str, answer: str, after: str) -> None:
     context = before + answer + after
-    one = asked("Qü?", context, [(answer, len(before))], "here")
+    one = checked_question("Qü?", context, [(answer, len(before))], "here")
     data = Questions([one], length=64, unanswerable=True)
     found = 0
     for i in range(len(data)):
@@ -97,7 +97,7 @@ def test_targets_are_the_bytes_of_the_answer_in_some_window(before: str, answer:
 
 
 def test_long_contexts_are_windows_with_the_answer_or_none() -> None:
-    one = asked("Q?", "x" * 30 + "Ada" + "y" * 30, [("Ada", 30)], "here")
+    one = checked_question("Q?", "x" * 30 + "Ada" + "y" * 30, [("Ada", 30)], "here")
     data = Questions([one], length=25)
     starts = [int(data[i]["targets"]["start"][0]) for i in range(len(data))]
     assert sum(start > 0 for start in starts) >= 1
