@@ -12,7 +12,7 @@ from torch import Tensor
 from .attention_backends import keep_in_graph
 from .block import Block, completed
 from .checks import check_class_names, describe_value, short
-from .decoding import At, QueryMask, QueryTensors, Sizes, check_query_mask, check_request, decode_outputs
+from .decoding import decode_outputs
 from .errors import AssemblyError
 from .inputs import Inputs
 from .modalities import check_names, named
@@ -20,6 +20,7 @@ from .observing import joined
 from .outputs import Output, Outputs
 from .queries import NoQuery, Queries
 from .registry import register
+from .request import At, QueryMask, QueryTensors, Sizes, check_query_mask, check_request
 from .tokens import Encoded, Grid
 
 RawInputs = Mapping[str, Tensor] | Tensor

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from qa.report import ROOT, write
 from tests import fresh
 
-CORE = "attention attention_backends block decoding folding layers masks modalities model padding positions recipe"
+CORE = "attention attention_backends block decoding folding layers masks modalities model padding positions recipe request"
 CORE += " registry spec tiled_attention tiling tokens encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
 COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py"]
 SLOW = "multimodal_autoencoding"  # its cases take half the time; drawn models have the same blocks

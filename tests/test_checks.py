@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 import perceiver_kit as kit
 from perceiver_kit.checks import MAX_SIZE, check_elements, check_number, check_positive, check_seed, short
-from perceiver_kit.decoding import _check_index
 from perceiver_kit.objectives.base import check_classes
+from perceiver_kit.request import check_index
 from perceiver_kit.training import Data, Training
 
 from .strategies import RECIPES, raws, tiny
@@ -136,7 +136,7 @@ def test_indices_and_classes_are_looked_at_as_ids_are(card: bool, on: bool | Non
     context = contextlib.nullcontext() if on is None else kit.checks(on)
     OnCard.looks = 0
     with context:
-        _check_index(right, "label", (1,), 1)
+        check_index(right, "label", (1,), 1)
         check_classes("label", right, 3)
     assert OnCard.looks == (2 if card and on else 0)
 

@@ -49,6 +49,7 @@ ORDER = [
     "outputs",
     "encoders",
     "decoders",
+    "request",
     "folding",
     "decoding",
     "model",

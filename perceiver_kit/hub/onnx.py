@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..checks import writing
-from ..decoding import QueryMask, QueryTensors
 from ..errors import AssemblyError, MissingPackage
 from ..model import PerceiverIO, RawInputs
+from ..request import QueryMask, QueryTensors
 
 
 def to_onnx(
