@@ -28,7 +28,8 @@ from qa.report import ROOT, write
 from tests import fresh
 
 CORE = "attention attention_backends block decoding folding layers masks modalities model padding positions recipe"
-CORE += " registry request spec tiled_attention tiling tokens encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
+CORE += " registry request spec tiled_attention tiling tokens"
+CORE += " encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
 COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py"]
 SLOW = "multimodal_autoencoding"  # its cases take half the time; drawn models have the same blocks
 SAMPLE, SEED, MINUTES, CPU_SECONDS = 300, 0, 60, 90
