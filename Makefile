@@ -22,11 +22,10 @@ LAB  := $(VENV)/.installed-lab
 DEV  := $(VENV)/.installed-dev
 QA   := $(VENV)-qa/.installed
 
-# One pytest for each notebook, without the options that are for modules (xdist would split a notebook's cells). Lax:
-# outputs may differ from the committed ones, since machines round differently; the cells assert what must hold.
-# The two longest first, so that two at a time end together.
-LONGEST   := $(wildcard tutorials/11*.ipynb tutorials/26*.ipynb)
-NOTEBOOKS := $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard tutorials/*.ipynb)))
+# Notebooks without the options that are for modules (xdist would split a notebook's cells), four in a pytest: each has a
+# kernel of its own, and pytest starts once. Lax: outputs may differ from the committed ones, since machines round
+# differently; the cells assert what must hold.
+NOTEBOOKS := $(sort $(wildcard tutorials/*.ipynb))
 NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
@@ -46,7 +45,7 @@ lab: $(LAB)  ## open the tutorials in JupyterLab (without a browser: make lab OP
 
 test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
 	$(PYTEST) $(XDIST)
-	printf '%s\n' $(NOTEBOOKS) | OMP_NUM_THREADS=1 xargs -n 1 -P $(JOBS) $(BIN)/python -m pytest $(NBVAL)
+	printf '%s\n' $(NOTEBOOKS) | OMP_NUM_THREADS=1 xargs -n 4 -P $(JOBS) $(BIN)/python -m pytest $(NBVAL)
 
 check: $(DEV)  ## lint, formatting, types
 	$(BIN)/ruff check .

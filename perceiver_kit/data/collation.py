@@ -67,7 +67,7 @@ def batched(samples: Sequence[Mapping[str, Any]], *, hint: str | None = None) ->
             which = f"{', '.join(sorted(differing))} only in one of them"
             raise InputError(f"samples of a batch must have the same parts, got {which}{f': {hint}' if hint else ''}")
     try:
-        return default_collate(samples)
+        return default_collate([*samples])
     except Exception as error:
         for other in flat[1:]:
             for name in other:
