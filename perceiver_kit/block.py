@@ -38,7 +38,10 @@ class _Recorded(type):
                 known = [name for name in signature.parameters if name != "self"]
                 unknown = next((key for key in kwargs if key not in known), None)
                 hint = nearest(unknown, known) if unknown else f"it takes {', '.join(known) or 'nothing'}"
-                raise AssemblyError(f"{cls.__name__}: {error}; {hint}") from None
+                # The unknown name explains a missing one: it may be the same, misspelled.
+                lacks = str(error).startswith("missing")
+                what = f"got an unexpected keyword argument {unknown!r}" if unknown and lacks else error
+                raise AssemblyError(f"{cls.__name__}: {what}; {hint}") from None
             bound.apply_defaults()
             check_flags(cls.__name__, signature, bound.arguments)
             recorded = {name: copied(value) for name, value in bound.arguments.items() if name != "self"}

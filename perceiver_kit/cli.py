@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that Python can flush at exit
+        return 0
     except (PerceiverKitError, OSError) as error:  # OSError: a path that cannot be read or written
         print(f"perceiver-kit: {error}", file=sys.stderr)
         return 2
@@ -53,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
     preset = "base (published size, the default), tiny (the same, small), or quick (changed to learn fast)"
     added = command("describe", _describe, "show a recipe stage by stage, with the source of each number")
-    added.add_argument("name", help="a recipe, a block such as inputs.Patches, or a trained model such as zoo:digits")
+    added.add_argument(
+        "name", help="a recipe, a block such as inputs.Patches, a trained model such as zoo:digits, or a directory"
+    )
     added.add_argument("--preset", help=preset)
 
     added = command("draw", _draw, "draw the data flow of a recipe, with its shapes, as SVG")
@@ -151,6 +157,8 @@ def _describe(options: argparse.Namespace) -> None:
 
     if in_zoo(options.name):
         print(card_text(card(options.name)), describe(load(options.name)), sep="\n\n")
+    elif os.path.isdir(options.name):
+        print(describe(load(options.name)))
     else:
         print(describe(options.name, preset=options.preset))
 
@@ -248,7 +256,6 @@ def _predict(options: argparse.Namespace) -> int:
     from .processors.base import stem_of
 
     model = load(options.model, device=_device(options.device))
-    sources = named_sources(model, options.source)
     skipped = done = 0
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -262,6 +269,7 @@ def _predict(options: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = show
+        sources = named_sources(model, options.source)
         answers = predict(
             model, sources, batch=options.batch, on_error="skip", stream=True, progress=sys.stderr.isatty()
         )

@@ -137,7 +137,8 @@ def _answers(
             raise
         except PerceiverKitError as error:
             name = name_of_source(source)
-            text = str(error) if name in str(error) else f"{name}: {error}"
+            said = str(error).removeprefix("source: ")
+            text = said if said == str(error) and name in said else f"{name}: {said}"
             if not skip:
                 raise type(error)(text) from error
             warnings.warn(f"skipped {text}", stacklevel=2)

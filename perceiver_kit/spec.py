@@ -17,6 +17,7 @@ from .errors import AssemblyError, PerceiverKitError, nearest
 from .registry import find, name_of
 
 FORMAT = 1
+MOST_NAMES = 12  # of classes that `describe` shows
 PLAIN = "None, bool, int, finite float, str, list, tuple, a dict with str keys, a registered block or dataclass"
 
 
@@ -216,5 +217,8 @@ def describe(what: str | nn.Module, *, preset: str | None = None, **overrides: A
 
 def _stages(model: nn.Module) -> str:
     lines = model.stages() if isinstance(model, Block) else []
+    for output, names in (getattr(model, "labels", None) or {}).items():
+        more = f", … ({len(names)})" if len(names) > MOST_NAMES else ""
+        lines.append(f"  classes  {output:<10} {', '.join(names[:MOST_NAMES])}{more}")
     count = sum(parameter.numel() for parameter in model.parameters())
     return "\n".join([*lines, f"{count:,} parameters"])

@@ -70,6 +70,13 @@ def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
     assert "resume it, or choose another directory" in capsys.readouterr().err
 
 
+def test_describe_shows_a_saved_model_with_its_classes(tmp_path, capsys):
+    model = kit.build("image_classification_conv", preset="tiny", labels=["cat", "dog"])
+    kit.save(model, tmp_path / "pets")
+    assert main(["describe", str(tmp_path / "pets")]) == 0
+    assert "classes  label      cat, dog" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,6 +86,7 @@ def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
         (["draw", "masked_lm", "--preset", "tiny", "--out", "no/folder.svg"], "no/folder.svg cannot be written"),
         (["list", "inptus"], "did you mean 'inputs'"),
         (["convert", "nowhere", "out"], "neither a directory nor the id"),
+        (["predict", "digits", "a.png"], "did you mean 'zoo:digits'"),
         (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),
         (["train", "masked_ml", "--data", "bible"], "did you mean 'masked_lm'"),
         (["train", "masked_lm", "--data", "mnist"], "not for masked_lm. It reads: a path, bible"),

@@ -98,7 +98,7 @@ def test_texts_are_words_of_the_command_or_files(tmp_path: Path, capsys) -> None
     assert main(["predict", model, "a [MASK]", str(path), "no mask", "--json"]) == 1
     seen = capsys.readouterr()
     assert [json.loads(line)["source"] for line in seen.out.splitlines()] == ["a [MASK]", str(path)]
-    assert "no mask: source: expected a text with [MASK]" in seen.err
+    assert "no mask: expected a text with [MASK]" in seen.err
 
 
 def test_flow_and_clips_are_written_as_files(tmp_path: Path, capsys) -> None:

@@ -180,6 +180,7 @@ def test_an_assembly_reads_a_mapping_of_several_modalities(tmp_path: Path) -> No
         (rooms[0]["depth"], "expected a mapping with entries for depth, text"),
         ({"dept": rooms[0]["depth"]}, "no reader for 'dept'; did you mean 'depth'"),
         ({"depth": rooms[0]["depth"]}, "text"),
+        ({"depth": None, "text": "a room"}, "input 'depth': expected"),
     ):
         with pytest.raises(kit.PerceiverKitError, match=message):
             kit.predict(model, source)
@@ -193,7 +194,7 @@ def empty(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "source", "message"),
     [
-        (filler, lambda t: "no mask here", r"no mask here: source: expected a text with \[MASK\] for each byte"),
+        (filler, lambda t: "no mask here", r"no mask here: expected a text with \[MASK\] for each byte"),
         (filler, lambda t: "x" * 40 + "[MASK]", r"got none in its first 32 ids"),
         (filler, lambda t: picture(t / "a.png"), r"a\.png"),
         (filler, lambda t: "gone.txt", "gone.txt cannot be read as text"),

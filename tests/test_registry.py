@@ -204,6 +204,7 @@ def test_specs_take_no_preset_and_no_overrides() -> None:
         (lambda: inputs.OneHot(), "OneHot: missing a required argument: 'classes'; it takes classes"),
         (lambda: inputs.OneHot(2, 3), "OneHot: too many positional arguments; it takes classes"),
         (lambda: inputs.OneHot(2, clases=3), "unexpected keyword argument 'clases'; did you mean 'classes'"),
+        (lambda: inputs.OneHot(clases=3), "unexpected keyword argument 'clases'; did you mean 'classes'"),
         (lambda: queries.NoQuery(1), "NoQuery: too many positional arguments; it takes nothing"),
     ],
 )

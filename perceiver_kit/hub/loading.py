@@ -12,12 +12,13 @@ from torch import nn
 
 from ..checks import check_class_names, describe_value, short
 from ..errors import CheckpointError
+from ..registry import ZOO, names
 from ..spec import build
 from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_weights, shared_tensors
 from .files import read_json
 from .heads import with_classes
 from .huggingface import REPOSITORY, from_hub, load_huggingface
-from .zoo import in_zoo, place
+from .zoo import PREFIX, in_zoo, place
 
 
 def load(
@@ -59,7 +60,10 @@ def load(
     if not known and isinstance(source, str) and REPOSITORY.fullmatch(source):
         directory = from_hub(source)
     elif not there:
-        raise CheckpointError(f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name")
+        hint = f"; did you mean '{PREFIX}{source}'?" if str(source) in names(ZOO) else ""
+        raise CheckpointError(
+            f"{str(source)!r} is neither a directory nor the id of a hub repository, owner/name{hint}"
+        )
     config = {} if is_ours(directory) else read_json(directory / CONFIG)
     ours = not config or "perceiver_kit" in config
     model = load_kit(directory) if ours else load_huggingface(directory, config)

@@ -234,7 +234,8 @@ class Processor:
     def reader(self) -> Reader:
         """The only reader. Raises InputError if there are several."""
         if len(self.readers) > 1:
-            raise InputError(f"source: expected a mapping with entries for {', '.join(self.readers)}")
+            example = f"kit.predict(model, {{{next(iter(self.readers))!r}: …}})"
+            raise InputError(f"source: expected a mapping with entries for {', '.join(self.readers)}: {example}")
         return next(iter(self.readers.values()))
 
     @property
@@ -258,7 +259,12 @@ class Processor:
                 continue
             if reader is None:
                 raise InputError(f"source: no reader for {name!r}; {nearest(name, self.readers)}; or give a tensor")
-            read = reader.read(value)
+            try:
+                read = reader.read(value)
+            except InputError as error:
+                if len(self.readers) == 1:
+                    raise
+                raise type(error)(f"input {name!r}: {str(error).removeprefix('source: ')}") from error
             read = read if isinstance(read, Mapping) else {name: read}
             inputs |= read
             queries |= reader.queries(value)

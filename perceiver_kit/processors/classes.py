@@ -76,8 +76,9 @@ class Classes(Interpreter):
         logits = outputs[self.output]
         if logits.ndim != 1:
             raise InputError(f"Classes: output {self.output!r} must be (classes,), got {describe_value(logits)}")
-        names = getattr(model, "labels", {}).get(self.output) or [f"class {i}" for i in range(len(logits))]
         problem = getattr(model.outputs.blocks[self.output], "problem_type", None)
+        word = "value" if problem == "regression" else "class"
+        names = getattr(model, "labels", {}).get(self.output) or [f"{word} {i}" for i in range(len(logits))]
         if problem == "multi_label_classification":
             scores = logits.sigmoid()
         elif problem == "regression" or (problem is None and len(logits) == 1):

@@ -242,7 +242,7 @@ class Sound(Reader):
 
     def read(self, source: Any) -> Float[Tensor, "samples"]:
         if not isinstance(source, str | Path) or Path(source).suffix.lower() in (*PICTURES, ".txt"):
-            raise self.refuse(source, "the path of a sound file")
+            raise self.refuse(source, "the path of a sound file (Array() reads samples)")
         return read_audio(Path(source), 0.0, self.rate, self.samples)
 
 
