@@ -141,6 +141,10 @@ def test_the_table_has_every_argument_of_perceiver_pytorch(name: str) -> None:
     assert names - {"self", "kwargs", "x"} <= words_in_code("from_perceiver_pytorch.md")
 
 
+def test_the_page_of_predicting_names_every_reader_and_interpreter() -> None:
+    assert {*kit.list("processors")} - {"Processor", "Unsupported"} <= words_in_code("predicting.md")
+
+
 @pytest.mark.parametrize(("bands", "max_freq", "size"), [(6, 10, 9), (64, 224, 32)])
 def test_fourier_features_match_perceiver_pytorch(bands: int, max_freq: int, size: int) -> None:
     """The same columns in another order."""
