@@ -24,8 +24,8 @@ QA   := $(VENV)-qa/.installed
 
 # Notebooks without the options that are for modules (xdist would split a notebook's cells), four in a pytest: each has a
 # kernel of its own, and pytest starts once. Lax: outputs may differ from the committed ones, since machines round
-# differently; the cells assert what must hold.
-NOTEBOOKS := $(sort $(wildcard tutorials/*.ipynb))
+# differently; the cells assert what must hold. The last pages train the longest, so they come first.
+NOTEBOOKS := $(wildcard tutorials/*.ipynb)
 NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ lab: $(LAB)  ## open the tutorials in JupyterLab (without a browser: make lab OP
 
 test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
 	$(PYTEST) $(XDIST)
-	printf '%s\n' $(NOTEBOOKS) | OMP_NUM_THREADS=1 xargs -n 4 -P $(JOBS) $(BIN)/python -m pytest $(NBVAL)
+	printf '%s\n' $(NOTEBOOKS) | sort -r | OMP_NUM_THREADS=1 xargs -n 4 -P $(JOBS) $(BIN)/python -m pytest $(NBVAL)
 
 check: $(DEV)  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -90,15 +91,15 @@ def named_sources(model: nn.Module, names: list[str]) -> list[Any]:
     does not take.
     """
     reader = _processor(model).reader
-    given: list[Any] = []
-    found: list[Any] = []
-    for name in names:
-        path = reader.path(name)
-        if path is not None and os.path.isdir(path):
-            found += reader.find(path)
-        else:
-            given.append(name if path is None else path)
-    return reader.group(given) + found
+    sources: list[Any] = []
+    for folder, some in groupby(names, key=lambda name: _is_folder(reader.path(name))):
+        paths: list[Any] = [reader.path(name) or name for name in some]
+        sources += [one for path in paths for one in reader.find(path)] if folder else reader.group(paths)
+    return sources
+
+
+def _is_folder(path: Path | None) -> bool:
+    return path is not None and os.path.isdir(path)
 
 
 def _processor(model: nn.Module) -> Processor:
@@ -119,7 +120,7 @@ def _many(source: Any, processor: Processor) -> Iterable[Any] | None:
         return source
     if len(processor.readers) == 1:
         path = processor.reader.path(source)
-        if path is not None and os.path.isdir(path):
+        if path is not None and _is_folder(path):
             return processor.reader.find(path)
     return None
 

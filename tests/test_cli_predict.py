@@ -49,8 +49,10 @@ def test_a_model_trained_on_a_folder_answers_with_its_names(tmp_path: Path, caps
     assert [row["source"] for row in rows] == [str(path) for path in new]
     assert [row["best"] for row in rows] == ["dark", "light"]
     assert sorted(rows[0]["scores"]) == ["dark", "light"]
-    assert main(["predict", run, str(tmp_path / "new")]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith(f"{new[0]}: dark ")
+    assert main(["predict", run, str(tmp_path / "new"), str(new[0])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(new[1]), str(new[0]), str(new[0])]  # as given
+    assert lines[1].startswith(f"{new[0]}: dark ")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -110,7 +112,7 @@ def test_flow_and_clips_are_written_as_files(tmp_path: Path, capsys) -> None:
     assert found >= {"0_flow.png", "0_flow.npy", "2_flow.png", "0_2_flow.png", "answers.jsonl"}
     capsys.readouterr()
     assert main(["predict", flow, *frames[:3]]) == 2
-    assert "Frames reads 2 files for one answer, got 3" in capsys.readouterr().err
+    assert "expected 2 files for each answer, got 3" in capsys.readouterr().err
     clip = saved("multimodal_autoencoding", tmp_path / "clip")
     film = video(tmp_path / "film.mkv", grey(5))
     assert main(["predict", clip, str(film), "--out", str(tmp_path / "out"), "--json"]) == 0

@@ -133,7 +133,7 @@ def test_a_source_that_the_model_refuses_is_named() -> None:
     """The others of its batch are answered."""
     model = reader(kit.build("sequence_classification", preset="tiny", num_latents=4, layers=1))
     sources = [{"text": torch.tensor(ids)} for ids in ([4, 99, 5], [4, 999, 5], [4, 5, 5])]
-    with pytest.warns(UserWarning, match=r"skipped int64 \(3,\): .*999") as caught:
+    with pytest.warns(UserWarning, match=r"skipped text=int64 \(3,\): .*999") as caught:
         answers = kit.predict(model, sources, on_error="skip", progress=False)
     assert [answer.source for answer in answers] == [sources[0], sources[2]]
     assert len(caught) == 1

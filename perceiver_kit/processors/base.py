@@ -79,7 +79,7 @@ class Reader(Settings):
     def group(self, paths: list[Any]) -> list[Any]:
         """The sources that files of a command line mean: ``files`` of them each."""
         if len(paths) % self.files:
-            raise InputError(f"{type(self).__name__} reads {self.files} files for one answer, got {len(paths)}")
+            raise InputError(f"source: expected {self.files} files for each answer, got {len(paths)}")
         each = range(0, len(paths), self.files)
         return paths if self.files == 1 else [tuple(paths[start : start + self.files]) for start in each]
 
@@ -311,7 +311,7 @@ def name_of_source(source: Any) -> str:
     if isinstance(source, tuple):
         return " → ".join(map(name_of_source, source))
     if isinstance(source, Mapping):
-        return ", ".join(name_of_source(value) for value in source.values())
+        return ", ".join(f"{name}={name_of_source(value)}" for name, value in source.items())
     if isinstance(source, str):
         line = " ".join(source.split())
         return line if len(line) <= 80 else f"{line[:79]}…"
