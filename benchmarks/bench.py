@@ -1,10 +1,10 @@
 """`make bench`: the kit beside Hugging Face and perceiver-pytorch, on the same weights, inputs, threads and dtype.
 
 Every measurement is a process of its own, and the sides take turns, so that drifts of the machine's speed affect both.
-Finished measurements stay in `results/bench/`, so that an interrupted run can continue. Once all exist,
-docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg are written.
+Finished measurements stay in `results/bench/`, by the CPU's instructions, so that an interrupted run can continue. Once
+all exist, docs/benchmarks.md, docs/benchmarks.json and docs/assets/benchmarks.svg are written.
 
-    make bench                            # all, about half an hour on two idle cores
+    make bench                            # all, about half an hour on two idle cores with AVX-512, 80 minutes without
     make bench TASKS="train length"       # tasks whose names contain one of these words
     make bench TASKS=flow AGAIN=1         # measure again what has been measured
     make bench QUICK=1                    # check that all tasks run: small sizes, writes nothing
@@ -35,7 +35,8 @@ from .models import parameters
 from .tasks import HUGGING_FACE, KIT, Task, all_tasks, chosen, quick
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "bench"
+# What one CPU measured is not mixed with another kind's.
+RESULTS = ROOT / "results" / "bench" / torch.backends.cpu.get_cpu_capability()
 DOCS = ROOT / "docs"
 # The allocator returns freed memory at once, so that a peak is memory in use. This slows calls down (Hugging Face's
 # image models by a quarter), so these processes measure no time.
