@@ -130,7 +130,7 @@ def test_a_forecast_needs_recent_readings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("times", [[], [3.0, 1.0, 2.0], [1.0, 1.0]])
 def test_readings_of_a_call_are_at_rising_times(times: list[float]) -> None:
     given = Readings(torch.tensor(times, dtype=torch.float64), torch.ones(len(times), 1), ("x",), False)
-    with pytest.raises(kit.InputError, match="source: expected Readings at rising times"):
+    with pytest.raises(kit.InputError, match="a Readings: expected Readings at rising times"):
         kit.predict(kit.build("forecasting", preset="tiny", series=1), given)
 
 
