@@ -186,6 +186,20 @@ def test_an_assembly_reads_a_mapping_of_several_modalities(tmp_path: Path) -> No
             kit.predict(model, source)
 
 
+def test_values_of_several_tasks_are_not_called_classes() -> None:
+    model = kit.assemble(
+        dict(row=kit.inputs.Features(3)),
+        dict(kind=kit.outputs.Classify(2), price=kit.outputs.Classify(1, problem_type="regression")),
+        **dict(num_latents=2, latent_dim=8, layers=1, self_heads=1),
+    )
+    processor = kit.Processor({"row": processors.Array()}, processors.TaskClasses())
+    answer = kit.predict(model, torch.ones(1, 3), processor=processor)
+    assert {task: {*scores} for task, scores in answer.scores.items()} == {
+        "kind": {"class 0", "class 1"},
+        "price": {"value 0"},
+    }
+
+
 def empty(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Samples of different lengths as one batch."""
+"""Samples as one batch: of equal sizes, or padded to the longest."""
 
 from __future__ import annotations
 
