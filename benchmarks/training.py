@@ -14,7 +14,7 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit.data.tasks import Task, open_task
-from perceiver_kit.recipe import objective_for
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.registry import find
 from perceiver_kit.training import Data, Training, fit
 from perceiver_kit.training.recipe import large_outputs

@@ -23,7 +23,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import perceiver_kit as kit
-from perceiver_kit.draw import shapes
+from perceiver_kit.diagrams import shapes
 from perceiver_kit.registry import find
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -1,124 +1,26 @@
-"""A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it."""
+"""A composable Perceiver IO research kit: any inputs into a fixed array of latents, any outputs from it.
 
-from . import decoders, encoders, inputs, objectives, outputs, plots, positions, processors, queries, recipes, variants
-from .anchoring import anchor
-from .assembly import assemble
-from .attention import Attention
-from .block import Block
-from .bottleneck import LabelBottleneck
-from .capture import capture_attention, capture_hidden
-from .checks import checks
-from .data import ByteTokenizer, ImageProcessor, pad
-from .decoders import Decoder, MeanPool
-from .diagnosis import Diagnosis, diagnose
-from .draw import Drawing, draw
-from .encoders import Encoder, HierarchicalEncoder, Resampler
-from .errors import (
-    AssemblyError,
-    CheckpointError,
-    InputError,
-    MissingPackage,
-    PerceiverKitError,
-    TrainingError,
-    UnknownName,
-)
-from .evaluation import evaluate
-from .freezing import freeze, unfreeze
-from .gated import GatedCrossAttention
-from .generation import generate
-from .hub import (
-    from_perceiver_pytorch,
-    gated_from_state,
-    load,
-    push_to_hub,
-    resampler_from_state,
-    save,
-    to_huggingface,
-    to_onnx,
-)
-from .inputs import Inputs
-from .layers import CrossAttentionLayer, SelfAttentionLayer
-from .model import PerceiverIO
-from .outputs import Outputs
-from .predict import predict
-from .processors import Answer, Processor
-from .queries import Queries
-from .recipe import recipe
-from .registry import names as list  # noqa: A004
-from .registry import register
-from .spec import build, describe, spec
-from .tiling import Tiled
-from .tokens import Encoded, Layout, Tokens
+The public names are those of ``public.py``. They are imported when the first of them is used (PEP 562): torch takes
+seconds, and ``import perceiver_kit`` does not.
+"""
 
-__all__ = [
-    "Answer",
-    "AssemblyError",
-    "Attention",
-    "Block",
-    "ByteTokenizer",
-    "CheckpointError",
-    "CrossAttentionLayer",
-    "Decoder",
-    "Diagnosis",
-    "Drawing",
-    "Encoded",
-    "Encoder",
-    "GatedCrossAttention",
-    "HierarchicalEncoder",
-    "ImageProcessor",
-    "InputError",
-    "Inputs",
-    "LabelBottleneck",
-    "Layout",
-    "MeanPool",
-    "MissingPackage",
-    "Outputs",
-    "PerceiverIO",
-    "PerceiverKitError",
-    "Processor",
-    "Queries",
-    "Resampler",
-    "SelfAttentionLayer",
-    "Tiled",
-    "Tokens",
-    "TrainingError",
-    "UnknownName",
-    "anchor",
-    "assemble",
-    "build",
-    "capture_attention",
-    "capture_hidden",
-    "checks",
-    "decoders",
-    "describe",
-    "diagnose",
-    "draw",
-    "encoders",
-    "evaluate",
-    "freeze",
-    "from_perceiver_pytorch",
-    "gated_from_state",
-    "generate",
-    "inputs",
-    "list",
-    "load",
-    "objectives",
-    "outputs",
-    "pad",
-    "plots",
-    "positions",
-    "predict",
-    "processors",
-    "push_to_hub",
-    "queries",
-    "recipe",
-    "recipes",
-    "register",
-    "resampler_from_state",
-    "save",
-    "spec",
-    "to_huggingface",
-    "to_onnx",
-    "unfreeze",
-    "variants",
-]
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+else:  # hidden from type checkers, which would otherwise accept any name
+
+    def __getattr__(name):
+        """Called by Python for a name that this module lacks: import the public names into it, and look again."""
+        public = import_module(".public", __name__)
+        names = vars(public).get("__all__", ())  # () while public.py is being imported, which looks for modules here
+        if names:
+            globals().update({each: getattr(public, each) for each in names}, __all__=names)
+        if name not in globals():
+            raise AttributeError(f"perceiver_kit has no {name!r}", name=name, obj=sys.modules[__name__])
+        return globals()[name]
+
+    def __dir__():
+        return sorted({*globals(), *import_module(".public", __name__).__all__})

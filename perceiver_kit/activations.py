@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .checks import check_choice
+from .checking import check_choice
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "squared_relu"]
 

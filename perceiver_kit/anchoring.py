@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from .attention import Attention
-from .checks import check_number
+from .checking import check_number
 from .errors import AssemblyError
 from .model import PerceiverIO
 from .positions import unravel

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from .block import Block, completed
-from .checks import describe_value
+from .checking import describe_value
 from .decoders import Decoder
 from .encoders import Encoder
 from .errors import AssemblyError
@@ -17,7 +17,7 @@ from .model import Labels, PerceiverIO
 from .outputs import Output, Outputs
 from .positions import Fourier
 from .queries import InputQuery, LearnedQuery, PositionQuery, Queries, Query
-from .spec import assembly, from_spec
+from .specs import assembly, from_spec
 
 MAX_BANDS = 64  # Fourier bands of a chosen query, as of the published ones on images
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from .attention_backends import KeyValues, Projections, attend, competing, weighted_sum
-from .checks import check_callable, check_choice, check_flag, check_positive, check_probability
+from .checking import check_callable, check_choice, check_flag, check_positive, check_probability
 from .errors import AssemblyError
 from .initialisation import linear
 from .masks import Mask, Masks

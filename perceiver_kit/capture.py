@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .attention import Attention
-from .checks import describe_value
+from .checking import describe_value
 from .errors import AssemblyError, UnknownName, nearest
 from .layers import CrossAttentionLayer, SelfAttentionLayer
 from .observing import Recorder

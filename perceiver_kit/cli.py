@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .checks import writing
 from .errors import InputError, PerceiverKitError
 
 
@@ -153,7 +152,7 @@ def _list(options: argparse.Namespace) -> None:
 def _describe(options: argparse.Namespace) -> None:
     from .hub import load
     from .hub.zoo import card, card_text, in_zoo
-    from .spec import describe
+    from .specs import describe
 
     if in_zoo(options.name):
         print(card_text(card(options.name)), describe(load(options.name)), sep="\n\n")
@@ -166,8 +165,8 @@ def _describe(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace) -> None:
     from torch import device
 
-    from .draw import draw
-    from .spec import build
+    from .diagrams import draw
+    from .specs import build
 
     with device("meta"):  # nothing is allocated, whatever the size
         model = build(options.name, preset=options.preset)
@@ -179,8 +178,8 @@ def _draw(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     import torch
 
+    from .declarations import resolve
     from .errors import UnknownName, nearest
-    from .recipe import resolve
     from .registry import find, names
 
     demos = {name: find("recipes", name).demo for name in names() if find("recipes", name).demo is not None}
@@ -251,8 +250,9 @@ def _predict(options: argparse.Namespace) -> int:
     import json
     import warnings
 
+    from .checking import writing
     from .hub import load
-    from .predict import named_sources, predict
+    from .prediction import named_sources, predict
     from .processors.base import stem_of
 
     model = load(options.model, device=_device(options.device))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .checks import describe_value
+from .checking import describe_value
 from .errors import InputError
 from .folding import fold
 from .masks import row_mask

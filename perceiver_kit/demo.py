@@ -13,17 +13,17 @@ from einops import rearrange, reduce
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from .checks import check_seed, writing
+from .checking import check_seed, writing
 from .data.clips import Windows, one_clip
 from .data.video import CREDIT, load_clip
+from .declarations import Recipe
 from .errors import InputError, MissingPackage
 from .model import PerceiverIO
 from .muon import Muon
 from .objectives import Classification, Reconstruction, Weighted
 from .plots.style import pixels as as_pixels
-from .recipe import Recipe
 from .registry import find
-from .spec import build
+from .specs import build
 
 PRESET, PARTS, MIN_STEPS = "quick", 4, 500
 FPS, MAX_SECONDS = 25, 60

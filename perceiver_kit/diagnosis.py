@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .anchoring import perplexity
 from .capture import capture_attention
-from .checks import writing
+from .checking import writing
 from .errors import InputError
 from .model import PerceiverIO
 from .objectives import Objective

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checks import check_positive
+from .checking import check_positive
 from .data.collation import batched
 from .data.task import Task
 from .data.tasks import find_loader, open_task
+from .declarations import Recipe, objective_for
 from .errors import InputError
 from .flags import checked_flags
 from .objectives import Objective, Term, combine
-from .predict import evaluation_mode, with_bar
-from .recipe import Recipe, objective_for
+from .prediction import evaluation_mode, with_bar
 from .registry import find
 
 

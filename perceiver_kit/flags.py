@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from .checks import check_flag
+from .checking import check_flag
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,7 +10,7 @@ from torch import Tensor
 from .activations import Activation
 from .attention import Factory
 from .block import Block
-from .checks import check_flag, check_tensor, describe_value
+from .checking import check_flag, check_tensor, describe_value
 from .errors import InputError
 from .layers import CrossAttentionLayer
 from .registry import register

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange, repeat
 from torch import nn
 
-from .checks import check_elements
+from .checking import check_elements
 
 # Standard deviation of a standard normal truncated at ±2.
 _TRUNCATED = 0.87962566103423978

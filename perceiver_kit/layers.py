@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .activations import Activation, Gate, make_activation
 from .attention import Attention, Biases, Factory, Keys, Rotate, rows_of
 from .attention_backends import KeyValues, checkpointed_mlp
-from .checks import check_callable, check_flag, check_positive, check_probability
+from .checking import check_callable, check_flag, check_positive, check_probability
 from .errors import AssemblyError, InputError
 from .initialisation import linear
 from .masks import Mask, Masks, for_all

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .checks import describe_value
+from .checking import describe_value
 from .errors import InputError
 from .tokens import Grid
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .block import Block, with_arguments
-from .checks import describe_value
+from .checking import describe_value
 from .errors import AssemblyError, UnknownName, nearest
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .attention_backends import keep_in_graph
 from .block import Block, completed
-from .checks import check_class_names, describe_value, short
+from .checking import check_class_names, describe_value, short
 from .decoding import decode_outputs
 from .errors import AssemblyError
 from .inputs import Inputs

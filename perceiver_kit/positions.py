@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .block import LEFT_OUT, Block, undefined
-from .checks import check_choice, check_positive, check_sizes, checks_values, describe_value, short
+from .checking import check_choice, check_positive, check_sizes, checks_values, describe_value, short
 from .errors import AssemblyError, InputError
 from .initialisation import learned, linear, sines, spread
 from .plain import match_dtype

@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,12 @@ def _of_kind(kind: str) -> dict[str, Any]:
 
 
 def load_plugins() -> Mapping[str, str | None]:
-    """Import what other packages offer, once; by entry point, what went wrong with it, or None.
+    """Import the kit's own blocks and what other packages offer, once; by entry point, what went wrong, or None.
 
     A plugin that raises, or takes a name that is taken, is warned about and leaves nothing behind; the others work.
     """
     global _plugins
+    import_module(".public", __package__)  # by name: this module stands below all that registers here
     with _loading:
         if _plugins is None:
             _plugins = {}  # now: a plugin that looks names up comes here again

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import checks_values, describe_value
+from .checking import checks_values, describe_value
 from .errors import InputError
 from .masks import row_mask
 from .modalities import check_names

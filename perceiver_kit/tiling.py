@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .block import Block
-from .checks import check_positive, check_sizes, describe_value
+from .checking import check_positive, check_sizes, describe_value
 from .errors import AssemblyError, InputError
 from .inputs import Inputs
 from .modalities import check_names

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .activations import Activation
 from .block import Settings
-from .checks import check_choice, check_number, check_probability
+from .checking import check_choice, check_number, check_probability
 from .layers import MLP
 from .registry import register
 

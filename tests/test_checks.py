@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import perceiver_kit as kit
-from perceiver_kit.checks import MAX_SIZE, check_elements, check_number, check_positive, check_seed, short
+from perceiver_kit.checking import MAX_SIZE, check_elements, check_number, check_positive, check_seed, short
 from perceiver_kit.objectives.base import check_classes
 from perceiver_kit.request import check_index
 from perceiver_kit.training import Data, Training

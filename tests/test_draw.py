@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import perceiver_kit as kit
-from perceiver_kit.draw.drawing import WIDTH
-from perceiver_kit.draw.svg import LETTER, PADDING, SMALL, Box, place, readable, wide, wrapped, written
+from perceiver_kit.diagrams.drawing import WIDTH
+from perceiver_kit.diagrams.svg import LETTER, PADDING, SMALL, Box, place, readable, wide, wrapped, written
 
 from .strategies import NAMES, RECIPES, tiny
 

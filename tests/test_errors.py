@@ -25,7 +25,7 @@ ALLOWED = {
     ("registry.py", "undefined"): "makes an error of the family",
 }
 # Errors that are of the kind of another one, which is of the family.
-SAME_KIND = {"predict.py", "processors/base.py", "training/samples.py", "training/reporting.py"}
+SAME_KIND = {"prediction.py", "processors/base.py", "training/samples.py", "training/reporting.py"}
 
 
 def raised(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -138,7 +138,7 @@ def test_public_flags_are_found() -> None:
     found = {f"{name}.{flag}" for name, _, flag in PUBLIC}
     data = {"data.images.Images.flip", "data.files.Pictures.crop", "data.folders.image_folder.flip"}
     assert data | {"training.fit.fit.resume", "training.module.Training.compile_model"} <= found
-    assert {"predict.predict.stream", "attention.Attention.forward.causal", "plots.series.losses.log"} <= found
+    assert {"prediction.predict.stream", "attention.Attention.forward.causal", "plots.series.losses.log"} <= found
 
 
 def test_flags_are_found() -> None:

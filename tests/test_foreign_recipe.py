@@ -17,7 +17,7 @@ PACKAGE = """
     import torch
     import perceiver_kit as kit
     from perceiver_kit.data.task import Task
-    from perceiver_kit.recipe import HuggingFace
+    from perceiver_kit.declarations import HuggingFace
     from perceiver_kit.recipes._shared import CLASSIFIER_NAMES, ENCODER_NAMES, ENCODER_SIZES
 
     def moons(*, side: int = 1, seed: int = 0) -> Task:

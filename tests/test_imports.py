@@ -21,13 +21,13 @@ PACKAGE = Path(kit.__file__).parent
 # A module imports only modules before it in this list.
 ORDER = [
     "errors",
-    "checks",
+    "checking",
     "flags",
     "observing",
     "plain",
     "block",
     "registry",
-    "spec",
+    "specs",
     "tokens",
     "initialisation",
     "positions",
@@ -59,18 +59,19 @@ ORDER = [
     "anchoring",
     "freezing",
     "objectives",
-    "recipe",
+    "declarations",
     "recipes",
     "hub",
     "data",
     "generation",
     "plots",
     "diagnosis",
-    "draw",
+    "diagrams",
     "processors",
-    "predict",
+    "prediction",
     "evaluation",
     "training",  # the only user of data, hub and draw together
+    "public",
     "demo",
     "cli",
 ]
@@ -130,13 +131,43 @@ HEAVY = (
 
 
 def test_importing_is_light_and_quiet() -> None:
-    modules = "perceiver_kit, perceiver_kit.plots, perceiver_kit.data.tasks"  # which imports the rest of data/
+    modules = "perceiver_kit.public, perceiver_kit.plots, perceiver_kit.data.tasks"  # which imports the rest of data/
     code = f"import sys, {modules}; print(sorted(set(sys.modules) & set('{HEAVY}'.split())), end='')"
     # Coverage itself imports sqlite3.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     assert (done.stdout, done.stderr) == ("[]", "")
+
+
+def test_torch_is_imported_with_the_first_name() -> None:
+    """It takes seconds; ``import perceiver_kit`` and the help of the command do not."""
+    code = """if True:
+        import sys
+        import perceiver_kit as kit
+        from perceiver_kit.cli import main
+        try:
+            main(["train", "--help"])
+        except SystemExit:
+            assert not {"torch", "numpy", "perceiver_kit.public"} & set(sys.modules)
+        try:
+            kit.biuld
+        except AttributeError as error:
+            assert "perceiver_kit has no 'biuld'" in str(error) and error.name == "biuld"
+        from perceiver_kit import *
+        assert build is kit.build and "torch" in sys.modules and set(kit.__all__) <= set(dir(kit))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_module_has_no_public_name_of_another_thing() -> None:
+    """Python binds an imported module to its package: ``import perceiver_kit.build`` would hide ``kit.build``."""
+    modules = {f"perceiver_kit.{path.stem}" for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("[a-z]*/")]}
+    hidden = {
+        name for name in kit.__all__ if f"perceiver_kit.{name}" in modules and not inspect.ismodule(getattr(kit, name))
+    }
+    assert not hidden
 
 
 def test_building_and_loading_import_no_compiler() -> None:

@@ -13,7 +13,7 @@ import torch
 
 import perceiver_kit as kit
 from perceiver_kit.data.flow_files import read_flo, read_kitti_flow, write_flo, write_kitti_flow
-from perceiver_kit.recipe import objective_for
+from perceiver_kit.declarations import objective_for
 
 from .strategies import tiny
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import perceiver_kit as kit
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.objectives import (
     AnswerSpan,
     Classification,
@@ -26,7 +27,6 @@ from perceiver_kit.objectives import (
     Tags,
     Weighted,
 )
-from perceiver_kit.recipe import objective_for
 
 from .objective_cases import measured, three
 from .strategies import raws, tiny

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import perceiver_kit as kit
 from perceiver_kit.positions import Fourier
 from perceiver_kit.registry import find
-from perceiver_kit.spec import assembly
+from perceiver_kit.specs import assembly
 
 from . import restated
 from .strategies import RECIPES, assert_close, distance, noisy, raws, tiny

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import perceiver_kit as kit
-from perceiver_kit.draw import shapes
+from perceiver_kit.diagrams import shapes
 
 from .test_pages import GOALS
 

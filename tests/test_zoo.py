@@ -13,8 +13,8 @@ from PIL import Image
 
 import perceiver_kit as kit
 from perceiver_kit.cli import main
+from perceiver_kit.declarations import processor_of
 from perceiver_kit.hub.zoo import card, card_text, place
-from perceiver_kit.recipe import processor_of
 from perceiver_kit.registry import find
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from ..checks import check_flag, check_number, check_positive, describe_value
+from ..checking import check_flag, check_number, check_positive, describe_value
 from ..errors import AssemblyError, InputError, UnknownName, nearest
 from .image_processor import CHANNELS
 from .images import to_unit

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from ..block import Settings
-from ..checks import check_positive, describe_value
+from ..checking import check_positive, describe_value
 from ..errors import InputError, nearest
 from ..flags import checked_flags
 

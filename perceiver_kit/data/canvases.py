@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor
 
-from ..checks import check_choice, check_image_size, check_positive
+from ..checking import check_choice, check_image_size, check_positive
 from ..errors import InputError
 from .images import mnist, to_unit
 from .sampling import Samples

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from ..flags import checked_flags
 from .files import VIDEOS, check_held, find_files, readable_files, split_by_class, top_level_files

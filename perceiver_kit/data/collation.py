@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from perceiver_kit.checks import describe_value
+from perceiver_kit.checking import describe_value
 from perceiver_kit.errors import InputError
 
 FILL = {"inputs": 0, "mask": False, "queries": math.nan}

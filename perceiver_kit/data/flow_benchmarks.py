@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from ..checks import check_image_size
+from ..checking import check_image_size
 from ..errors import InputError
 from ..flags import checked_flags
 from .files import PICTURES, hold_out, open_picture, top_level_files

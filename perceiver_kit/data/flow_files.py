@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..checks import describe_value, writing
+from ..checking import describe_value, writing
 from ..errors import InputError, MissingPackage
 from .files import MAX_PIXELS
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checks import check_image_size, check_probability
+from ..checking import check_image_size, check_probability
 from ..errors import InputError
 from ..flags import checked_flags
 from . import clips, images, warps

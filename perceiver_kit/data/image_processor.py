@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_choice, check_sizes, describe_value
+from ..checking import check_choice, check_sizes, describe_value
 from ..errors import AssemblyError, InputError, MissingPackage
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from .packages import packaged
 from .sampling import Samples, generator

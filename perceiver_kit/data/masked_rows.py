@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Generator, Tensor
 
-from ..checks import check_positive, check_probability
+from ..checking import check_positive, check_probability
 from ..errors import InputError
 from .clips import CLIP_SOURCE, one_clip
 from .folders import Size, image_folder

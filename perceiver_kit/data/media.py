@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver_kit.checks import check_finite, check_positive, check_tensor, writing
+from perceiver_kit.checking import check_finite, check_positive, check_tensor, writing
 from perceiver_kit.errors import InputError, MissingPackage, nearest
 from perceiver_kit.hub.files import write_atomically
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..checks import check_image_size, check_positive
+from ..checking import check_image_size, check_positive
 from ..errors import InputError
 from ..flags import checked_flags
 from .clips import CLIP_SOURCE, footage

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from ..checks import check_positive, check_probability
+from ..checking import check_positive, check_probability
 from ..errors import AssemblyError, InputError
 from .bytes import BYTE_OFFSET
 from .sampling import Samples

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from ..checks import check_image_size, check_positive, short
+from ..checking import check_image_size, check_positive, short
 from ..errors import InputError
 from ..flags import checked_flags
 from .canvases import padded_objects

@@ -9,7 +9,7 @@ from einops import rearrange, reduce
 from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from .images import MNIST_SOURCE, mnist
 from .sampling import Samples

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ..checks import check_choice, check_number, check_positive
+from ..checking import check_choice, check_number, check_positive
 from ..errors import InputError, MissingPackage
 from .files import split_by_class
 from .sampling import Sample, Samples, generator

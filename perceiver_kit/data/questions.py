@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Generator, Tensor
 
-from ..checks import check_positive, describe_value, short
+from ..checking import check_positive, describe_value, short
 from ..errors import InputError
 from ..flags import checked_flags
 from .bytes import BYTE_OFFSET, ByteTokenizer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..checks import describe_value, short
+from ..checking import describe_value, short
 from ..errors import InputError
 from .files import find_files
 

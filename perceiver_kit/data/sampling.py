@@ -14,7 +14,7 @@ import torch
 from torch import Generator
 from torch.utils.data import Dataset, Sampler
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import AssemblyError, InputError
 from ..flags import checked_flags
 

@@ -12,7 +12,7 @@ from einops import repeat
 from jaxtyping import Int16, UInt8
 from torch import Generator, Tensor
 
-from ..checks import check_image_size, check_positive, check_probability
+from ..checking import check_image_size, check_positive, check_probability
 from ..errors import InputError
 from ..flags import checked_flags
 from .clips import recoloured

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from ..checks import check_image_size
+from ..checking import check_image_size
 from ..errors import InputError
 from ..flags import checked_flags
 from .files import PICTURES, Pictures, find_files, hold_out, list_names, open_picture, read_text

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from ..block import Settings
-from ..checks import check_positive, check_probability, short
+from ..checking import check_positive, check_probability, short
 from ..errors import InputError
 from ..flags import checked_flags
 from .files import find_files, list_names

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from .files import split_by_class
 from .packages import packaged

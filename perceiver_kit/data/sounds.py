@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, Int16
 from torch import Generator, Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError, MissingPackage
 from . import soundfont
 from .clips import CLIP_SOURCE

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import short
+from ..checking import short
 from ..errors import InputError
 from ..flags import checked_flags
 

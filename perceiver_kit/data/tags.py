@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from ..checks import check_positive, short
+from ..checking import check_positive, short
 from ..errors import InputError, MissingPackage, nearest
 from ..objectives.tags import OUTSIDE
 from .bytes import BYTE_OFFSET

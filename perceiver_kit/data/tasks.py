@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checks import check_image_size, short
+from ..checking import check_image_size, short
+from ..declarations import Recipe, resolve
 from ..errors import InputError, UnknownName, nearest
 from ..flags import checked_flags
-from ..recipe import Recipe, resolve
 from ..registry import find, names
 from . import canvases, corpora, images, warps
 from .folders import Size, videos

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Int64, UInt8
 from torch import Generator, Tensor
 
-from ..checks import check_positive, check_probability
+from ..checking import check_positive, check_probability
 from ..errors import InputError
 from .bytes import BYTE_OFFSET, ByteTokenizer
 from .sampling import Samples

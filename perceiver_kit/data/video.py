@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from perceiver_kit.checks import check_finite, check_positive, check_sizes, check_tensor
+from perceiver_kit.checking import check_finite, check_positive, check_sizes, check_tensor
 from perceiver_kit.errors import InputError
 
 from .decoding import MAX_RATE, check_memory, read_audio, read_frames

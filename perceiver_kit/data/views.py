@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Generator
 from torch.utils.data import Dataset
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from .bytes import BYTE_OFFSET
 from .collation import pad

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from ..checks import check_image_size, check_positive
+from ..checking import check_image_size, check_positive
 from ..errors import InputError
 from .files import read_picture
 from .images import to_unit

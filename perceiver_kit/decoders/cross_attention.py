@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..activations import Activation
 from ..attention import Biases, Factory
 from ..block import LEFT_OUT, Block
-from ..checks import check_choice, check_positive
+from ..checking import check_choice, check_positive
 from ..errors import InputError
 from ..grouping import Group, Order, groups_of
 from ..initialisation import linear

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..attention import Factory
 from ..block import LEFT_OUT, Block
-from ..checks import check_positive
+from ..checking import check_positive
 from ..initialisation import linear
 from ..registry import register
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import Block
-from ..checks import check_positive
+from ..checking import check_positive
 from ..registry import register
 
 

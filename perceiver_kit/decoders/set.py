@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..activations import Activation
 from ..attention import Factory
 from ..block import LEFT_OUT, Block
-from ..checks import check_positive
+from ..checking import check_positive
 from ..initialisation import linear
 from ..layers import CrossAttentionLayer, SelfAttentionLayer
 from ..registry import register

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..activations import Activation, make_activation
 from ..attention import Factory, Rotate
 from ..block import Block
-from ..checks import check_choice, check_positive, check_probability, check_tensor, checks_values
+from ..checking import check_choice, check_positive, check_probability, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned, linear
 from ..layers import CrossAttentionLayer, SelfAttentionLayer

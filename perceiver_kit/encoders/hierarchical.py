@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..activations import Activation
 from ..attention import Factory
 from ..block import Block
-from ..checks import check_choice, check_positive, check_sizes, check_tensor, short
+from ..checking import check_choice, check_positive, check_sizes, check_tensor, short
 from ..errors import AssemblyError, InputError
 from ..grouping import Order, groups_of, split_layout
 from ..initialisation import deviation_by_rows, learned, linear

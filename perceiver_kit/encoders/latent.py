@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..activations import Activation
 from ..attention import Biases, Factory
 from ..block import LEFT_OUT, Block
-from ..checks import check_choice, check_flag, check_positive, check_tensor
+from ..checking import check_choice, check_flag, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
 from ..layers import CrossAttentionLayer, SelfAttentionLayer

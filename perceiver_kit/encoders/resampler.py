@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..activations import Activation
 from ..attention import Biases, Factory
 from ..block import Block
-from ..checks import check_positive, check_tensor, describe_value
+from ..checking import check_positive, check_tensor, describe_value
 from ..errors import InputError
 from ..initialisation import learned
 from ..layers import CrossAttentionLayer

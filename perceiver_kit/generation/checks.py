@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from ..checks import check_choice, check_number, check_positive, check_seed, describe_value, short
+from ..checking import check_choice, check_number, check_positive, check_seed, describe_value, short
 from ..data.bytes import ByteTokenizer
 from ..decoders import PassThrough
 from ..encoders import Cache, CausalEncoder

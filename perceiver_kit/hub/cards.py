@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import CheckpointError, UnknownName, nearest
-from ..spec import describe
+from ..specs import describe
 
 CARD = "README.md"
 # Header entries that a user may set. library_name is fixed.

@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, PerceiverKitError
-from ..spec import build, spec
+from ..specs import build, spec
 from .cards import CARD, model_card
 from .files import read_json, write_atomically
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import CheckpointError
 
 try:

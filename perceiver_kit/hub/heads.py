@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ..block import with_arguments
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import AssemblyError
-from ..spec import build, spec
+from ..specs import build, spec
 from .checkpoint import assign, shared_tensors
 
 

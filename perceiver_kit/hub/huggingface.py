@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from ..checks import short
+from ..checking import short
+from ..declarations import HuggingFace, Recipe, processor_of, resolve
 from ..errors import CheckpointError, PerceiverKitError, nearest
-from ..recipe import HuggingFace, Recipe, processor_of, resolve
 from ..registry import find, names
-from ..spec import build, spec
+from ..specs import build, spec
 from .checkpoint import CONFIG, WEIGHTS, fill, open_weights, shared_tensors
 from .files import read_json, write_atomically
 

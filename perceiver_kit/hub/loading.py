@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks import check_class_names, describe_value, short
+from ..checking import check_class_names, describe_value, short
 from ..errors import CheckpointError
 from ..registry import ZOO, names
-from ..spec import build
+from ..specs import build
 from .checkpoint import CONFIG, WEIGHTS, assign, check_tensors, load_kit, open_weights, shared_tensors
 from .files import read_json
 from .heads import with_classes

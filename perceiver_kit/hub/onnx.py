@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import writing
+from ..checking import writing
 from ..errors import AssemblyError, MissingPackage
 from ..model import PerceiverIO, RawInputs
 from ..request import QueryMask, QueryTensors

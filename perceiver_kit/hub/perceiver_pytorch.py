@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..decoders import Decoder, MeanPool
 from ..encoders import Encoder
 from ..errors import CheckpointError

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import CheckpointError
 from ..flags import checked_flags
 from .cards import CARD, model_card

@@ -10,7 +10,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..checks import check_flag, check_number, check_positive, check_probability, check_tensor
+from ..checking import check_flag, check_number, check_positive, check_probability, check_tensor
 from ..errors import AssemblyError, InputError
 from ..positions import Positions
 from ..registry import register

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import Block, completed, undefined
-from ..checks import check_choice, check_sizes
+from ..checking import check_choice, check_sizes
 from ..errors import AssemblyError
 from ..positions import Place, Positions, check_positions
 from ..tokens import Grid, Layout, Tokens

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import pack, rearrange, unpack
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_elements, check_positive, check_tensor
+from ..checking import check_choice, check_elements, check_positive, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import scale_by_fan_in
 from ..plain import is_plain, match_dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import AssemblyError
 from ..initialisation import linear
 from ..plain import match_dtype

@@ -7,7 +7,7 @@ import math
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import check_positive, check_sizes, check_tensor
+from ..checking import check_positive, check_sizes, check_tensor
 from ..errors import AssemblyError, InputError
 from ..initialisation import linear
 from ..plain import match_dtype

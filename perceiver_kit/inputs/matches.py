@@ -8,7 +8,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_positive, check_tensor
+from ..checking import check_positive, check_tensor
 from ..errors import InputError
 from ..initialisation import linear
 from ..plain import match_dtype

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-from ..checks import check_number, check_positive, check_tensor
+from ..checking import check_number, check_positive, check_tensor
 from ..errors import InputError
 from ..positions import Positions
 from ..registry import register

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import check_positive, check_tensor
+from ..checking import check_positive, check_tensor
 from ..errors import AssemblyError
 from ..initialisation import linear
 from ..plain import is_plain, match_dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..checks import check_positive, check_sizes
+from ..checking import check_positive, check_sizes
 from ..positions import Positions
 from ..registry import register
 from ..tokens import Grid

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import completed
-from ..checks import check_positive, check_tensor
+from ..checking import check_positive, check_tensor
 from ..positions import Place, Positions, check_coordinates
 from ..registry import register
 from ..tokens import Grid

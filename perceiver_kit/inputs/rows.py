@@ -5,7 +5,7 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import check_positive, check_tensor
+from ..checking import check_positive, check_tensor
 from ..errors import AssemblyError
 from ..positions import Positions
 from ..registry import register

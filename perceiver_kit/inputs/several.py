@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..attention_backends import keep_in_graph
 from ..block import Block
-from ..checks import check_positive, check_probability, describe_value
+from ..checking import check_positive, check_probability, describe_value
 from ..errors import AssemblyError, InputError
 from ..masks import row_mask
 from ..modalities import ByModality, check_modalities, check_names

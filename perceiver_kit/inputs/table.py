@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import check_positive, check_sizes, check_tensor, checks_values
+from ..checking import check_positive, check_sizes, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned
 from ..registry import register

@@ -8,7 +8,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..checks import check_positive, check_tensor, checks_values
+from ..checking import check_positive, check_tensor, checks_values
 from ..errors import AssemblyError, InputError
 from ..initialisation import learned, linear
 from ..positions import Positions

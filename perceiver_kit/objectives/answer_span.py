@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..checks import check_positive, describe_value
+from ..checking import check_positive, describe_value
 from ..errors import InputError
 from ..registry import register
 from .base import MISSING, Objective, Outputs, Term, check_classes, torchmetrics_package

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..block import Block, undefined
-from ..checks import checks_values, describe_value
+from ..checking import checks_values, describe_value
 from ..errors import AssemblyError, InputError, MissingPackage, UnknownName, nearest
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import check_probability, describe_value, short
+from ..checking import check_probability, describe_value, short
 from ..errors import AssemblyError, InputError
 from ..registry import register
 from .base import Objective, Outputs, check_classes, torchmetrics_package

@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..checks import check_number, describe_value
+from ..checking import check_number, describe_value
 from ..errors import InputError
 from ..registry import register
 from .base import Objective, Outputs, torchmetrics_package

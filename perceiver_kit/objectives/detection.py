@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..checks import check_number, check_probability, describe_value
+from ..checking import check_number, check_probability, describe_value
 from ..errors import InputError, MissingPackage
 from ..registry import register
 from .average_precision import FIGURES, average_precision

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import check_positive, describe_value
+from ..checking import check_positive, describe_value
 from ..errors import InputError
 from ..registry import register
 from .base import Objective, Outputs, check_same, torchmetrics_package

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..registry import register
 from .base import MISSING, Objective, Outputs, check_same, torchmetrics_package
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..checks import check_number, check_probability, describe_value
+from ..checking import check_number, check_probability, describe_value
 from ..errors import InputError
 from ..registry import register
 from .base import MISSING, Objective, Outputs, check_classes, torchmetrics_package

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import InputError
 from ..registry import register
 from .base import Objective, Outputs, torchmetrics_package

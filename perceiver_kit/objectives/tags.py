@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_class_names
+from ..checking import check_class_names
 from ..registry import register
 from .base import MISSING, Outputs, torchmetrics_package
 from .classification import Classification

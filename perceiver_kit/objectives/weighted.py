@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..checks import describe_value, short
+from ..checking import describe_value, short
 from ..errors import AssemblyError, InputError
 from ..modalities import ByModality, check_names
 from ..registry import register

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import Block, undefined
-from ..checks import check_sizes
+from ..checking import check_sizes
 from ..tokens import Grid
 
 

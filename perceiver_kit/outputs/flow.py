@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..block import LEFT_OUT
-from ..checks import short
+from ..checking import short
 from ..errors import AssemblyError
 from ..registry import register
 from ..tokens import Grid

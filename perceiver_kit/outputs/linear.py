@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..block import LEFT_OUT
-from ..checks import check_choice, check_positive
+from ..checking import check_choice, check_positive
 from ..errors import InputError
 from ..initialisation import linear
 from ..inputs.image import from_patches, image_or_video, to_patches

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..block import Block
-from ..checks import short
+from ..checking import short
 from ..errors import AssemblyError
 from ..modalities import ByModality, check_modalities, check_names
 from ..registry import register

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import AssemblyError
 from ..inputs.text import TextTokens
 from ..plain import is_plain

@@ -10,7 +10,7 @@ import torch
 from einops import unpack
 from torch import Tensor
 
-from ..checks import check_tensor, describe_value
+from ..checking import check_tensor, describe_value
 from ..errors import InputError
 from ..tokens import Grid
 from .style import (

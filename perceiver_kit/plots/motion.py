@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import InputError
 from .style import INK, MUTED, PALE, SMALL, WIDTH, bare, figure, from_minus_one, panels, plain, title
 from .style import pixels as as_pixels

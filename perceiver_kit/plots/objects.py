@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import InputError
 from .style import COLOURS, HIGHEST, INK, SMALL, WIDTH, bare, figure, from_minus_one, pixels, plain, title
 

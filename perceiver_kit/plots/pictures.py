@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_tensor, describe_value
+from ..checking import check_tensor, describe_value
 from ..errors import InputError
 from .style import (
     COLOURS,

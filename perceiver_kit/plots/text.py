@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..data.bytes import BYTE_OFFSET, SPECIAL
 from ..errors import InputError
 from .attention import check_weights, largest_weight

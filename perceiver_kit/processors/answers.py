@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..data.bytes import ByteTokenizer
 from ..data.questions import allowed_rows, context_windows
 from ..errors import InputError

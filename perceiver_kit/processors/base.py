@@ -16,7 +16,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from ..block import Settings
-from ..checks import describe_value, short
+from ..checking import describe_value, short
 from ..data.files import find_files
 from ..errors import AssemblyError, InputError, PerceiverKitError, nearest
 from ..registry import register

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import InputError
 from ..plots import class_scores
 from ..registry import register

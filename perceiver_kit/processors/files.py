@@ -9,7 +9,7 @@ from pathlib import Path
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import writing
+from ..checking import writing
 from ..errors import InputError, MissingPackage
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import describe_value
+from ..checking import describe_value
 from ..errors import InputError
 from ..plots import flow, flow_to_rgb
 from ..registry import register

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_probability, describe_value
+from ..checking import check_probability, describe_value
 from ..errors import InputError, PerceiverKitError
 from ..plots import boxes, class_colours, segments
 from ..registry import register

@@ -13,7 +13,7 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..data.points import CLOUDS, normalised, read_cloud
 from ..data.sampling import generator
 from ..data.tables import checked_rows

@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_positive, describe_value
+from ..checking import check_positive, describe_value
 from ..data.decoding import MAX_RATE, read_audio
 from ..data.files import PICTURES, SOUNDS, VIDEOS, open_picture
 from ..data.image_processor import IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, as_picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..checks import check_image_size
+from ..checking import check_image_size
 from ..data.image_processor import CHANNELS
 from ..data.tags import Unit
 from ..flags import checked_flags

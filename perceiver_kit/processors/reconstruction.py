@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..checks import check_probability
+from ..checking import check_probability
 from ..data.sampling import generator
 from ..errors import InputError
 from ..plots import reconstructions

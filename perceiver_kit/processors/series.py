@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checks import check_positive, short
+from ..checking import check_positive, short
 from ..data.series import Readings, Scaled, read_series, scaled, shown_time
 from ..data.tables import read_time
 from ..errors import InputError

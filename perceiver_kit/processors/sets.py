@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..data.sets import SETS
 from ..data.tables import read_rows
 from ..errors import AssemblyError, InputError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_positive
+from ..checking import check_choice, check_positive
 from ..data.bytes import BYTE_OFFSET
 from ..data.tags import Unit, units_of
 from ..errors import InputError

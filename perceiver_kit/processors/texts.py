@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..data.bytes import BYTE_OFFSET, SPECIAL, ByteTokenizer
 from ..data.files import PICTURES, SOUNDS, TEXTS, VIDEOS, read_text
 from ..errors import InputError

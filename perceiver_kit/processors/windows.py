@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_number, check_positive
+from ..checking import check_number, check_positive
 from ..data.decoding import MAX_RATE
 from ..data.files import SOUNDS, VIDEOS
 from ..data.media import window_starts

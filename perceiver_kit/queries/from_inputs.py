@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..block import LEFT_OUT
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from ..positions import Positions, check_positions
 from ..registry import register

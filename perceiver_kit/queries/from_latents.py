@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checks import check_positive
+from ..checking import check_positive
 from ..registry import register
 from ..tokens import Encoded, Grid, take_rows
 from .base import Query

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import LEFT_OUT
-from ..checks import check_positive, check_sizes, describe_value, short
+from ..checking import check_positive, check_sizes, describe_value, short
 from ..errors import AssemblyError, InputError
 from ..positions import Learned, Positions, check_coordinates, check_positions
 from ..registry import register

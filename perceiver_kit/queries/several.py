@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..block import Block
-from ..checks import check_positive
+from ..checking import check_positive
 from ..errors import InputError
 from ..modalities import ByModality, check_modalities
 from ..padding import common_width, pad

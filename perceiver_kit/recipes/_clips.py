@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..activations import Activation
-from ..checks import check_choice, check_positive
+from ..checking import check_choice, check_positive
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..errors import AssemblyError

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_positive
+from ..checking import check_choice, check_positive
 from ..inputs import TextTokens
 from ..positions import Learned, Start
 from ..queries import InputQuery, PositionQuery

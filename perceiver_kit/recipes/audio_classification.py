@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_positive
+from ..checking import check_positive
+from ..declarations import recipe
 from ..encoders import Encoder
 from ..inputs import Inputs
 from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs.linear import Problem
-from ..recipe import recipe
 from . import _clips
 
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_positive
+from ..checking import check_choice, check_positive
+from ..declarations import recipe
 from ..decoders import PassThrough
 from ..encoders import CausalEncoder
 from ..inputs import Inputs, PastTokens, TextTokens
@@ -16,7 +17,6 @@ from ..objectives import NextTokens
 from ..outputs import Outputs, Project
 from ..positions import Fourier, Learned, Positions, Sinusoidal
 from ..queries import LatentQuery, Queries
-from ..recipe import recipe
 from ..variants import Rotary
 
 PAPER = "Perceiver AR (Hawthorne et al. 2022)"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_positive
+from ..checking import check_positive
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs, Points
@@ -17,7 +18,6 @@ from ..objectives import Quantile
 from ..outputs import Outputs, Quantiles
 from ..positions import Fourier
 from ..queries import CoordinateQuery, Queries
-from ..recipe import recipe
 
 OWN = "the kit's: no Perceiver for forecasting is published"
 SMALL: dict[str, Any] = dict(history=24, horizon=6, bands=8, num_latents=8, latent_dim=32, self_heads=4)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..activations import Activation
 from ..bottleneck import LabelBottleneck
-from ..checks import check_positive, check_sizes, short
+from ..checking import check_positive, check_sizes, short
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import HierarchicalEncoder
 from ..errors import AssemblyError
@@ -24,7 +25,6 @@ from ..objectives import Regression, Weighted
 from ..outputs import Outputs, Project, ToPixels
 from ..positions import Learned, Positions, Projected
 from ..queries import PositionQuery, Queries
-from ..recipe import recipe
 
 OWNER = "hierarchical_autoencoding"
 CODE = "google-deepmind/hierarchical_perceiver, perceiver_blocks.py and its table of variants"

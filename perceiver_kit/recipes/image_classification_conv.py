@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..activations import Activation
+from ..declarations import HuggingFace, recipe
 from ..encoders import Encoder
 from ..inputs import ConvStem
 from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs.linear import Problem
 from ..positions import Fourier
-from ..recipe import HuggingFace, recipe
 from . import _image_classification as images
 from ._image_classification import COLAB
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, REFERENCE

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..activations import Activation
+from ..declarations import HuggingFace, recipe
 from ..encoders import Encoder
 from ..inputs import Pixels
 from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs.linear import Problem
 from ..positions import Fourier
-from ..recipe import HuggingFace, recipe
 from . import _image_classification as images
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, PAPER
 

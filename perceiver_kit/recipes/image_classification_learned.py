@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..activations import Activation
-from ..checks import check_image_size
+from ..checking import check_image_size
+from ..declarations import HuggingFace, recipe
 from ..encoders import Encoder
 from ..errors import CheckpointError
 from ..inputs import Conv1x1
@@ -14,7 +15,6 @@ from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs.linear import Problem
 from ..positions import Learned, Projected, Start
-from ..recipe import HuggingFace, recipe
 from . import _image_classification as images
 from ._image_classification import COLAB
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, ENCODER_SIZES, PAPER, REFERENCE

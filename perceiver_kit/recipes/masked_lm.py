@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..activations import Activation
+from ..declarations import HuggingFace, recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -11,7 +12,6 @@ from ..objectives import MaskedTokens
 from ..outputs import Outputs, TiedText
 from ..positions import Learned, Start
 from ..queries import InputQuery, PositionQuery, Queries
-from ..recipe import HuggingFace, recipe
 from . import _text
 from ._shared import ENCODER_NAMES, cross_attention_names
 

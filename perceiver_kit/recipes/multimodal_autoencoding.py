@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..activations import Activation
 from ..anchoring import anchor
-from ..checks import check_choice, check_image_size, check_positive
+from ..checking import check_choice, check_image_size, check_positive
+from ..declarations import HuggingFace, recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..errors import AssemblyError, CheckpointError
@@ -20,7 +21,6 @@ from ..objectives import Classification, Reconstruction, Weighted
 from ..outputs import Classify, Outputs, ToPatches, ToPixels, ToWaveform
 from ..positions import Fourier
 from ..queries import LearnedQuery, PositionQuery, Queries
-from ..recipe import HuggingFace, recipe
 from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, LABELS_SOURCE, ORIGINAL, PAPER, encoder_sources
 
 COLAB = f"{ORIGINAL}, colabs/video_autoencoding.ipynb"

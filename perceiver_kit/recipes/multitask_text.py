@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..activations import Activation
-from ..checks import check_class_names, check_positive, short
+from ..checking import check_class_names, check_positive, short
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..errors import AssemblyError
@@ -15,7 +16,6 @@ from ..objectives import Classification, Regression, Weighted
 from ..outputs import Classify, Outputs
 from ..positions import Start
 from ..queries import LearnedQuery, Queries
-from ..recipe import recipe
 from . import _text
 from ._shared import PAPER
 

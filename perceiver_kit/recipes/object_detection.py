@@ -12,7 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_class_names, check_image_size, check_positive
+from ..checking import check_class_names, check_image_size, check_positive
+from ..declarations import recipe
 from ..decoders import Decoder, SetDecoder
 from ..encoders import Encoder
 from ..inputs import ConvStem, Inputs
@@ -21,7 +22,6 @@ from ..objectives import Detection
 from ..outputs import Boxes, Outputs, Project
 from ..positions import Fourier
 from ..queries import InputQuery, LearnedQuery, Queries
-from ..recipe import recipe
 from ._shared import LABELS_SOURCE, PAPER, encoder_sources
 
 SIZE = 0.2

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_image_size, check_positive
+from ..checking import check_image_size, check_positive
+from ..declarations import HuggingFace, recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..errors import AssemblyError
@@ -17,7 +18,6 @@ from ..objectives import EndPointError
 from ..outputs import Flow, Outputs
 from ..positions import Fourier
 from ..queries import InputQuery, Queries
-from ..recipe import HuggingFace, recipe
 from ..tiling import Tiled
 from ._shared import DECODER_NAMES, ENCODER_NAMES, ENCODER_SIZES, ORIGINAL, PAPER, encoder_sources
 

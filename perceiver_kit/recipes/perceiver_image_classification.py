@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..activations import Activation
+from ..declarations import recipe
 from ..decoders import MeanPool
 from ..encoders import Encoder
 from ..inputs import Inputs, Pixels
@@ -13,7 +14,6 @@ from ..objectives import Classification
 from ..outputs import Classify, Outputs
 from ..outputs.linear import Problem
 from ..positions import Fourier
-from ..recipe import recipe
 from . import _image_classification as images
 from ._shared import LABELS_SOURCE, ORIGINAL, PROBLEM_SOURCE
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_positive
+from ..checking import check_positive
+from ..declarations import recipe
 from ..decoders import MeanPool
 from ..encoders import Encoder
 from ..inputs import Inputs, Points
@@ -18,7 +19,6 @@ from ..objectives import Classification
 from ..outputs import Classify, Outputs
 from ..outputs.linear import Problem
 from ..positions import Fourier
-from ..recipe import recipe
 from ._shared import LABELS_SOURCE, PROBLEM_SOURCE
 
 PAPER = "Perceiver (Jaegle et al. 2021)"

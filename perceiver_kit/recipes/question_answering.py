@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..activations import Activation
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -13,7 +14,6 @@ from ..objectives import AnswerSpan
 from ..outputs import Choose, Outputs
 from ..positions import Start
 from ..queries import Queries
-from ..recipe import recipe
 from . import _text
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_image_size, check_positive
+from ..checking import check_image_size, check_positive
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..errors import AssemblyError
@@ -18,7 +19,6 @@ from ..objectives import Segmentation
 from ..outputs import Outputs, ToPatches
 from ..positions import Fourier
 from ..queries import InputQuery, Queries
-from ..recipe import recipe
 from ..tiling import Tiled
 from ._shared import LABELS_SOURCE, PAPER, encoder_sources
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..activations import Activation
+from ..declarations import HuggingFace, recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -14,7 +15,6 @@ from ..outputs import Classify, Outputs
 from ..outputs.linear import Problem
 from ..positions import Start
 from ..queries import LearnedQuery, Queries
-from ..recipe import HuggingFace, recipe
 from . import _text
 from ._shared import CLASSIFIER_NAMES, CLASSIFIER_SIZES, ENCODER_NAMES, LABELS_SOURCE, PROBLEM_SOURCE, REFERENCE
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_positive
+from ..checking import check_positive
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Features, Inputs
@@ -18,7 +19,6 @@ from ..objectives import Classification, Weighted
 from ..outputs import Classify, Outputs, Project
 from ..outputs.linear import Problem
 from ..queries import InputQuery, LearnedQuery, Queries
-from ..recipe import recipe
 from ._shared import LABELS_SOURCE, PAPER, PROBLEM_SOURCE, REFERENCE
 
 STARCRAFT = f"{PAPER}, section 4.4"

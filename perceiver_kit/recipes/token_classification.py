@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..activations import Activation
-from ..checks import check_choice
+from ..checking import check_choice
+from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
 from ..inputs import Inputs
@@ -15,7 +16,6 @@ from ..objectives import Tags
 from ..outputs import Outputs, Project
 from ..positions import Start
 from ..queries import Queries
-from ..recipe import recipe
 from . import _text
 from ._shared import LABELS_SOURCE
 

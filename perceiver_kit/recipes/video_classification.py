@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..activations import Activation
-from ..checks import check_flag, check_image_size, check_number, check_positive, check_sizes
+from ..checking import check_flag, check_image_size, check_number, check_positive, check_sizes
+from ..declarations import recipe
 from ..encoders import Encoder
 from ..errors import AssemblyError
 from ..inputs import Input, Inputs, MovingPatches, Patches
@@ -18,7 +19,6 @@ from ..model import PerceiverIO
 from ..objectives import Classification
 from ..outputs.linear import Problem
 from ..positions import Fourier
-from ..recipe import recipe
 from . import _clips
 from ._shared import PAPER
 

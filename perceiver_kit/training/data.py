@@ -10,7 +10,7 @@ import pytorch_lightning as lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..checks import check_positive, check_seed, describe_value
+from ..checking import check_positive, check_seed, describe_value
 from ..data.collation import batched
 from ..data.sampling import Steps
 from ..errors import AssemblyError

@@ -17,12 +17,12 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from ..checks import check_number, check_positive, check_probability, describe_value, short
+from ..checking import check_number, check_positive, check_probability, describe_value, short
 from ..errors import AssemblyError, CheckpointError, InputError
 from ..flags import checked_flags
 from ..hub import save
 from ..plots import curves
-from ..spec import build, spec
+from ..specs import build, spec
 from .data import Data
 from .module import Training
 from .optimisation import check_trainable

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..checks import check_choice, check_number, check_positive, check_seed, checks_values, describe_value
+from ..checking import check_choice, check_number, check_positive, check_seed, checks_values, describe_value
 from ..data.sampling import generator
 from ..errors import AssemblyError
 from ..flags import checked_flags
@@ -26,7 +26,7 @@ from ..modalities import ByModality, check_names
 from ..model import PerceiverIO
 from ..muon import Muon
 from ..objectives import Objective, Term, combine
-from ..spec import assembly
+from ..specs import assembly
 from ..tokens import take_rows
 from .lamb import Lamb
 from .optimisation import check_trainable, checkpoint_layers, parameter_groups, rate_at

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks import check_seed
+from ..checking import check_seed
 from ..data.augmentation import Augmentation, augmented
 from ..data.task import Task
 from ..data.tasks import open_task
+from ..declarations import Recipe, objective_for
 from ..errors import InputError, UnknownName, nearest
 from ..freezing import freeze as freeze_stages
 from ..hub import load
 from ..hub.files import read_json
 from ..hub.heads import transfer
 from ..model import PerceiverIO
-from ..recipe import Recipe, objective_for
 from ..registry import find, names
-from ..spec import build
+from ..specs import build
 from .data import Data
 from .fit import fit
 from .module import Training

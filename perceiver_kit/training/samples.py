@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from ..checks import check_finite, describe_value
+from ..checking import check_finite, describe_value
 from ..data.collation import index_of
 from ..data.sampling import EVALUATION, Key, Samples
 from ..errors import InputError, PerceiverKitError

@@ -43,7 +43,7 @@ def test_only_the_own_target_is_there_and_gives_the_loss(tmp_path: Path) -> None
     batch = torch.utils.data.default_collate([task.train[i] for i in (0, 2, 4, 17)])
     present = [(~t.float().isnan() & (t != -100)).sum() for t in batch["targets"].values()]
     assert [int(count) for count in present] == [1, 1, 1, 1]
-    from perceiver_kit.recipe import objective_for
+    from perceiver_kit.declarations import objective_for
 
     loss, parts = objective_for("multitask_text", model=model)(model(batch["inputs"]), batch["targets"])
     assert {*parts} == {"cola", "mrpc", "sst2", "stsb"}

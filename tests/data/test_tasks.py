@@ -20,8 +20,8 @@ from perceiver_kit.data.packages import packaged
 from perceiver_kit.data.task import Task
 from perceiver_kit.data.tasks import open_task, sample_data
 from perceiver_kit.data.video import Clip
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.errors import InputError, MissingPackage, UnknownName
-from perceiver_kit.recipe import objective_for
 
 from .making import grey, picture, pictures, texts, touch, video
 

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger
 from safetensors.torch import load_file
 
 import perceiver_kit as kit
-from perceiver_kit.recipe import objective_for
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.training import Data, Training, fit
 
 from ..fuzz.harness import damaged

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import perceiver_kit as kit
-from perceiver_kit.checks import check_tensor
+from perceiver_kit.checking import check_tensor
 from perceiver_kit.inputs.base import Combine
 from perceiver_kit.outputs.base import Output
 from perceiver_kit.positions import Positions, unravel

@@ -24,7 +24,7 @@ from perceiver_kit.data.folders import videos
 from perceiver_kit.data.media import load_audio
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.data.video import load_clip
-from perceiver_kit.recipe import processor_of
+from perceiver_kit.declarations import processor_of
 
 from ..data.making import grey, picture, texts, video
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit import processors
-from perceiver_kit.recipe import processor_of
+from perceiver_kit.declarations import processor_of
 from perceiver_kit.registry import find
 
 from ..data.making import picture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import perceiver_kit as kit
-from perceiver_kit.recipe import objective_for
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.training import Data, Training, fit
 
 from .toys import QUIET, Toys, prepared, run, small

@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import IterableDataset, default_collate
 
 import perceiver_kit as kit
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.objectives import Reconstruction, Regression, Weighted
 from perceiver_kit.positions import Fourier
-from perceiver_kit.recipe import objective_for
 from perceiver_kit.training import Data, Training, fit
 
 from .toys import FEW, QUIET, Toys, alone, prepared, run, small

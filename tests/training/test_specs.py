@@ -11,9 +11,9 @@ import torch
 
 import perceiver_kit as kit
 from perceiver_kit.cli import main
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.inputs import Features, TextTokens
 from perceiver_kit.outputs import Classify, Flow, Project
-from perceiver_kit.recipe import objective_for
 
 SIZES: dict[str, Any] = dict(num_latents=2, latent_dim=16, layers=1, self_heads=2)
 

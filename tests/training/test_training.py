@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 import perceiver_kit as kit
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.positions import Fourier
-from perceiver_kit.recipe import objective_for
 from perceiver_kit.training import Data, Training, fit, rate_at
 
 from .toys import QUIET, RECIPES, RecordingTraining, Toys, alone, batch, losses, run, small

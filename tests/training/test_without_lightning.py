@@ -41,7 +41,7 @@ for missing in ("pytorch_lightning", "torchmetrics"):
 import torch
 
 image = {"image": torch.zeros(1, 4)}
-from perceiver_kit.recipe import objective_for
+from perceiver_kit.declarations import objective_for
 for recipe in kit.list():
     objective = objective_for(recipe)
     refused(objective.meters)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 import perceiver_kit as kit
 from perceiver_kit.data.sampling import Sample, Samples
-from perceiver_kit.recipe import objective_for
+from perceiver_kit.declarations import objective_for
 from perceiver_kit.training import Data, Training, fit
 
 # Lightning's warnings about PyTorch's pytrees, few data workers, and runs too short to log a step.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..checks import describe_value, writing
+from ..checking import describe_value, writing
 from ..errors import InputError
 from ..modalities import ByModality
 from ..model import PerceiverIO

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from .checks import check_choice, check_positive, describe_value
+from .checking import check_choice, check_positive, describe_value
+from .declarations import processor_of
 from .errors import InputError, MissingPackage, PerceiverKitError
 from .flags import checked_flags
 from .processors.base import Answer, Item, Processor, name_of_source
-from .recipe import processor_of
 
 OnError = Literal["raise", "skip"]
 WINDOWS = 16

@@ -17,12 +17,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from .block import Block, readable_signature
-from .checks import check_class_names
+from .checking import check_class_names
 from .errors import AssemblyError, UnknownName, nearest
 from .flags import check_flags
 from .objectives import Objective, Weighted
 from .registry import add, find, names
-from .spec import build
+from .specs import build
 
 Lazy = str | Callable[..., Any]
 Parameters = dict[str, Any]

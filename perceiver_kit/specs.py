@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .block import Block, copied
-from .checks import describe_value
+from .checking import describe_value
 from .errors import AssemblyError, PerceiverKitError, nearest
 from .registry import find, name_of
 
