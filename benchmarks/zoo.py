@@ -174,6 +174,78 @@ ENTRIES = {
 }
 
 
+# By model: what it reads, and a command to try.
+USES = {
+    "bible_answers": (
+        "A question and its context, a tuple: a verse with one name left out, and the verses before it.",
+        'kit.predict(kit.load("zoo:bible_answers"), (question, context))',
+    ),
+    "bible_masks": (
+        "A text with [MASK] for each byte to fill.",
+        "perceiver-kit predict zoo:bible_masks 'If God be f[MASK]r us, who can be ag[MASK]inst us?'",
+    ),
+    "bible_next": (
+        "The beginning of a text.",
+        "perceiver-kit generate zoo:bible_next 'And the king said unto '",
+    ),
+    "clip": (
+        "A video, of which the first four frames are read with their sound.",
+        "perceiver-kit predict zoo:clip film.mp4 --out decoded",
+    ),
+    "co2": (
+        "A CSV file with the columns time (dates) and co2 (parts per million), a row a week, of which the last 104 are "
+        "read.",
+        "perceiver-kit predict zoo:co2 co2.csv",
+    ),
+    "digit_masks": (
+        "A picture, read at 96 × 96 pixels.",
+        "perceiver-kit predict zoo:digit_masks digits.png --out masks",
+    ),
+    "digit_objects": (
+        "A picture, read at 96 × 96 pixels.",
+        "perceiver-kit predict zoo:digit_objects digits.png --out boxes",
+    ),
+    "digits": (
+        "A picture, read in grey at 28 × 28 pixels.",
+        "perceiver-kit predict zoo:digits digit.png",
+    ),
+    "film_speed": (
+        "A sound, or a video with sound; windows of all of it are read.",
+        "perceiver-kit predict zoo:film_speed film.mp4",
+    ),
+    "flow": (
+        "Two pictures of one size.",
+        "perceiver-kit predict zoo:flow left.png right.png --out flow",
+    ),
+    "hidden_digits": (
+        "A picture, read in grey at 28 × 28 pixels, of which 85 % are hidden.",
+        "perceiver-kit predict zoo:hidden_digits digit.png",
+    ),
+    "hidden_clip": (
+        "Arrays: image (4, 3, 32, 32) with pixels in [-1, 1], audio (7680,).",
+        'kit.predict(kit.load("zoo:hidden_clip"), {"image": frames, "audio": sound})',
+    ),
+    "molecules": (
+        "A CSV file with a row for each atom: nine columns of 0 and 1 for the element (C, O, N, Cl, S, F, Br, P, I), "
+        "then its bonds, the sum of their orders, and the number of atoms of the molecule.",
+        "perceiver-kit predict zoo:molecules atoms.csv",
+    ),
+    "sea": (
+        "A CSV file with the columns time (in years) and temperature (°C), a row a month, of which the last 48 are "
+        "read.",
+        "perceiver-kit predict zoo:sea sea.csv",
+    ),
+    "shapes": (
+        "A file of points with x, y and z: .npy, .csv, .ply, .obj or .off.",
+        "perceiver-kit predict zoo:shapes points.ply",
+    ),
+    "turkish_tags": (
+        "A text of any length.",
+        "perceiver-kit predict zoo:turkish_tags 'Kedi bahçede uyuyor.'",
+    ),
+}
+
+
 def share(model: Any, data: str, options: dict[str, Any], samples: int) -> Task:
     """The data of a model with so many of the held-out samples, chosen by the seed."""
     note = model.recipe
@@ -217,6 +289,8 @@ def pack(name: str) -> None:
         steps=rows[0]["steps"],
         batch=rows[0]["batch"],
         processor_seconds=round(rows[0]["processor_seconds"]),
+        reads=USES[name][0],
+        example=USES[name][1],
         limits=entry.limits,
     )
     write_atomically({ZOO / name / CARD: (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode()})

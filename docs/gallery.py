@@ -148,7 +148,8 @@ def model(name: str) -> tuple[list[str], list[tuple[str, str | bytes]]]:
             lines += [f"![Answer of the model {name}](gallery/{name}.png){{ .output }}"]
             lines += ["", f"`{answer.text()}`"]
     lines += ["", NOTES[name]] if name in NOTES else []
-    lines += ["", *(f"- Held out: {figure_text(one)}" for one in content["figures"])]
+    lines += ["", f"- Reads: {content['reads']} Try: `{content['example']}`"]
+    lines += [*(f"- Held out: {figure_text(one)}" for one in content["figures"])]
     lines += [
         f"- Recipe [`{content['recipe']}`](recipes/{content['recipe']}.md), preset `{content['preset']}`, "
         f"{content['parameters']:,} parameters, {content['steps']} steps of {content['batch']}.",

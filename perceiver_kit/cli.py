@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "take the weights of this saved model where they fit; a warning names the new ones"
     added.add_argument("--from", dest="start", type=Path, metavar="PATH", help=help_)
     added.add_argument("--num-labels", type=int, help="number of classes (that of the data)")
+    help_ = "parameters of the recipe, such as image_size=64 or image_size=[48,64]"
+    added.add_argument("--set", nargs="+", type=_parameter, metavar="NAME=VALUE", help=help_)
     added.add_argument("--freeze", nargs="+", metavar="STAGE", help="stages that are not trained: inputs, encoder, …")
     help_ = "factors of the rate by stage, such as encoder=0.1"
     added.add_argument("--rates", nargs="+", type=_factor, metavar="STAGE=FACTOR", help=help_)
@@ -198,11 +200,12 @@ def _train(options: argparse.Namespace) -> None:
     from .training import train_recipe
 
     directory = options.out or Path("runs") / Path(options.recipe).stem
-    others = ("run", "recipe", "data", "out", "num_labels")
+    others = ("run", "recipe", "data", "out", "num_labels", "set")
     # None: the recipe's own setting, or the default.
     settings = {name: value for name, value in vars(options).items() if name not in others and value is not None}
+    settings["parameters"] = dict(options.set or ())
     if options.num_labels is not None:
-        settings["parameters"] = {"num_labels": options.num_labels}
+        settings["parameters"]["num_labels"] = options.num_labels
     if options.augment is not None:
         settings["augment"] = Augmentation.named(*options.augment)
     if options.rates is not None:
@@ -244,6 +247,20 @@ def _factor(text: str) -> tuple[str, float]:
     """``"encoder=0.1"`` as a pair; argparse says what is wrong with another text."""
     stage, _, factor = text.partition("=")
     return stage, float(factor)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    """``"image_size=[48,64]"`` as a name and a value; what is no JSON is text."""
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return name, tuple(parsed) if isinstance(parsed, list) else parsed
 
 
 def _predict(options: argparse.Namespace) -> int:

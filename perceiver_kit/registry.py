@@ -47,6 +47,9 @@ _entries: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _entries[ZOO] = {card.parent.name: card.parent for card in Path(__file__).parent.glob("zoo/*/card.json")}
 _plugins: dict[str, str | None] | None = None  # what went wrong with each, None for nothing; None: not looked for yet
 _loading = threading.RLock()
+# Of kinds in errors.
+_SINGULAR = {kind: kind.removesuffix("s") for kind in KINDS} | {"inputs": "input block", "outputs": "output block"}
+_SINGULAR |= {"queries": "query", ZOO: "model of the zoo"}
 
 
 def register(kind: str, name: str | None = None) -> Callable[[Any], Any]:
@@ -150,7 +153,7 @@ def find(kind: str, name: str) -> Any:
     if name not in entries:
         broken = [f"{label} failed: {error}" for label, error in plugins.items() if error]
         hint = f". Plugin {'; '.join(broken)}" if broken else ""
-        raise UnknownName(f"no {kind} {name!r}; {nearest(name, entries)}{hint}")
+        raise UnknownName(f"no {_SINGULAR.get(kind, kind)} {name!r}; {nearest(name, entries)}{hint}")
     return entries[name]
 
 

@@ -55,15 +55,19 @@ def test_convert_overwrites_nothing(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, about a run of a few steps
-def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys):
+def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys, caplog):
     texts = tmp_path / "texts"
     texts.mkdir()
     for number in range(20):
         (texts / f"{number}.txt").write_text("In the beginning was the word. " * 20)
     run = tmp_path / "run"
     arguments = ["train", "masked_lm", "--data", str(texts), "--out", str(run), "--batch", "4", "--save-every", "2"]
-    assert main([*arguments, "--steps", "3"]) == 0
+    caplog.set_level("INFO")
+    assert main([*arguments, "--steps", "3", "--set", "max_length=64", "num_latents=4"]) == 0
     assert "loss" in capsys.readouterr().out
+    assert caplog.messages[0] == "texts: 174 samples to train on, 19 held out\nsizes: max_length=64"
+    assert not [line for line in caplog.messages if "litlogger" in line or "litmodels" in line]
+    assert kit.load(run).recipe["parameters"]["num_latents"] == 4
     assert {"config.json", "model.safetensors", "metrics.csv", "curves.png"} <= {file.name for file in run.iterdir()}
     assert kit.load(run)(torch.zeros(1, 9, dtype=torch.int64))["text"].shape == (1, 9, 262)
     assert main([*arguments, "--steps", "3"]) == 2
@@ -90,6 +94,7 @@ def test_describe_shows_a_saved_model_with_its_classes(tmp_path, capsys):
         (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),
         (["train", "masked_ml", "--data", "bible"], "did you mean 'masked_lm'"),
         (["train", "masked_lm", "--data", "mnist"], "not for masked_lm. It reads: a path, bible"),
+        (["train", "masked_lm", "--data", "bible", "--set", "max_lenght=9"], "did you mean 'max_length'"),
         (["demo", "--clip", "nowhere.mp4"], "nowhere.mp4"),
     ],
 )

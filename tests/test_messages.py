@@ -27,7 +27,7 @@ def tracks() -> Any:
 NAN = torch.tensor([0.0, float("nan")])
 # A call and parts of its error: argument, expected, got, hint.
 MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
-    "build": (lambda: kit.build("masked_ml"), ["no recipes 'masked_ml'", "did you mean 'masked_lm'", "There are: "]),
+    "build": (lambda: kit.build("masked_ml"), ["no recipe 'masked_ml'", "did you mean 'masked_lm'", "There are: "]),
     "build, preset": (lambda: kit.build("masked_lm", preset="tinny"), ["preset 'tinny'", "'tiny'", "base, quick,"]),
     "build, keyword": (
         lambda: kit.build("masked_lm", latents=3),
@@ -35,7 +35,10 @@ MESSAGES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "build, type": (lambda: kit.build(3), ["a recipe's name or a spec (a dict)", "got an int"]),
     "build, spec": (lambda: kit.build({"model": 3}), ['{"perceiver_kit": 1, "model": …}', "got keys ['model']"]),
-    "describe": (lambda: kit.describe("inputs.Patch"), ["no inputs 'Patch'", "did you mean 'Patches'", "There are: "]),
+    "describe": (
+        lambda: kit.describe("inputs.Patch"),
+        ["no input block 'Patch'", "did you mean 'Patches'", "There are: "],
+    ),
     "list": (lambda: kit.list("input"), ["no kind 'input'", "did you mean 'inputs'", "There are: "]),
     "Encoder": (lambda: kit.Encoder(8, num_latents=0, latent_dim=8, layers=1), ["num_latents", "at least 1", "got 0"]),
     "Encoder, heads": (lambda: kit.Encoder(8, num_latents=2, latent_dim=9, layers=1), ["heads", "9"]),

@@ -84,5 +84,5 @@ def test_unknown_names_list_failed_plugins(site: Path) -> None:
         "try: kit.registry.find('inputs', 'Half')",
         "except kit.UnknownName as error: print(error)",
     )
-    assert "no inputs 'Half'" in out
+    assert "no input block 'Half'" in out
     assert "a_breaks_after_registering (a_breaks_after_registering) failed: RuntimeError: no such device" in out

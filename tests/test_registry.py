@@ -168,12 +168,12 @@ def test_bad_registrations_are_refused(register, message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: kit.build("optical_flo"), "no recipes 'optical_flo'; did you mean 'optical_flow'"),
-        (lambda: kit.build("zzz"), "no recipes 'zzz'; There are: audio_classification, "),
+        (lambda: kit.build("optical_flo"), "no recipe 'optical_flo'; did you mean 'optical_flow'"),
+        (lambda: kit.build("zzz"), "no recipe 'zzz'; There are: audio_classification, "),
         (lambda: kit.build("masked_lm", preset="bass"), "masked_lm has no preset 'bass'; did you mean 'base'"),
         (lambda: kit.build("masked_lm", layer=3), "masked_lm has no parameter 'layer'; did you mean 'layers'"),
-        (lambda: kit.describe("masked_ml"), "no recipes 'masked_ml'; did you mean 'masked_lm'"),
-        (lambda: kit.describe("inputs.Patch"), "no inputs 'Patch'; did you mean 'Patches'"),
+        (lambda: kit.describe("masked_ml"), "no recipe 'masked_ml'; did you mean 'masked_lm'"),
+        (lambda: kit.describe("inputs.Patch"), "no input block 'Patch'; did you mean 'Patches'"),
         (lambda: kit.describe("input.Patches"), "no kind 'input'; did you mean 'inputs'"),
         (lambda: kit.list("recipe"), "no kind 'recipe'; did you mean 'recipes'"),
         (lambda: kit.register("input"), "no kind 'input'; did you mean 'inputs'"),

@@ -234,7 +234,7 @@ def edited(spec: dict, path: Sequence[Any], value: Any) -> dict:
         ("perceiver_kit", 2, r'a spec is \{"perceiver_kit": 1, "model": …\} as kit.spec writes it, got keys'),
         ("model", ..., r"as kit.spec writes it, got keys \['perceiver_kit'\]"),
         ("model", 3, "spec: model must be a block, got an int"),
-        ("model/block", "models.PerceiverOI", "spec: model: no models 'PerceiverOI'; did you mean 'PerceiverIO'"),
+        ("model/block", "models.PerceiverOI", "spec: model: no model 'PerceiverOI'; did you mean 'PerceiverIO'"),
         ("model/block", "model.PerceiverIO", "spec: model: no kind 'model'; did you mean 'models'"),
         ("model/block", "recipes.masked_lm", "spec: model: recipes.masked_lm is not a block or a dataclass"),
         ("model/block", "os.system", "spec: model: no kind 'os'"),

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 MODELS = kit.list("zoo")
 FIELDS = {
     *("name", "title", "recipe", "preset", "parameters", "figures", "data", "options", "held_out", "source", "licence"),
-    *("command", "seed", "steps", "batch", "processor_seconds", "limits"),
+    *("command", "seed", "steps", "batch", "processor_seconds", "reads", "example", "limits"),
 }
 MAX_BYTES, MAX_TOTAL = 3_000_000, 20_000_000
 
@@ -44,6 +44,7 @@ def test_a_card_says_everything(name: str) -> None:
     assert {*content} == FIELDS
     assert content["name"] == name
     assert content["data"] in find("recipes", content["recipe"]).data
+    assert f"zoo:{name}" in content["example"] and content["example"] in card_text(content)
     for figure in content["figures"]:
         assert figure["baselines"]
         assert f"{figure['ours']:.3f}" in card_text(content)
@@ -100,7 +101,7 @@ def test_the_16_bits_are_read_as_float32_and_the_file_stays_strict(tmp_path: Pat
 def test_names_are_listed_and_a_typing_error_gets_the_nearest() -> None:
     assert "clip" in MODELS
     assert sorted(MODELS) == MODELS
-    with pytest.raises(kit.UnknownName, match="no zoo 'clpi'; did you mean 'clip'"):
+    with pytest.raises(kit.UnknownName, match="no model of the zoo 'clpi'; did you mean 'clip'"):
         kit.load("zoo:clpi")
     with pytest.raises(kit.AssemblyError, match=r"kit\.save"):
         kit.register("zoo")

@@ -40,7 +40,8 @@ def card_text(card: dict[str, Any]) -> str:
     figures = "".join(f"\n- {figure_text(figure)}" for figure in card["figures"])
     return (
         f"**{card['name']}**: {card['title']}. `{card['recipe']}`, preset `{card['preset']}`, {card['parameters']:,} "
-        f"parameters.\n\nHeld out:\n{figures}\n\nMade by `{card['command']}`: {card['steps']} steps of "
+        f"parameters.\n\nReads: {card['reads']}\nTry: `{card['example']}`\n\nHeld out:\n{figures}\n\n"
+        f"Made by `{card['command']}`: {card['steps']} steps of "
         f"{card['batch']} samples, seed {card['seed']}.\nData: {card['source']}.\n{card['licence']}\n\n"
         f"Limits: {card['limits']}"
     )

@@ -31,7 +31,10 @@ class ObjectsAnswer(Answer):
     def text(self) -> str:
         if not self.best:
             return "no object"
-        shown = ", ".join(f"{one['class']} {one['score']:.2f}" for one in self.best[:TOP])
+        shown = ", ".join(
+            "{} {:.2f} at {:.2f}, {:.2f} ({:.2f} × {:.2f})".format(one["class"], one["score"], *one["box"])
+            for one in self.best[:TOP]
+        )
         return shown + (f" and {len(self.best) - TOP} more" if len(self.best) > TOP else "")
 
     def picture(self) -> Tensor | None:

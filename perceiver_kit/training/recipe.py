@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import nn
 
-from ..checking import check_seed
+from ..checking import check_seed, short
 from ..data.augmentation import Augmentation, augmented
 from ..data.task import Task
 from ..data.tasks import open_task
@@ -79,6 +80,8 @@ def train_recipe(
         given = {name: value for name, value in parameters.items() if "label" not in name}
         source = data if isinstance(data, str) else Path(data)
         data = open_task(source, recipe=reader, preset=preset, parameters=given, seed=seed)
+    if settings.get("progress", True):
+        rank_zero_info(described(data))
     if augment is not None:
         data = augmented(data, augment, seed=seed)
     torch.manual_seed(seed)
@@ -103,6 +106,16 @@ def train_recipe(
     queries = large_outputs(model) if queries is None else queries  # type: ignore[arg-type]
     training = Training(model, chosen, queries=queries, seed=seed, **of(Training))  # type: ignore[arg-type]
     return fit(training, Data(data.train, data.held_out, seed=seed, **of(Data)), directory, **of(fit))
+
+
+def described(data: Task) -> str:
+    """What a run reads: how many samples, of which classes, and the sizes that the data set."""
+    sizes = {name: value for name, value in data.overrides.items() if isinstance(value, int | tuple | str)}
+    counts = (len(part) for part in (data.train, data.held_out))  # type: ignore[arg-type]
+    lines = ["{}: {:,} samples to train on, {:,} held out".format(data.name, *counts)]
+    lines += [f"classes: {', '.join(data.classes)}"] if data.classes else []
+    lines += [f"sizes: {', '.join(f'{name}={short(value)}' for name, value in sizes.items())}"] if sizes else []
+    return "\n".join(lines)
 
 
 def _read_spec(source: str | os.PathLike) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_module
 
 from ..errors import CheckpointError, PerceiverKitError, TrainingError
 from .data import Data
@@ -28,6 +29,8 @@ NOISE = (
     ".*does not have many workers",
     "The number of training batches",
 )
+# Of messages.
+ADVICE = "💡 Tip"
 
 
 @contextmanager
@@ -80,10 +83,14 @@ def _worker_is_gone(error: BaseException) -> bool:
 
 @contextmanager
 def without_noise(progress: bool) -> Iterator[None]:
-    """Without Lightning's warnings about what is right here; without its messages too if there is no progress bar."""
+    """Without Lightning's warnings about what is right here, and its advice to install other packages.
+
+    Without its messages too if there is no progress bar.
+    """
     loggers = [] if progress else [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     try:
+        rank_zero_module.log.addFilter(_is_no_advice)
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -91,8 +98,13 @@ def without_noise(progress: bool) -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
+        rank_zero_module.log.removeFilter(_is_no_advice)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(ADVICE)
 
 
 @contextmanager

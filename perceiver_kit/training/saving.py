@@ -62,7 +62,7 @@ class Saving(Checkpoint):
             )
         for logger in trainer.loggers:
             logger.save()  # a run that resumes from here reads the metrics so far
-        trainer.save_checkpoint(self.new)
+        trainer.save_checkpoint(self.new, weights_only=False)  # with the optimizer
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             if self.last.is_dir():  # sharded: a directory with files cannot be replaced in one step

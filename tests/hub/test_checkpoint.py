@@ -177,7 +177,10 @@ NOT_A_SPEC = ["{}", "[]", "{", "3", '{"perceiver_kit": 99, "model": {}}', '{"per
     ("edit", "message"),
     [
         *((lambda _, text=text: text, "its spec does not build") for text in NOT_A_SPEC),
-        (lambda spec: spec.replace("TextTokens", "TextTokenz"), "no inputs 'TextTokenz'; did you mean 'TextTokens'"),
+        (
+            lambda spec: spec.replace("TextTokens", "TextTokenz"),
+            "no input block 'TextTokenz'; did you mean 'TextTokens'",
+        ),
     ],
 )
 def test_specs_that_do_not_build_are_refused(edit: Callable[[str], str], message: str, tmp_path: Path) -> None:

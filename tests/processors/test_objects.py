@@ -28,6 +28,7 @@ def test_boxes_are_drawn_on_the_picture_at_its_own_size(tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png", size=(30, 90))
     answer = kit.predict(model, source)
     assert answer.best == [{"class": "dog", "score": 1.0, "box": [0.5] * 4}] * 8 and answer.scores == {"dog": 8}
+    assert answer.text() == ", ".join(["dog 1.00 at 0.50, 0.50 (0.50 × 0.50)"] * 5) + " and 3 more"
     axes = answer.figure().axes[0]
     assert axes.images[0].get_array().shape == (30, 90, 3)
     assert np.allclose(axes.images[0].get_array(), np.asarray(open_picture(source)) / 255, atol=1 / 255)

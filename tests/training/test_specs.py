@@ -73,7 +73,7 @@ def test_objectives_are_chosen_from_the_outputs() -> None:
     assert objective.objectives["tags"].labels == 3
     one = text_model()
     assert objective_for(one, "Regression").output == "label"
-    with pytest.raises(kit.UnknownName, match="no objectives 'Regresion'; did you mean 'Regression'"):
+    with pytest.raises(kit.UnknownName, match="no objective 'Regresion'; did you mean 'Regression'"):
         objective_for(one, "Regresion")
     with pytest.raises(kit.AssemblyError, match="for one output, got"):
         objective_for(kit.assemble(dict(x=Features(3)), outputs, **SIZES), "Regression")
