@@ -151,6 +151,8 @@ def find(kind: str, name: str) -> Any:
     plugins = load_plugins()
     entries = _of_kind(kind)
     if name not in entries:
+        if kind == "recipes" and str(name).startswith(f"{ZOO}:"):
+            raise UnknownName(f"{name!r} is a trained model, not a recipe: kit.load({name!r}) opens it")
         broken = [f"{label} failed: {error}" for label, error in plugins.items() if error]
         hint = f". Plugin {'; '.join(broken)}" if broken else ""
         raise UnknownName(f"no {_SINGULAR.get(kind, kind)} {name!r}; {nearest(name, entries)}{hint}")

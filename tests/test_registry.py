@@ -169,6 +169,8 @@ def test_bad_registrations_are_refused(register, message: str) -> None:
     ("call", "message"),
     [
         (lambda: kit.build("optical_flo"), "no recipe 'optical_flo'; did you mean 'optical_flow'"),
+        (lambda: kit.build("zoo:clip"), r"kit.load\('zoo:clip'\) opens it"),
+        (lambda: kit.describe("zoo:clip"), r"kit.load\('zoo:clip'\) opens it"),
         (lambda: kit.build("zzz"), "no recipe 'zzz'; There are: audio_classification, "),
         (lambda: kit.build("masked_lm", preset="bass"), "masked_lm has no preset 'bass'; did you mean 'base'"),
         (lambda: kit.build("masked_lm", layer=3), "masked_lm has no parameter 'layer'; did you mean 'layers'"),

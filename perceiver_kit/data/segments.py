@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from ..checking import check_image_size
+from ..checking import check_image_size, check_positive
 from ..errors import InputError
 from ..flags import checked_flags
 from .files import PICTURES, Pictures, find_files, hold_out, list_names, open_picture, read_text
@@ -91,6 +91,7 @@ def mask_folder(
     Raises InputError, naming the file, for a picture without a mask, a mask of another size, or with other classes.
     """
     size = check_image_size("mask_folder", image_size)
+    check_positive("mask_folder", least=0, ignored=ignored)
     pictures = find_files(path / "images", PICTURES)
     masks = {file.relative_to(path / "masks").with_suffix(""): file for file in find_files(path / "masks", (".png",))}
     pairs = {picture: masks.get(picture.relative_to(path / "images").with_suffix("")) for picture in pictures}

@@ -14,6 +14,7 @@ from PIL import Image
 import perceiver_kit as kit
 from perceiver_kit.data import objects
 from perceiver_kit.data.canvases import INK, DigitScenes
+from perceiver_kit.data.segments import mask_folder
 from perceiver_kit.data.tasks import open_task
 from perceiver_kit.errors import InputError
 
@@ -268,3 +269,8 @@ def test_a_picture_without_a_mask_and_a_mask_of_colours_are_named(tmp_path: Path
     (root / "masks" / "1.png").unlink()
     with pytest.raises(InputError, match=r"expected a mask for each picture, got none for images/1.jpg"):
         segmented(root)
+
+
+def test_the_ignored_value_is_a_class(tmp_path: Path) -> None:
+    with pytest.raises(kit.AssemblyError, match="mask_folder: ignored must be an int of at least 0"):
+        mask_folder(masked(tmp_path), ignored=-1)
