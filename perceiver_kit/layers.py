@@ -149,6 +149,7 @@ class CrossAttentionLayer(Observed):
             read_rows = torch.cat([read_rows, normed.expand(shape[0], -1, -1)], 1)
             mask = None if mask is None else F.pad(mask, (0, normed.shape[1]), value=True)
         read = self.attention(normed, read_rows, mask, query_mask=query_mask, causal=causal, **options)
+        del normed, read_rows  # the MLP needs their memory
         return self.finish(queries, read)
 
     def finish(self, queries: Float[Tensor, "#b m cq"], read: Float[Tensor, "b m cq"]) -> Float[Tensor, "b m cq"]:
@@ -232,6 +233,7 @@ class SelfAttentionLayer(Observed):
         read = _zero_masked(normed, mask) if keys is None else keys
         options = _not_none(query_positions=row_positions, key_positions=row_positions if keys is None else None)
         rows = rows + self.dropout(self.attention(normed, read, mask, causal=causal, **options))
+        del normed, read  # the MLP needs their memory
         return rows + self.dropout(checkpointed_mlp(self.mlp_norm, self.mlp, rows))
 
     def key_values(

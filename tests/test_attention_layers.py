@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -172,3 +173,18 @@ def test_empty_attention_is_refused(m: int, n: int) -> None:
 def test_an_unknown_activation_is_refused_with_the_nearest() -> None:
     with pytest.raises(kit.AssemblyError, match=r"activation is 'gelu_tan'; did you mean 'gelu_tanh'\?"):
         CrossAttentionLayer(4, 4, activation="gelu_tan")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("layer", "widths"), [(SelfAttentionLayer(16, heads=2), (16,)), (CrossAttentionLayer(16, 24), (16, 24))]
+)
+def test_normed_rows_are_freed_before_the_mlp(layer: nn.Module, widths: tuple[int, ...]) -> None:
+    """They would raise the peak of memory, by a fifth for images by convolutions."""
+    normed: list[weakref.ref] = []
+    for norm in (part for name, part in layer.named_children() if name in ("norm", "query_norm", "key_norm")):
+        norm.register_forward_hook(lambda module, inputs, output: normed.append(weakref.ref(output)))
+    alive: list[bool] = []
+    layer.mlp.register_forward_pre_hook(lambda module, inputs: alive.extend(one() is not None for one in normed))
+    layer(*(torch.randn(1, 5, width) for width in widths))
+    assert alive and not any(alive)
