@@ -22,12 +22,6 @@ LAB  := $(VENV)/.installed-lab
 DEV  := $(VENV)/.installed-dev
 QA   := $(VENV)-qa/.installed
 
-# Notebooks without the options that are for modules (xdist would split a notebook's cells), four in a pytest: each has a
-# kernel of its own, and pytest starts once. Lax: outputs may differ from the committed ones, since machines round
-# differently; the cells assert what must hold. The last pages train the longest, so they come first.
-NOTEBOOKS := $(wildcard tutorials/*.ipynb)
-NBVAL     := -q -o addopts= -o filterwarnings= --nbval-lax --nbval-current-env --nbval-cell-timeout=300
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pips at once would break the environment
@@ -45,7 +39,7 @@ lab: $(LAB)  ## open the tutorials in JupyterLab (without a browser: make lab OP
 
 test: $(DEV)  ## run the tests, every example in a docstring, and the tutorials
 	$(PYTEST) $(XDIST)
-	printf '%s\n' $(NOTEBOOKS) | sort -r | OMP_NUM_THREADS=1 xargs -n 4 -P $(JOBS) $(BIN)/python -m pytest $(NBVAL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m qa.tutorials
 
 check: $(DEV)  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -85,7 +79,7 @@ graphs: $(DEV)  ## compile and export every recipe (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m qa.graphs
 
 seeds: $(DEV)  ## run every tutorial with three other seeds: no claim may depend on one (half an hour; SEEDS=1: less)
-	$(BIN)/python -m qa.seeds
+	OMP_NUM_THREADS=1 $(BIN)/python -m qa.tutorials --seeds $(or $(SEEDS),3)
 
 prototypes: $(DEV)  ## train the short models of qa/prototypes/, beside trivial baselines (some minutes)
 	for file in qa/prototypes/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$file || exit 1; done

@@ -1,8 +1,10 @@
-"""The reports of qa/ and its choice of tests for a mutant."""
+"""The reports of qa/, its choice of tests for a mutant, and how it runs tutorials."""
 
 from __future__ import annotations
 
 import ast
+import json
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from qa.coverage import details, summary
 from qa.fuzz import PARTS
 from qa.mutations import ROOT, annotations, core_files, matching_tests
 from qa.report import PAGE, fill
+
+from . import fresh
 
 
 def test_missed_lines_and_branches_are_listed() -> None:
@@ -56,3 +60,18 @@ def test_annotations_are_not_mutated() -> None:
     found = [any(1000 * node.lineno + node.col_offset in part for part in skipped) for node in operators]
     assert len(operators) == 5
     assert sum(found) == 3
+
+
+def test_a_tutorial_fails_with_its_first_failing_cell_and_takes_other_seeds(tmp_path: Path) -> None:
+    def notebook(name: str, *cells: str) -> str:
+        document = {"cells": [{"cell_type": "code", "source": [cell]} for cell in cells]}
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps(document))
+        return str(tmp_path / f"{name}.ipynb")
+
+    good = notebook("good", "%matplotlib inline\nimport torch", "assert torch.manual_seed(5).initial_seed() == 6")
+    bad = notebook("bad", "print('reached')", "assert 1 == 2", "print('not reached')")
+    code = "import sys; from pathlib import Path; from qa.tutorials import run; good, bad = map(Path, sys.argv[1:])\n"
+    code += "print(run([(good, 1), (good, 0), (bad, 0)]))"
+    status, out, err = fresh.run(code, good, bad)
+    assert status == 0, err
+    assert out.splitlines()[-1] == "['good', 'bad']" and "not reached" not in out and "reached" in out
