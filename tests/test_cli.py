@@ -107,6 +107,12 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert not [*tmp_path.glob("runs*")]
 
 
+def test_a_parameter_without_a_value_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "masked_lm", "--data", "bible", "--set", "max_length"])
+    assert "expected NAME=VALUE, got 'max_length'" in capsys.readouterr().err
+
+
 def test_stopping_a_command_is_one_line_and_exit_code_130(capsys, monkeypatch):
     def stopped(options):
         raise KeyboardInterrupt

@@ -20,6 +20,7 @@ FAMILY = {
 # Whatever else is raised, and why that is right.
 ALLOWED = {
     ("__init__.py", "AttributeError"): "what Python expects for a name that a module lacks",
+    ("cli.py", "argparse.ArgumentTypeError"): "argparse shows its message",
     ("data/sampling.py", "IndexError"): "the protocol of sequences: iteration over a data set ends with it",
     ("data/files.py", "FolderTooLarge"): "an InputError that readable_files does not take for the fault of one file",
     ("training/reporting.py", "KeyboardInterrupt"): "ctrl-c, which Lightning had made a SystemExit",
