@@ -222,7 +222,7 @@ USES = {
         "perceiver-kit predict zoo:hidden_digits digit.png",
     ),
     "hidden_clip": (
-        "Arrays: image (4, 3, 32, 32) with pixels in [-1, 1], audio (7680,).",
+        "Arrays: image (4, 3, 32, 32) with pixels in [-1, 1], audio (480, 16).",
         'kit.predict(kit.load("zoo:hidden_clip"), {"image": frames, "audio": sound})',
     ),
     "molecules": (

@@ -16,8 +16,10 @@ else:  # hidden from type checkers, which would otherwise accept any name
         """Called by Python for a name that this module lacks: import the public names into it, and look again."""
         public = import_module(".public", __name__)
         names = vars(public).get("__all__", ())  # () while public.py is being imported, which looks for modules here
+        for each in names:
+            globals().setdefault(each, getattr(public, each))  # what a user has put in its place stays
         if names:
-            globals().update({each: getattr(public, each) for each in names}, __all__=names)
+            globals()["__all__"] = names
         if name not in globals():
             raise AttributeError(f"perceiver_kit has no {name!r}", name=name, obj=sys.modules[__name__])
         return globals()[name]

@@ -83,13 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--from", dest="start", type=Path, metavar="PATH", help=help_)
     added.add_argument("--num-labels", type=int, help="number of classes (that of the data)")
     help_ = "parameters of the recipe, such as image_size=64 or image_size=[48,64]"
-    added.add_argument("--set", nargs="+", type=_parameter, metavar="NAME=VALUE", help=help_)
-    added.add_argument("--freeze", nargs="+", metavar="STAGE", help="stages that are not trained: inputs, encoder, …")
+    added.add_argument("--set", nargs="+", action="extend", type=_parameter, metavar="NAME=VALUE", help=help_)
+    added.add_argument(
+        "--freeze", nargs="+", action="extend", metavar="STAGE", help="stages that are not trained: inputs, encoder, …"
+    )
     help_ = "factors of the rate by stage, such as encoder=0.1"
-    added.add_argument("--rates", nargs="+", type=_factor, metavar="STAGE=FACTOR", help=help_)
+    added.add_argument("--rates", nargs="+", action="extend", type=_factor, metavar="STAGE=FACTOR", help=help_)
     added.add_argument("--objective", help="of a spec with one output (chosen from the output)")
     help_ = "change training pictures at random, as published: crop, flip, randaugment, mixup, cutmix, or all"
-    added.add_argument("--augment", nargs="+", metavar="NAME", help=help_)
+    added.add_argument("--augment", nargs="+", action="extend", metavar="NAME", help=help_)
     added.add_argument("--steps", type=int, help="steps of training (the recipe's own)")
     added.add_argument("--batch", type=int, help="samples of a step, over all processes (the recipe's own)")
     added.add_argument("--rate", type=float, help="highest learning rate (the recipe's own)")
@@ -203,6 +205,8 @@ def _train(options: argparse.Namespace) -> None:
     others = ("run", "recipe", "data", "out", "num_labels", "set")
     # None: the recipe's own setting, or the default.
     settings = {name: value for name, value in vars(options).items() if name not in others and value is not None}
+    if options.recipe.endswith(".json") and (options.set or options.num_labels is not None):
+        raise InputError("train: a spec has all parameters of its model; --set and --num-labels are for a recipe")
     settings["parameters"] = dict(options.set or ())
     if options.num_labels is not None:
         settings["parameters"]["num_labels"] = options.num_labels

@@ -86,6 +86,8 @@ def register(kind: str, name: str | None = None) -> Callable[[Any], Any]:
 def add(kind: str, name: str, entry: Any) -> None:
     """Enter a thing under a name; AssemblyError for a taken one, unless a cell of ``__main__`` is run again."""
     entries = _of_kind(kind)
+    if _home(entry)[0].partition(".")[0] != __package__:
+        import_module(".public", __package__)  # first come the kit's own names
     taken = entries.get(name)
     if taken is not None and not (_home(taken) == _home(entry) and _home(entry)[0] == "__main__"):
         raise AssemblyError(f"{kind} {name!r} is taken by {'.'.join(_home(taken))}; register under another name")

@@ -63,7 +63,7 @@ def test_train_leaves_a_model_its_metrics_and_their_picture(tmp_path, capsys, ca
     run = tmp_path / "run"
     arguments = ["train", "masked_lm", "--data", str(texts), "--out", str(run), "--batch", "4", "--save-every", "2"]
     caplog.set_level("INFO")
-    assert main([*arguments, "--steps", "3", "--set", "max_length=64", "num_latents=4"]) == 0
+    assert main([*arguments, "--steps", "3", "--set", "max_length=64", "--set", "num_latents=4"]) == 0
     assert "loss" in capsys.readouterr().out
     assert caplog.messages[0] == "texts: 174 samples to train on, 19 held out\nsizes: max_length=64"
     assert not [line for line in caplog.messages if "litlogger" in line or "litmodels" in line]
@@ -94,6 +94,7 @@ def test_describe_shows_a_saved_model_with_its_classes(tmp_path, capsys):
         (["train", "masked_lm", "--data", "nowhere"], "no data and no path 'nowhere'"),
         (["train", "masked_ml", "--data", "bible"], "did you mean 'masked_lm'"),
         (["train", "masked_lm", "--data", "mnist"], "not for masked_lm. It reads: a path, bible"),
+        (["train", "spec.json", "--data", "bible", "--num-labels", "9"], "--set and --num-labels are for a recipe"),
         (["train", "masked_lm", "--data", "bible", "--set", "max_lenght=9"], "did you mean 'max_length'"),
         (["demo", "--clip", "nowhere.mp4"], "nowhere.mp4"),
     ],

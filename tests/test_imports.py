@@ -154,6 +154,8 @@ def test_torch_is_imported_with_the_first_name() -> None:
             kit.biuld
         except AttributeError as error:
             assert "perceiver_kit has no 'biuld'" in str(error) and error.name == "biuld"
+        kit.predict = print
+        assert not hasattr(kit, "biuld") and kit.predict is print  # what a user, or a mock, puts there stays
         from perceiver_kit import *
         assert build is kit.build and "torch" in sys.modules and set(kit.__all__) <= set(dir(kit))
     """

@@ -86,3 +86,17 @@ def test_unknown_names_list_failed_plugins(site: Path) -> None:
     )
     assert "no input block 'Half'" in out
     assert "a_breaks_after_registering (a_breaks_after_registering) failed: RuntimeError: no such device" in out
+
+
+def test_a_name_of_the_kit_is_taken_before_the_kit_was_used() -> None:
+    """Importing the kit imports no blocks: registering one does."""
+    code = """
+        from perceiver_kit.block import Block
+        from perceiver_kit.registry import register
+
+        @register("inputs", "Patches")
+        class Mine(Block):
+            pass
+    """
+    status, _, err = fresh.run(code)
+    assert status != 0 and "inputs 'Patches' is taken by perceiver_kit.inputs" in err

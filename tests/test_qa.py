@@ -70,9 +70,11 @@ def test_a_tutorial_fails_with_its_first_failing_cell_and_takes_other_seeds(tmp_
 
     good = notebook("good", "%matplotlib inline\nimport torch", "assert torch.manual_seed(5).initial_seed() == 6")
     bad = notebook("bad", "print('reached')", "assert 1 == 2", "print('not reached')")
-    code = "import sys; from pathlib import Path; from qa.tutorials import run; good, bad = map(Path, sys.argv[1:])\n"
-    code += "print(run([(good, 1), (good, 0), (bad, 0)]))"
-    status, out, err = fresh.run(code, good, bad)
+    ended = notebook("ended", "import os; os._exit(0)", "assert 1 == 2")
+    code = "import sys; from pathlib import Path; from qa.tutorials import run\n"
+    code += "good, bad, ended = map(Path, sys.argv[1:])\n"
+    code += "print(run([(good, 1), (good, 0), (bad, 0), (ended, 0)]))"
+    status, out, err = fresh.run(code, good, bad, ended)
     assert status == 0, err
-    assert sorted(ast.literal_eval(out.splitlines()[-1])) == ["bad", "good"]
+    assert sorted(ast.literal_eval(out.splitlines()[-1])) == ["bad", "ended", "good"]
     assert "not reached" not in out and "reached" in out
