@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_module
+from lightning_utilities.core import rank_zero
 
 from ..errors import CheckpointError, PerceiverKitError, TrainingError
 from .data import Data
@@ -90,7 +90,7 @@ def without_noise(progress: bool) -> Iterator[None]:
     loggers = [] if progress else [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     try:
-        rank_zero_module.log.addFilter(_is_no_advice)
+        rank_zero.log.addFilter(_is_no_advice)
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -98,7 +98,7 @@ def without_noise(progress: bool) -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        rank_zero_module.log.removeFilter(_is_no_advice)
+        rank_zero.log.removeFilter(_is_no_advice)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
