@@ -254,7 +254,7 @@ def _factor(text: str) -> tuple[str, float]:
 
 
 def _parameter(text: str) -> tuple[str, Any]:
-    """``"image_size=[48,64]"`` as a name and a value; what is no JSON is text."""
+    """``"image_size=[48,64]"`` as a name and a value. The value is JSON or, failing that, text."""
     import json
 
     name, equals, value = text.partition("=")
