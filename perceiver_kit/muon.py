@@ -20,7 +20,7 @@ class Muon(torch.optim.AdamW):
 
     Muon makes the update of a matrix orthogonal, so that all its directions are learned equally fast. ``rate`` is the
     learning rate of AdamW, ``muon_rate`` that of Muon. ``groups`` are the parameter groups of ``model``, each with its
-    ``weight_decay``. A group with its own ``lr`` scales both rates by ``lr / rate``.
+    ``weight_decay``. A group with its own ``lr`` scales both rates by ``lr / rate``. ``fused`` is that of AdamW.
 
     ``torch.optim.Muon`` computes the same in bfloat16 on every device, in which a CPU multiplies small matrices 16
     times slower than in float32. This class uses float32 on a CPU and bfloat16 elsewhere.
@@ -33,7 +33,15 @@ class Muon(torch.optim.AdamW):
     [(0.02, 6), (0.001, 10)]
     """
 
-    def __init__(self, model: nn.Module, groups: list[dict[str, Any]], *, rate: float, muon_rate: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        *,
+        rate: float,
+        muon_rate: float,
+        fused: bool | None = None,
+    ) -> None:
         layers = [m for m in model.modules() if isinstance(m, Attention | CrossAttentionLayer | SelfAttentionLayer)]
         matrices = {id(parameter) for layer in layers for parameter in layer.parameters() if parameter.ndim == 2}
         parts = [
@@ -43,7 +51,7 @@ class Muon(torch.optim.AdamW):
             for muon, lr in ((True, muon_rate), (False, rate))
             for group in groups
         ]
-        super().__init__([part for part in parts if part["params"]], betas=(0.9, 0.95))
+        super().__init__([part for part in parts if part["params"]], betas=(0.9, 0.95), fused=fused)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]

@@ -27,8 +27,8 @@ from typing import NamedTuple
 from qa.report import ROOT, write
 from tests import fresh
 
-CORE = "attention attention_backends block decoding folding layers masks modalities model padding positions recipe"
-CORE += " registry request spec tiled_attention tiling tokens"
+CORE = "attention attention_backends block declarations decoding folding layers masks modalities model padding"
+CORE += " positions registry request specs tiled_attention tiling tokens"
 CORE += " encoders/* decoders/* inputs/* queries/* outputs/* objectives/*"
 COMMON = ["tests/models/test_made.py", "tests/models/test_rows.py"]
 SLOW = "multimodal_autoencoding"  # its cases take half the time; drawn models have the same blocks
@@ -48,6 +48,8 @@ class Mutant(NamedTuple):
 def core_files() -> list[str]:
     """The files to mutate, relative to the root."""
     found = [path for pattern in CORE.split() for path in (ROOT / "perceiver_kit").glob(f"{pattern}.py")]
+    if missing := [name for name in CORE.split() if "*" not in name and f"{name}.py" not in {p.name for p in found}]:
+        raise FileNotFoundError(f"CORE names files that are not there: {', '.join(missing)}")
     return sorted(str(path.relative_to(ROOT)) for path in found if path.name != "__init__.py")
 
 

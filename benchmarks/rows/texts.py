@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,45 @@ def masked_bytes(preset: str, seed: int, small: bool = False) -> list[Row]:
     train_text, held_out_text = corpora.bible_text()
     held_out = texts.MaskedBytes(held_out_text, length=length, seed=seed)
     label = f"masked bytes of the Bible, `{recipe}`{said}"
-    return [row(label, *hidden_bytes(run, seed, train_text, held_out, metrics))]
+    return hidden_bytes(label, run, seed, train_text, held_out, metrics)
+
+
+def masked_reviews(seed: int) -> list[Row]:
+    """The same preset on reviews."""
+    (recipe,), (run, said), length = recipes_for("bible"), named("masked_reviews", "quick"), 128
+    parts = ["\n".join(part.texts).encode() for part in corpora.review_texts()]
+    train_set, held_out = (texts.MaskedBytes(part, length=length, seed=seed) for part in parts)
+    task = Task("reviews", train_set, held_out, dict(max_length=length), corpora.REVIEWS_SOURCE)
+    metrics = train(run, recipe, task, preset="quick", steps=1000, seed=seed)
+    label = f"masked bytes of reviews, `{recipe}`{said}"
+    return hidden_bytes(label, run, seed, parts[0], held_out, metrics)
 
 
 def hidden_bytes(
-    name: str, seed: int, train_text: bytes, held_out: texts.MaskedBytes, metrics: Row
-) -> tuple[str, float, Row, Row]:
-    """The loss at [MASK] only: other target bytes are visible and could be copied."""
-    model, total, count = kit.load(directory(name, seed)), 0.0, 0
+    label: str, name: str, seed: int, train_text: bytes, held_out: texts.MaskedBytes, metrics: Row
+) -> list[Row]:
+    """The loss at [MASK] only: other target bytes are visible and could be copied.
+
+    A second row decodes from the latents of another window: its distance says what the latents contribute.
+    """
+    model, totals, count = kit.load(directory(name, seed)), [0.0, 0.0], 0
     for batch in DataLoader(held_out, batch_size=100):
         ids, targets = batch["inputs"]["text"], batch["targets"]["text"]
         targets[ids != kit.ByteTokenizer.mask_id] = texts.IGNORED
         with torch.no_grad():
-            logits = model(ids)["text"]
-        total += F.cross_entropy(rearrange(logits, "b n c -> b c n"), targets, reduction="sum").item()
+            own = model.encode(ids)
+            others = replace(own, latents=own.latents.roll(1, 0))
+            for which, encoded in enumerate((own, others)):
+                logits = rearrange(model.decode(encoded)["text"], "b n c -> b c n")
+                totals[which] += F.cross_entropy(logits, targets, reduction="sum").item()
         count += int((targets != texts.IGNORED).sum())
-    return "nats a hidden byte", total / count, metrics, texts.byte_baselines(train_text, held_out)
+    nats, baselines = "nats a hidden byte", texts.byte_baselines(train_text, held_out)
+    own_loss, others_loss = (total / count for total in totals)
+    strangers = f"{label}, decoded from the latents of another window"
+    return [
+        row(label, nats, own_loss, metrics, baselines),
+        row(strangers, nats, others_loss, metrics, {"from its own latents": own_loss}),
+    ]
 
 
 def reviews_pretraining(seed: int) -> list[Row]:
@@ -60,7 +84,7 @@ def reviews_pretraining(seed: int) -> list[Row]:
     task = Task("reviews", train_set, held_out, REVIEW, corpora.REVIEWS_SOURCE)
     metrics = train("reviews_pretraining", recipe, task, steps=3500, seed=seed)
     label = f"masked bytes of reviews, `{recipe}`"
-    return [row(label, *hidden_bytes("reviews_pretraining", seed, parts[0], held_out, metrics))]
+    return hidden_bytes(label, "reviews_pretraining", seed, parts[0], held_out, metrics)
 
 
 def reviews(how: str, seed: int) -> list[Row]:
@@ -188,7 +212,8 @@ RUNS = {
     "reviews_pretraining": Run(reviews_pretraining),
     "reviews_scratch": Run(functools.partial(reviews, "from scratch")),
     "reviews_pretrained": Run(functools.partial(reviews, "after masked pre-training")),
-    "masked_bytes_quick": Run(functools.partial(masked_bytes, "quick")),
+    "masked_bytes_quick": Run(functools.partial(masked_bytes, "quick"), seeds=(0, 1, 2)),
+    "masked_reviews_quick": Run(masked_reviews, seeds=(0, 1, 2)),
     "few_labels": Run(few_labels, seeds=(0, 1, 2)),
     "masked_bytes_small": Run(functools.partial(masked_bytes, "quick", small=True)),
     "reviews_quick": Run(functools.partial(whole_reviews, "quick"), seeds=(0, 1, 2)),

@@ -65,6 +65,13 @@ class Objective(Block):
             f"{describe_value(target)}; got {describe_value(valid)}"
         )
 
+    def needed(self, targets: Outputs) -> dict[str, Tensor]:
+        """Where an output is needed: bool, in its target's shape.
+
+        Training decodes no other rows of it. Outputs that are left out are needed whole.
+        """
+        return {}
+
     def terms(self, outputs: Outputs, targets: Outputs) -> dict[str, Term]:
         """The terms of the loss, by name."""
         name = self._name()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checking import check_probability, describe_value, short
 from ..errors import AssemblyError, InputError
 from ..registry import register
-from .base import Objective, Outputs, check_classes, torchmetrics_package
+from .base import Objective, Outputs, check_classes, lookup, torchmetrics_package
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -54,6 +54,12 @@ class Classification(Objective):
         check_probability(type(self).__name__, label_smoothing=label_smoothing)
         self.output, self.label_smoothing, self.valid = output, label_smoothing, valid
         self.class_weights = None if class_weights is None else _check_weights(class_weights)
+
+    def needed(self, targets: Outputs) -> dict[str, Tensor]:
+        """Where there is a class; a loss of a derived objective may read all elements."""
+        target = lookup(targets, self.output, "targets")
+        own = type(self).loss_sum is Classification.loss_sum and self.valid is None
+        return {self.output: self.present(target, targets)} if own and not target.is_floating_point() else {}
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         logits, wanted, there = self._elements(output, target, targets)

@@ -31,7 +31,7 @@ from ._shared import ENCODER_NAMES, cross_attention_names
     ),
     group=Encoder,
     objective=MaskedTokens,
-    training=dict(steps=4000, batch=32, rate=2e-3, quick=dict(steps=1200)),
+    training=dict(steps=4000, batch=32, rate=2e-3, quick=dict(steps=1800, rate=4e-3)),
     data=dict(bible="perceiver_kit.data.tasks:bible", path="perceiver_kit.data.folders:masked_texts"),
     reads=lambda parameters: {"visible_target_prob": 0.0 if parameters["row_queries"] else 1.0},
     random_inputs=_text.random_text,

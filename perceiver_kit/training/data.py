@@ -114,6 +114,8 @@ class Data(lightning.LightningDataModule):
         module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         if module.device.type != "cpu" and isinstance(module, Training):
             module.check_values(batch)
+        if self.trainer.training and isinstance(module, Training):  # type: ignore[union-attr]
+            return {**batch, "rows": module.needed_rows(batch["targets"])}
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

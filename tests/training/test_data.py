@@ -160,6 +160,7 @@ def test_iterable_data_are_repeated_in_training_and_numbered() -> None:
     assert held_out[1]["draw"].tolist() == [[-1, 2]]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 def test_draws_of_iterable_data_are_unique_over_workers() -> None:
     train, _ = batches(Counting(12), steps=6, workers=2)
     draws = [tuple(draw) for batch in train for draw in batch["draw"].tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import perceiver_kit as kit
-from perceiver_kit.objectives import MaskedTokens
-from perceiver_kit.training import Training
+from perceiver_kit.data.texts import MaskedBytes
+from perceiver_kit.objectives import Classification, MaskedTokens
+from perceiver_kit.training import Data, Training, fit
 
-from .toys import FEW, QUIET, alone, batch
+from .toys import FEW, QUIET, alone, batch, prepared
 
 pytestmark = QUIET
 
@@ -183,3 +185,45 @@ def test_some_rows_of_a_text_are_decoded() -> None:
     rows = torch.arange(2)[:, None]
     expected, _ = MaskedTokens()({"text": whole[rows, at]}, {"text": given["targets"]["text"][rows, at]})
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["masked_lm", "token_classification"])
+def test_rows_without_a_target_are_not_decoded(recipe: str) -> None:
+    """The loss and its gradients are those of the whole output."""
+    training, given = alone(recipe), batch(recipe, [(1, 0), (3, 0)])
+    (name,) = training.model.outputs.blocks
+    given["targets"][name][:, 9:] = given["targets"][name][0, 2:] = -100  # samples need different numbers of rows
+    gradients = []
+    for rows in ({}, training.needed_rows(given["targets"])):
+        training.zero_grad()
+        loss = training.training_step(given | {"rows": rows}, 0)
+        loss.backward()
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in training.parameters()]
+        gradients.append(torch.cat([loss.detach().view(1), *(g.flatten() for g in grads)]))
+    targets = given["targets"][name]
+    assert {name: index.shape[1] for name, index in rows.items()} == {name: int((targets != -100).sum(1).max())}
+    assert rows[name].shape[1] < targets.shape[1], "the test has rows to leave out"
+    assert torch.allclose(*gradients, atol=1e-6)
+    assert gradients[0][1:].any()
+
+
+def test_a_loss_of_all_rows_gets_all_rows() -> None:
+    class Whole(MaskedTokens):
+        def loss_sum(self, output: Tensor, target: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+            return output.square().sum(), torch.tensor(output.numel())
+
+    given = batch("masked_lm", [(1, 0), (3, 0)])["targets"]
+    assert MaskedTokens().needed(given)["text"].any()
+    assert Whole().needed(given) == {}
+    assert Classification("text", valid="kept").needed(given) == {}, "valid has as many elements as the whole target"
+
+
+def test_training_decodes_rows_with_targets_and_evaluation_all(tmp_path: Path) -> None:
+    training, _ = prepared("masked_lm", steps=2)
+    text = MaskedBytes(b"In the beginning was the Word. " * 9, length=24, visible_target_prob=0.0)
+    decoded: dict[bool, set[int]] = {True: set(), False: set()}
+    training.model.register_forward_hook(
+        lambda model, given, outputs: decoded[model.training].add(outputs["text"].shape[1])
+    )
+    fit(training, Data(text, text, batch=2, steps=2, held_out_batch=2), tmp_path / "run")
+    assert decoded == {True: {round(0.15 * 24)}, False: {24}}
