@@ -57,7 +57,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
             image_size=(32, 48),
             bands=8,
             channels=48,
-            matches=8,
+            matches=6,
             patch_size=2,
             decoder_residual=True,
             flow_scale=1.0,
@@ -88,7 +88,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     group=Encoder,
     objective=EndPointError,
     training=dict(
-        steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1000, rate=2e-3, weight_decay=0.05)
+        steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1100, rate=2e-3, weight_decay=0.05)
     ),
     data=dict(
         flow="perceiver_kit.data.tasks:flow",
@@ -97,7 +97,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
         kitti="perceiver_kit.data.flow_benchmarks:kitti",
     ),
     # Matches see far: frames of a camera move more than 0.15 of their side.
-    reads=lambda parameters: {} if parameters["matches"] is None else {"train_reach": 0.25},
+    reads=lambda parameters: {} if parameters["matches"] is None else {"train_reach": 0.2},
     random_inputs=_random_frames,
     processor="perceiver_kit.processors.recipes:find_flow",
     huggingface=HuggingFace(
