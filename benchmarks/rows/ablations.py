@@ -34,10 +34,10 @@ SENTIMENT: tuple[Line, ...] = (
 FLOW: tuple[Line, ...] = (
     ("published form", {}, dict(steps=250, batch=16), {}),
     ("Muon", {}, dict(optimizer="muon", rate=2e-3, weight_decay=0.05), {}),
-    ("matches in, patches out", dict(matches=8, patch_size=2, bands=8, channels=48), {}, {}),
+    ("matches in, patches out", dict(matches=6, patch_size=2, bands=8, channels=48), {}, {}),
     ("rows in the output", dict(decoder_residual=True, flow_scale=1.0), {}, {}),
     ("competing latents, quiet start", dict(compete=True, quiet_start=True), {}, {}),
-    ("larger flows in training", {}, {}, dict(train_reach=0.25)),
+    ("larger flows in training", {}, {}, dict(train_reach=0.2)),
 )
 CLIP: tuple[Line, ...] = (
     ("pixels out", dict(anchored=False, decoder_residual=False, output_patch_size=None), {}, {}),

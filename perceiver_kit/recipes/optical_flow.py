@@ -88,7 +88,7 @@ def _random_frames(batch: int, parameters: dict[str, Any]) -> dict[str, Tensor]:
     group=Encoder,
     objective=EndPointError,
     training=dict(
-        steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1100, rate=2e-3, weight_decay=0.05)
+        steps=2000, batch=16, rate=1e-3, quick=dict(optimizer="muon", steps=1500, rate=2e-3, weight_decay=0.05)
     ),
     data=dict(
         flow="perceiver_kit.data.tasks:flow",
