@@ -1,4 +1,4 @@
-"""Attention as the paper writes it."""
+"""Multi-head attention as Perceiver IO defines it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .initialisation import linear
 from .masks import Mask, Masks
 from .observing import Observed
 
-# Narrow rows get q and k of this width by default: three channels, for example, cannot be divided among heads.
+# For rows of few channels, the least default width of q and k (see ``Attention``).
 MIN_WIDTH = 16
 
 # A function from a number of channels to a module, such as a norm or an MLP: see variants.py.
@@ -37,12 +37,12 @@ class Attention(Observed):
 
     q is a linear map of the queries, k and v are linear maps of the rows, and c is the width of one head.
     ``qk_channels`` is the width of q and k over all heads, ``v_channels`` the width of v (default: ``qk_channels``). By
-    default ``qk_channels`` is ``key_channels``, as in the paper. Narrow rows are the exception: if ``key_channels`` is
-    less than min(16, ``query_channels``), the default is this minimum, rounded up to a multiple of ``heads``. Queries
-    with batch size 1 are used for every sample. With fewer ``kv_heads`` than ``heads``, consecutive heads of q share
-    one head of k and v (grouped-query attention). ``qk_norm`` is a function that builds a norm for a width
-    (``variants.py``): one norm is applied to each head of q, another to each head of k. ``bias`` says which linear
-    layers have biases: ``"all"``, ``"output"`` only, or ``"none"``.
+    default ``qk_channels`` is ``key_channels``, as in the original code. Narrow rows are the exception: if
+    ``key_channels`` is less than min(16, ``query_channels``), the default is that number, rounded up to a multiple of
+    ``heads``. Queries with batch size 1 are used for every sample. With fewer ``kv_heads`` than ``heads``, consecutive
+    heads of q share one head of k and v (grouped-query attention). ``qk_norm`` is a function that builds a norm for a
+    width (``variants.py``): one norm is applied to each head of q, another to each head of k. ``bias`` says which
+    linear layers have biases: ``"all"``, ``"output"`` only, or ``"none"``.
 
     ``mask`` is True where a row may be read: (b, n), or for each query (b, m, n), or (1, m, n) for the whole batch.
     With ``causal=True`` the last query is aligned with the last row: query i reads rows 0 to n - m + i, as if the m
@@ -50,13 +50,14 @@ class Attention(Observed):
     row only if all three masks allow it. Masked rows have weight zero. The weighted sum of a query that may read
     nothing is zero (before the output projection).
 
-    ``positions`` rotates queries and keys by their positions. ``forward`` takes ``query_positions`` (m,) or (b, m) and
-    ``key_positions`` (n,) or (b, n); by default the rows have positions 0 to n - 1, the queries n - m to n - 1. Pass
-    ``key_values(rows)`` in place of the rows to project them once when they are read several times.
+    ``positions`` is a rotary position embedding of q and k (``variants.Rotary``). ``forward`` takes ``query_positions``
+    (m,) or (b, m) and ``key_positions`` (n,) or (b, n); by default the rows have positions 0 to n - 1, the queries
+    n - m to n - 1. Pass ``key_values(rows, key_positions)`` in place of the rows to project them once when they are
+    read several times.
 
     With ``compete`` the queries compete for rows, as in slot attention: a softmax over the queries i divides row j into
-    shares a[i, j], and the weights of query i are a[i, j] / Σⱼ a[i, j]. Without competition, queries with nearly
-    uniform weights all read nearly the average row.
+    shares a[i, j], and query i gives row j the weight a[i, j] / Σₗ a[i, l]. Then queries differ in what they read.
+    Without competition, queries whose weights are nearly uniform all read nearly the average row.
 
     ``formula`` is the definition. ``forward`` computes the same result, faster (``attention_backends.py``).
 
@@ -107,8 +108,8 @@ class Attention(Observed):
         self.output = linear(v_channels, query_channels, bias=bias != "none")
         self.query_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
         self.key_norm: nn.Module = qk_norm(qk) if qk_norm else nn.Identity()
-        # Without shared heads, norms, rotation or competition (x Wq)(y Wk)ᵀ = x (Wq Wkᵀ) yᵀ. Then Wk may be applied to
-        # the queries, which are usually fewer than the rows.
+        # Without grouped heads, norms, rotation or competition (x Wq)(y Wk)ᵀ = x (Wq Wkᵀ) yᵀ. Then both layers may be
+        # applied to the side that has fewer rows: see attention_backends.py.
         self.mergeable = kv_heads == heads and qk_norm is None and positions is None and not compete
 
     def weights(
@@ -145,7 +146,7 @@ class Attention(Observed):
         query_positions: Shaped[Tensor, "*#b m"] | None = None,
         key_positions: Shaped[Tensor, "*#b n"] | None = None,
     ) -> Float[Tensor, "b m cq"]:
-        """The definition of attention, one step a line."""
+        """The definition: ``weights``, dropout, weighted sum, output projection."""
         options: dict[str, Any] = dict(query_positions=query_positions, key_positions=key_positions)
         weights = self.weights(queries, keys, mask, query_mask=query_mask, causal=causal, **options)
         weights = F.dropout(weights, self.dropout, self.training)
@@ -199,7 +200,7 @@ class Attention(Observed):
             query_positions = torch.arange(n - m, n, device=queries.device)
         q = rearrange(self.query(queries), "b m (heads c) -> b heads m c", heads=self.heads)
         q = self._rotated(self.query_norm(q), query_positions)
-        if self.compete:  # one more channel: it subtracts log Σᵢ exp(score) over queries i from the scores of each row
+        if self.compete:  # one more channel of q and k subtracts log Σᵢ exp(score), over queries, from a row's scores
             q, key = competing(q, kv.key, masks, self.scale)
             kv = kv._replace(key=key)
         return q, kv

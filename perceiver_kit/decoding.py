@@ -31,7 +31,7 @@ CHUNK_BYTES_ELSEWHERE = 2**28
 def decode_outputs(
     model: Any, encoded: Encoded, at: At, chunk: int | None, size: Sizes, query_mask: QueryMask, asked: QueryTensors
 ) -> dict[str, Tensor]:
-    """All outputs in ``at``. Outputs that share a query, with equal options, are decoded together."""
+    """All outputs in ``at``. Those that share a query, with equal sizes and the same tensors, are decoded together."""
     outputs: Outputs = model.outputs
 
     def alike(one: str, other: str) -> bool:

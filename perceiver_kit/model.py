@@ -31,10 +31,11 @@ Labels = Mapping[str, Sequence[str] | None]
 class PerceiverIO(Block):
     """Takes a dict of raw inputs, returns a dict of outputs. Between them is an array of latents of fixed size.
 
-    ``encoder`` is any block ``Tokens`` → (b, m, d), ``decoder`` any block (queries (b, o, c), latents (b, m, d)) →
-    (b, o, d'). A decoder whose queries read each other has the attribute ``mixes_rows = True``. Without ``queries``
-    each output has one query of zero channels, for decoders that need none (``MeanPool``). Without decoder and outputs
-    the model only encodes. Widths may be left out: they are filled in from the stages before.
+    ``encoder`` is any block ``Tokens`` → (b, m, d) with the attributes ``channels`` and ``latent_dim``, ``decoder`` any
+    block (queries (b, o, c), latents (b, m, d)) → (b, o, d') with ``query_channels``, ``latent_dim`` and
+    ``out_channels``. A decoder whose queries read each other has the attribute ``mixes_rows = True``. Without
+    ``queries`` each output has one query of zero channels, for decoders that need none (``MeanPool``). Without decoder
+    and outputs the model only encodes. Widths may be left out: they are filled in from the stages before.
 
     ``labels`` gives names of classes for each output: ``{"label": ("cat", "dog")}``. They are saved in specs and
     checkpoints and never affect results. Assign to ``model.labels`` to change them. After an output block is replaced,
@@ -180,8 +181,8 @@ class PerceiverIO(Block):
     ) -> dict[str, Tensor]:
         """``decode(encode(inputs))``. For training call the model itself: wrappers such as DDP act on ``forward`` only.
 
-        While ``torch.distributed`` is initialised, the parameters of outputs that ``at`` leaves out get zero gradients,
-        because DDP raises an error for a missing one. Otherwise their gradient is None.
+        The gradient of queries and outputs that ``at`` leaves out is None. While ``torch.distributed`` is initialised
+        it is zero, because DDP raises an error for a missing gradient.
         """
         # Refuse a wrong request before the encoder runs.
         at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
@@ -201,10 +202,10 @@ class PerceiverIO(Block):
 
         ``inputs`` maps each modality to its raw tensor, or is one tensor if there is one modality. ``mask`` maps a
         modality to bool (b, rows) or (b, *grid), True where a row may be read. ``hidden`` maps a modality to bool (b,)
-        or (b, rows), True where the mask token replaces a row; by default these rows are drawn at random, as declared
-        by ``Inputs(hide=…)``. Raises InputError for tensors that do not fit.
+        or (b, rows), True where the mask token replaces a row; by default ``Inputs(hide=…)`` decides: in training rows
+        are drawn at random, evaluation hides all or none. Raises InputError for tensors that do not fit.
         """
-        # A query reads whole rows of its input, or their content without positions.
+        # Some queries are made from rows of an input, others from their content, which lacks positions.
         needed: dict[str, set[str]] = {"rows": set(), "content": set()}
         if self.queries is not None:
             needed = {"rows": self.queries.reading("rows"), "content": self.queries.reading("content")}
@@ -214,7 +215,7 @@ class PerceiverIO(Block):
         rows = {name: tokens[name] for name in sorted(needed["rows"]) if name in given}
         return Encoded(latents, tokens.layout, given, rows, content)
 
-    @joined  # joins what captures record of each chunk
+    @joined  # the attention maps that ``capture`` records of each chunk become one
     def decode(
         self,
         encoded: Encoded,
@@ -225,7 +226,7 @@ class PerceiverIO(Block):
         query_mask: QueryMask | None = None,
         queries: QueryTensors | None = None,
     ) -> dict[str, Tensor]:
-        """Each output = whole(output(decoder(queries, latents))). Without ``at`` every output is decoded completely.
+        """Each output = output.whole(output(decoder(queries, latents))). Without ``at`` all outputs are decoded whole.
 
         An output block maps decoded rows to rows of values; its ``whole`` gives them the form of the output, such as
         an image.
@@ -239,8 +240,8 @@ class PerceiverIO(Block):
         own. ``query_mask`` maps an output to bool (b, rows) or (b, *grid), False for queries that read no latents, as
         the original code does for padded text; by default every query reads. ``queries`` maps a query to data that it
         needs at the call, such as the coordinates (k, axes) or (b, k, axes) of a ``CoordinateQuery``. Outputs that
-        share a query are decoded in one pass where their ``at``, ``size`` and ``query_mask`` are equal. Raises
-        InputError for a request that does not fit.
+        share a query are decoded in one pass if they have equal sizes and the same tensors ``at`` and ``query_mask``.
+        Raises InputError for a request that does not fit.
         """
         # ``forward`` checked this already, but ``decode`` may be called alone.
         at, size, queries = check_request(self, at=at, chunk=chunk, size=size, queries=queries)
@@ -248,7 +249,7 @@ class PerceiverIO(Block):
         return decode_outputs(self, encoded, at, chunk, size, query_mask, queries)
 
     def stages(self) -> list[str]:
-        """One line for each stage, with its shape. ``kit.describe`` prints them under a title."""
+        """Lines of ``kit.describe``: one for each block with its shape, and one for all inputs and for all queries."""
 
         def line(stage: str, name: str, block: object, shape: str) -> str:
             return f"  {stage:<8} {name:<10} {type(block).__name__:<14} {shape}"

@@ -29,12 +29,13 @@ class Decoder(Block):
 
     Queries do not interact: decoding some of them gives the same rows as decoding all. ``query_mask`` (b, o) is False
     for queries that read no latents, such as padding (the original code does this for text); by default every query
-    reads. ``zero_output`` initialises the final linear layer to zero. ``norm``, ``mlp`` and ``widening`` are as in
-    ``CrossAttentionLayer``.
+    reads. ``zero_output`` initialises the final linear layer to zero. ``query_residual`` adds the queries to what they
+    read. ``norm``, ``mlp`` and ``widening`` are as in ``CrossAttentionLayer``.
 
     With ``groups`` > 1 the latents (b, groups · m, d) are in groups, as ``HierarchicalEncoder`` returns them. Queries
-    that follow an input (one query for each of its rows) are divided into groups as the encoder divides these rows, by
-    the same ``order`` (``grouping.py``), and read the latents of their own group. Other queries read all latents.
+    that follow an input (one query for each of its rows) are divided into groups as the encoder divides these rows, and
+    read the latents of their own group. ``groups`` and ``order`` (``grouping.py``) must be the encoder's. Other queries
+    read all latents.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.2; the groups: Hierarchical Perceiver (Carreira et al. 2022).
 
@@ -120,7 +121,7 @@ class Decoder(Block):
             )
         if group is None:
             rows = self.cross(queries, latents, query_mask=query_mask)
-        # Not while attention maps are captured: the masked call below gives one map over the latents of all groups.
+        # All queries, faster. Captured attention maps need the masked call below: one map over all groups' latents.
         elif index is None and not is_observed(self.cross) and not is_observed(self.cross.attention):
             rows = self._by_group(queries, latents, query_mask, group)
         else:

@@ -33,19 +33,20 @@ class Encoder(Block):
     ``"after_first"``: the first has its own, the others share, as in the first Perceiver. ``"none"``: each has its own.
     ``share_blocks`` says the same of the blocks: True, ``"after_first"`` or False. ``query_residual`` is as in
     ``CrossAttentionLayer``. ``compete`` says whether the latents compete for rows (``Attention``): one flag, or one for
-    each cross-attention that has its own weights. With ``quiet_start`` the self-attention layers start as the identity.
-    ``compete`` and ``quiet_start`` help small models. ``bias`` is as in ``Attention``.
+    each set of cross-attention weights. With ``quiet_start`` the self-attention layers start as the identity; an
+    ``mlp`` of one's own must then end in a linear layer without bias or with a bias of zero. ``bias`` is as in
+    ``Attention``.
 
     ``qk_channels`` and ``v_channels`` are the widths of every attention (default: as in ``Attention``);
     ``cross_qk_channels`` and ``cross_v_channels`` override them in cross-attention. ``dropout`` is applied to attention
-    weights, ``residual_dropout`` to the output of each layer. ``norm`` and ``mlp`` are functions that build a module
-    for a width (``variants.py``), used instead of the default; with ``mlp``, the widenings and ``activation`` are
-    ignored.
+    weights, ``residual_dropout`` to the output of each attention and each MLP, before the residual sum. ``norm`` and
+    ``mlp`` are functions that build a module for a width (``variants.py``), used instead of the default; with ``mlp``,
+    the widenings and ``activation`` are ignored.
 
     The input is ``Tokens``, or rows (b, n, c), so that the encoder also works alone. ``mask`` is True where a row may
     be read: (b, n), or (1, m, n) or (b, m, n) with an entry for each latent and row. The mask in ``Tokens`` is applied
-    as well. With ``causal=True`` latent i reads rows 0 to n - m + i, so that the last latent reads all rows; in
-    self-attention it reads latents 0 to i.
+    as well. With ``causal=True`` latent i reads rows 0 to n - m + i, so that the last latent reads all rows. In
+    self-attention, latent i reads latents 0 to i.
 
     Source: Perceiver IO (Jaegle et al. 2022), section 3.1; the first Perceiver (2021) for repeated cross-attends.
 
@@ -163,7 +164,7 @@ class Encoder(Block):
         rows = rows.to(self.latents.dtype)
         # Batch size 1: the first cross-attention projects the latents once for all samples.
         latents = rearrange(self.latents, "m d -> 1 m d")
-        # Check the mask before it is combined: that would broadcast a mask of the wrong shape.
+        # Check the mask first: ``combine`` would broadcast a mask of the wrong shape without an error.
         mask = combine(masks.checked(latents, rows).rows, own_mask)
         options = {"causal": True} if causal else {}  # a user's own layer may not accept causal
         for block in range(self.blocks):
