@@ -27,7 +27,7 @@ TINY = images.TINY | dict(bands=16, max_resolution=(28, 28))
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=2000, batch=32, rate=2e-3, quick=images.QUICK_TRAINING | dict(rate=4e-3, steps=1700)),
+    training=dict(steps=2000, batch=32, rate=2e-3, quick=images.QUICK_TRAINING | dict(rate=4e-3, steps=1800)),
     data=images.DATA,
     reads=lambda parameters: dict(image_size=parameters["max_resolution"]),
     random_inputs=images.random_image,

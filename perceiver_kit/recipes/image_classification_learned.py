@@ -45,7 +45,7 @@ def _write_size(parameters: Any) -> dict[str, Any]:
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=4500, batch=32, rate=3e-3, quick=images.QUICK_TRAINING | dict(steps=1550)),
+    training=dict(steps=4500, batch=32, rate=3e-3, quick=images.QUICK_TRAINING),
     data=images.DATA,
     random_inputs=images.random_image,
     processor="perceiver_kit.processors.recipes:classify_picture",
