@@ -10,7 +10,7 @@ import pytest
 
 from qa.coverage import details, summary
 from qa.fuzz import PARTS
-from qa.mutations import ROOT, annotations, core_files, matching_tests
+from qa.mutations import ROOT, annotations, core_files, matching_tests, passes
 from qa.report import PAGE, fill
 
 from . import fresh
@@ -78,3 +78,9 @@ def test_a_tutorial_fails_with_its_first_failing_cell_and_takes_other_seeds(tmp_
     assert status == 0, err
     assert sorted(ast.literal_eval(out.splitlines()[-1])) == ["bad", "ended", "good"]
     assert "not reached" not in out and "reached" in out
+
+
+def test_the_tests_of_a_mutant_run() -> None:
+    """Examples in a file, in a process that has imported the package: none of its blocks is registered twice."""
+    passed, said = passes(ROOT, ["perceiver_kit/objectives/segmentation.py"], 0, 60)
+    assert passed, said

@@ -61,7 +61,7 @@ CLIP: dict[str, dict[str, Any]] = dict(quick=dict(gain=160.0, augment=True))
 def clip(preset: str, seed: int) -> list[Row]:
     (recipe,), (run, said) = recipes_for("clip"), named("clip", preset)
     task = opened(recipe, "clip", preset, seed=seed, **CLIP.get(preset, {}))
-    options = dict(objective=objective(), steps=500) if preset in CLIP else {}
+    options = dict(objective=objective(), steps=700) if preset in CLIP else {}  # about the minute of `make demo`
     metrics = train(run, recipe, task, preset=preset, seed=seed, **options)
     train_set, held_out = ([part[i]["targets"] for i in range(len(part))] for part in (task.train, task.held_out))
     mean = reduce([target["image"] for target in train_set], "n t c h w -> c h w", "mean")
