@@ -180,7 +180,7 @@ def test_training_looks_at_a_batch_before_it_is_moved(monkeypatch: pytest.Monkey
     ids, far = torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0, 262, 0]])
     right = {"inputs": {"text": ids}, "targets": {"text": ids - 100}, "draw": torch.zeros(1, 2)}
     data = Data([right], None, batch=1, steps=1)
-    data.trainer = SimpleNamespace(lightning_module=training)
+    data.trainer = SimpleNamespace(lightning_module=training, training=False)
     assert data.on_before_batch_transfer(right | {"inputs": {"text": far}}, 0)["inputs"]["text"] is far
     moved = data.transfer_batch_to_device(right, torch.device("meta"), 0)
     assert moved["draw"].device.type == "cpu"

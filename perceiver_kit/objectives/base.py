@@ -66,7 +66,7 @@ class Objective(Block):
         )
 
     def needed(self, targets: Outputs) -> dict[str, Tensor]:
-        """Where an output is needed: bool, in its target's shape.
+        """Which rows of an output the loss reads: bool (b, n), for outputs whose targets are (b, n).
 
         Training decodes no other rows of it. Outputs that are left out are needed whole.
         """

@@ -56,10 +56,11 @@ class Classification(Objective):
         self.class_weights = None if class_weights is None else _check_weights(class_weights)
 
     def needed(self, targets: Outputs) -> dict[str, Tensor]:
-        """Where there is a class; a loss of a derived objective may read all elements."""
+        """Rows with a class, (b, n); pixels and samples are needed whole, and all that a derived loss may read."""
         target = lookup(targets, self.output, "targets")
+        rows = target.ndim == 2 and not target.is_floating_point()
         own = type(self).loss_sum is Classification.loss_sum and self.valid is None
-        return {self.output: self.present(target, targets)} if own and not target.is_floating_point() else {}
+        return {self.output: self.present(target, targets)} if rows and own else {}
 
     def loss_sum(self, output: Tensor, target: Tensor, targets: Outputs) -> tuple[Tensor, Tensor]:
         logits, wanted, there = self._elements(output, target, targets)

@@ -213,7 +213,7 @@ class Training(lightning.LightningModule):
         blocks = self.model.outputs.blocks  # type: ignore[union-attr]
         at: dict[str, Tensor | None] = dict.fromkeys(blocks) | needed
         for name, index in needed.items():
-            targets[name] = take_rows(blocks[name].rows_of(targets[name]), index)
+            targets[name] = take_rows(targets[name], index)
         for name, count in self.queries.items():
             rows = blocks[name].rows_of(targets[name])
             total = rows.shape[1]
@@ -236,12 +236,9 @@ class Training(lightning.LightningModule):
         blocks, found = self.model.outputs.blocks, {}  # type: ignore[union-attr]
         for name, needed in self.objective.needed(targets).items():
             whole = name in self.queries or blocks[name].mixes_rows or getattr(self.model.decoder, "mixes_rows", False)
-            if whole or needed.ndim < 2:
-                continue
-            rows = blocks[name].rows_of(needed)
-            most = max(1, int(rows.sum(1).max()))
-            if most < rows.shape[1]:
-                found[name] = rows.int().topk(most, dim=1).indices
+            most = max(1, int(needed.sum(1).max()))
+            if not whole and most < needed.shape[1]:
+                found[name] = needed.int().topk(most, dim=1).indices
         return found
 
     def _hidden(self, draws: list[tuple[int, int]]) -> dict[str, Tensor] | None:

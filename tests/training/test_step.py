@@ -207,6 +207,17 @@ def test_rows_without_a_target_are_not_decoded(recipe: str) -> None:
     assert gradients[0][1:].any()
 
 
+@pytest.mark.parametrize("recipe", kit.list())
+def test_a_step_on_targets_that_are_missing_in_part(recipe: str) -> None:
+    """Whatever the form of the targets: rows, pixels, boxes or samples."""
+    training, given = alone(recipe), batch(recipe, [(1, 0), (3, 0)])
+    for target in given["targets"].values():
+        if target.dtype == torch.int64 and target.ndim > 1:
+            target[..., 1:] = -100
+    loss = training.training_step(given | {"rows": training.needed_rows(given["targets"])}, 0)
+    assert loss.isfinite()
+
+
 def test_a_loss_of_all_rows_gets_all_rows() -> None:
     class Whole(MaskedTokens):
         def loss_sum(self, output: Tensor, target: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
