@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -185,3 +186,16 @@ def test_classes_out_of_range_are_refused_with_the_range(wrong: int) -> None:
         Classification("label")({"label": torch.zeros(2, 3)}, {"label": torch.tensor([0, wrong])})
     with pytest.raises(kit.InputError, match=said):
         MaskedTokens("text")({"text": torch.zeros(1, 3, 3)}, {"text": torch.tensor([[0, -100, wrong]])})
+
+
+def test_training_may_leave_out_rows_without_a_class() -> None:
+    class Whole(MaskedTokens):
+        def loss_sum(self, output: Tensor, target: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+            return output.square().sum(), torch.tensor(output.numel())
+
+    rows = {"text": torch.tensor([[-100, 7], [3, -100]])}
+    assert torch.equal(MaskedTokens().needed(rows)["text"], torch.tensor([[False, True], [True, False]]))
+    assert Whole().needed(rows) == {}, "its loss reads all rows"
+    assert Classification("text", valid="kept").needed(rows) == {}, "valid has as many elements as the whole target"
+    assert Classification("text").needed({"text": rows["text"].float()}) == {}, "probabilities"
+    assert Classification("text").needed({"text": torch.zeros(2, 3, 3, dtype=torch.int64)}) == {}, "pixels"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import perceiver_kit as kit
 from perceiver_kit.data.texts import MaskedBytes
-from perceiver_kit.objectives import Classification, MaskedTokens
+from perceiver_kit.objectives import MaskedTokens
 from perceiver_kit.training import Data, Training, fit
 
 from .toys import FEW, QUIET, alone, batch, prepared
@@ -216,17 +216,6 @@ def test_a_step_on_targets_that_are_missing_in_part(recipe: str) -> None:
             target[..., 1:] = -100
     loss = training.training_step(given | {"rows": training.needed_rows(given["targets"])}, 0)
     assert loss.isfinite()
-
-
-def test_a_loss_of_all_rows_gets_all_rows() -> None:
-    class Whole(MaskedTokens):
-        def loss_sum(self, output: Tensor, target: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-            return output.square().sum(), torch.tensor(output.numel())
-
-    given = batch("masked_lm", [(1, 0), (3, 0)])["targets"]
-    assert MaskedTokens().needed(given)["text"].any()
-    assert Whole().needed(given) == {}
-    assert Classification("text", valid="kept").needed(given) == {}, "valid has as many elements as the whole target"
 
 
 def test_training_decodes_rows_with_targets_and_evaluation_all(tmp_path: Path) -> None:
