@@ -159,6 +159,8 @@ LINES: dict[str, dict[str, st.SearchStrategy[dict[str, Any]]]] = {
                 "ngrams": st.sampled_from([(), (1,)]),
                 "stride": st.just(1),
                 "convolutions": st.just(0),
+                "recall": st.just(()),
+                "separator": st.just(5),
                 "kernel": st.sampled_from([1, 3]),
             }
         ),

@@ -16,23 +16,30 @@ from ..registry import register
 from ..tokens import Grid
 from .base import Combine, Input
 
+RECALL = 2**16
+"""Buckets of the hashes by which ``recalled_ids`` compares ids."""
+
 
 @register("inputs")
 class TextTokens(Input):
     """Token ids (b, n) int64 below ``vocabulary``, each embedded as a row of ``channels``.
 
-    A byte is a poor row: it knows no neighbours, and cross-attention sums functions of single rows. Three options, off
+    A byte is a poor row: it knows no neighbours, and cross-attention sums functions of single rows. Four options, off
     by default, give a row its context:
 
     - ``ngrams``, such as (3, 5): each place adds the embedding of the n ids around it, found in one table of
       ``buckets`` rows by a hash.
     - ``stride``: this many places are summed to one row.
     - ``convolutions``: this many residual convolutions of ``kernel`` rows.
+    - ``recall``, such as (2, 4, 8), for a text of two parts, such as a question and its context: each place after the
+      first ``separator`` adds the embedding of the id that follows the same n ids in the first part, and of the id that
+      precedes the same n ids there. Where the parts agree, a row then knows what the other one says.
 
     Beyond the text, and where a mask hides it, these read id 0, padding. A mask may be over ids or over rows; a row may
     be read if any of its ids may. To hide a byte that is to be predicted, replace its id: hashes see what is given.
 
-    Source of hashed n-grams: CANINE (Clark et al. 2022), Byte Latent Transformer (Pagnoni et al. 2024).
+    Source of hashed n-grams: CANINE (Clark et al. 2022), Byte Latent Transformer (Pagnoni et al. 2024). Of ``recall``:
+    none; DrQA (Chen et al. 2017) tells each word of a context whether it is in the question.
 
     >>> TextTokens(262, 32)(torch.zeros(2, 7, dtype=torch.int64)).rows.shape
     torch.Size([2, 7, 32])
@@ -50,15 +57,20 @@ class TextTokens(Input):
         stride: int = 1,
         convolutions: int = 0,
         kernel: int = 5,
+        recall: tuple[int, ...] = (),
+        separator: int = 5,
         grid: Grid | None = None,
         positions: Positions | None = None,
         combine: Combine = "add",
     ) -> None:
         check_positive("TextTokens", vocabulary=vocabulary, channels=channels, buckets=buckets, stride=stride)
         check_positive("TextTokens", convolutions=convolutions, least=0)
-        if not isinstance(ngrams, tuple | list):
-            raise AssemblyError(f"TextTokens: ngrams must be a tuple of sizes such as (3, 5), got {ngrams!r}")
-        check_positive("TextTokens: ngrams", **{f"of {n}": n for n in ngrams})
+        for option, sizes in (("ngrams", ngrams), ("recall", recall)):
+            if not isinstance(sizes, tuple | list):
+                raise AssemblyError(f"TextTokens: {option} must be a tuple of sizes such as (3, 5), got {sizes!r}")
+            check_positive(f"TextTokens: {option}", **{f"of {n}": n for n in sizes})
+        if recall:
+            check_positive("TextTokens", separator=separator, least=0, most=vocabulary - 1)
         if kernel % 2 == 0:
             raise AssemblyError(f"TextTokens: kernel must be odd, so that a row is in the centre, got {kernel}")
         super().__init__(channels, grid=grid, positions=positions, combine=combine)
@@ -66,6 +78,11 @@ class TextTokens(Input):
         self.embedding = nn.Embedding(vocabulary, channels, _weight=learned(vocabulary, channels))
         self.table = (
             nn.EmbeddingBag(buckets, channels, mode="sum", _weight=learned(buckets, channels)) if ngrams else None
+        )
+        self.recall, self.separator = tuple(recall), separator
+        recalled = 2 * len(recall) * vocabulary
+        self.recalled = (
+            nn.EmbeddingBag(recalled, channels, mode="sum", _weight=learned(recalled, channels)) if recall else None
         )
         self.reach = kernel // 2
         self.convolutions = nn.ModuleList(RowConvolution(channels, kernel) for _ in range(convolutions))
@@ -79,7 +96,7 @@ class TextTokens(Input):
         return (size - 1) // 2
 
     def masked(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if self.stride == 1 and self.table is None and not self.convolutions:
+        if self.stride == 1 and self.table is None and self.recalled is None and not self.convolutions:
             return raw, mask
         if mask.dtype != torch.bool or raw.ndim != 2 or mask.ndim != 2:
             return raw, mask  # refused later
@@ -106,12 +123,20 @@ class TextTokens(Input):
         if self.stride > 1:
             rows = reduce(rows, "b (n s) c -> b n c", "sum", s=self.stride)
         if self.table is not None:
-            hashes = torch.stack([hash_ngrams(raw, n, self.before(n), self.buckets) for n in self.ngrams], dim=-1)
-            bags = rearrange(hashes, "b (n s) grams -> (b n) (s grams)", s=self.stride)
-            rows = rows + rearrange(self.table(bags), "(b n) c -> b n c", b=raw.shape[0])
+            rows = rows + self._sums(
+                self.table, [hash_ngrams(raw, n, self.before(n), self.buckets) for n in self.ngrams]
+            )
+        if self.recalled is not None:
+            found = [recalled_ids(raw, n, self.separator, after=after) for n in self.recall for after in (True, False)]
+            rows = rows + self._sums(self.recalled, [ids + k * self.vocabulary for k, ids in enumerate(found)])
         for layer in self.convolutions:
             rows = layer(rows)
         return rows
+
+    def _sums(self, table: nn.EmbeddingBag, of: list[Int64[Tensor, "b n"]]) -> Float[Tensor, "b r c"]:
+        """For each row, the sum of what its places have in a table."""
+        bags = rearrange(torch.stack(of, dim=-1), "b (r s) of -> (b r) (s of)", s=self.stride)
+        return rearrange(table(bags), "(b r) c -> b r c", b=of[0].shape[0])
 
     def check_values(self, raw: Tensor, name: str) -> None:
         low, high = (int(bound) for bound in raw.aminmax())
@@ -147,3 +172,22 @@ def hash_ngrams(ids: Int64[Tensor, "b n"], size: int, before: int, buckets: int)
         code = (code ^ padded[:, offset : offset + ids.shape[1]]) * 0x9E3779B97F4A7C1
         code = code ^ (code >> 29)
     return code % buckets
+
+
+def recalled_ids(ids: Int64[Tensor, "b n"], size: int, separator: int, *, after: bool) -> Int64[Tensor, "b n"]:
+    """For each place after the first separator, the id that follows the same ``size`` ids in the part before it.
+
+    With ``after=False``: the id that precedes there the ``size`` ids that follow the place. Of several the last; 0 for
+    none. Ids are compared by a hash, which errs at about one place in 65,536 for each id of the first part.
+
+    >>> recalled_ids(torch.tensor([[7, 8, 9, 5, 6, 7, 8, 6]]), 2, 5, after=True)
+    tensor([[0, 0, 0, 0, 0, 0, 0, 9]])
+    >>> recalled_ids(torch.tensor([[7, 8, 9, 5, 6, 8, 9, 6]]), 2, 5, after=False)
+    tensor([[0, 0, 0, 0, 7, 0, 0, 0]])
+    """
+    keys = hash_ngrams(ids, size, size if after else -1, RECALL)
+    separators = (ids == separator).cumsum(dim=1)
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * (separators == 0)
+    latest = places.new_zeros(len(ids), RECALL).scatter_reduce(1, keys, places, "amax")
+    found = latest.gather(1, keys) * (separators > 0)
+    return F.pad(ids, (1, 0)).gather(1, found)

@@ -71,7 +71,7 @@ class AnswerText(Interpreter):
 
     ``best`` is the text of the span; ``scores`` has the best texts with their probability, the highest first, None
     standing for no answer. A context too long for the model is read in windows that overlap by a half. The logits of
-    each window count beyond those of no answer in it.
+    each window count beyond those of no answer in it, if no answer may win: otherwise those were never trained.
 
     Args:
         max_length: ids that the model reads.
@@ -119,7 +119,7 @@ class AnswerText(Interpreter):
             rows[0] = 0.0
             for start, own in zip(starts, outputs, strict=True):
                 length = min(self.max_length - first - 1, len(context) - start)
-                beyond = own[name][first : first + length] - own[name][0]
+                beyond = own[name][first : first + length] - (own[name][0] if self.unanswerable else 0)
                 place = slice(first + start, first + start + length)
                 rows[place] = torch.maximum(rows[place], beyond)
             joined[name] = rows.nan_to_num(neginf=-1e9)

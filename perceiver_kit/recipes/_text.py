@@ -68,11 +68,14 @@ def text_tokens(
     buckets: int = 2**16,
     stride: int = 1,
     convolutions: int = 0,
+    recall: tuple[int, ...] = (),
 ) -> TextTokens:
     """The text block: embedding + learned position; see ``TextTokens`` for the options."""
     check_positive("text", max_length=max_length, stride=stride)
     positions = Learned((-(-max_length // stride),), channels, start=position_start)
-    options: dict[str, Any] = dict(ngrams=ngrams, buckets=buckets, stride=stride, convolutions=convolutions)
+    options: dict[str, Any] = dict(
+        ngrams=ngrams, buckets=buckets, stride=stride, convolutions=convolutions, recall=recall
+    )
     return TextTokens(vocabulary, channels, **options, positions=positions, combine="add")
 
 

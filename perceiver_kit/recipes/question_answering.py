@@ -15,6 +15,7 @@ from ..outputs import Choose, Outputs
 from ..positions import Start
 from ..queries import Queries
 from . import _text
+from ._shared import ORIGINAL
 
 
 @recipe(
@@ -23,10 +24,11 @@ from . import _text
         tiny=_text.SMALL,
         quick=_text.SMALL
         | dict(
-            max_length=1024,
+            max_length=1536,
             channels=64,
             ngrams=(3, 5),
             convolutions=2,
+            recall=(2, 4, 8),
             query="input",
             blocks=3,
             cross_attends=3,
@@ -37,7 +39,10 @@ from . import _text
     ),
     sources=_text.SOURCES
     | _text.QUERY_SOURCES
-    | dict(unanswerable="SQuAD 2.0 (Rajpurkar, Jia and Liang 2018); metadata for reading answers"),
+    | dict(
+        recall=f"{ORIGINAL}: none",
+        unanswerable="SQuAD 2.0 (Rajpurkar, Jia and Liang 2018); metadata for reading answers",
+    ),
     group=Encoder,
     objective=AnswerSpan,
     training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=600, rate=3e-3, optimizer="muon")),
@@ -55,6 +60,7 @@ def question_answering(
     ngrams: tuple[int, ...] = (),
     buckets: int = 2**16,
     convolutions: int = 0,
+    recall: tuple[int, ...] = (),
     query: Literal["position", "input"] = "position",
     dropout: float = 0.0,
     activation: Activation = "gelu",
@@ -66,9 +72,11 @@ def question_answering(
     and end (b, n): a logit of each byte, from one query for both. Row 0 stands for no answer. The objective and the
     answer leave out the rows of the question and of padding.
 
-    ``query``, ``ngrams``, ``buckets`` and ``convolutions`` are those of ``token_classification``. Preset ``quick``
-    reads the text three times, each with weights of its own: which name fits depends on the question, and one read does
-    not know it.
+    ``query``, ``ngrams``, ``buckets`` and ``convolutions`` are those of ``token_classification``, ``recall`` is that of
+    ``inputs.TextTokens``. Preset ``quick`` reads the text three times, each with weights of its own: which name fits
+    depends on the question, and one read does not know it. It also tells each row of the context what the question says
+    after and before the same bytes (``recall``), a prior that no published Perceiver has: without it, minutes of
+    training stay at the most frequent name.
 
     >>> model = build("question_answering", preset="tiny")
     >>> model({"text": torch.randint(262, (2, 100))})["start"].shape
@@ -76,7 +84,14 @@ def question_answering(
     """
     inputs = Inputs(
         text=_text.text_tokens(
-            vocabulary, max_length, channels, position_start, ngrams=ngrams, buckets=buckets, convolutions=convolutions
+            vocabulary,
+            max_length,
+            channels,
+            position_start,
+            ngrams=ngrams,
+            buckets=buckets,
+            convolutions=convolutions,
+            recall=recall,
         )
     )
     encoder = Encoder(inputs.channels, dropout=dropout, activation=activation, **encoder)

@@ -6,12 +6,14 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import perceiver_kit as kit
 from perceiver_kit.data.texts import MaskedBytes
 from perceiver_kit.inputs import TextTokens
-from perceiver_kit.inputs.text import hash_ngrams
+from perceiver_kit.inputs.text import hash_ngrams, recalled_ids
 
 from ..strategies import noisy
 
@@ -21,7 +23,8 @@ OPTIONS = {
     "n-grams": dict(ngrams=(3, 4)),
     "stride": dict(stride=4),
     "convolutions": dict(convolutions=2, kernel=3),
-    "all": dict(ngrams=(2, 5), stride=4, convolutions=1),
+    "recall": dict(recall=(1, 2)),
+    "all": dict(ngrams=(2, 5), stride=4, convolutions=1, recall=(2,)),
 }
 every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
@@ -65,10 +68,44 @@ def test_a_row_is_the_sum_of_its_bytes_and_their_ngrams() -> None:
 
 
 @torch.no_grad()
+@given(
+    ids=st.lists(st.lists(st.integers(0, 8), min_size=12, max_size=12), min_size=1, max_size=3),
+    size=st.integers(1, 4),
+    after=st.booleans(),
+)
+def test_what_is_recalled_stands_beside_the_same_ids_before_the_separator(ids, size: int, after: bool) -> None:
+    found = recalled_ids(torch.tensor(ids), size, 5, after=after)
+    for row, own in zip(ids, found.tolist(), strict=True):
+        text = dict(enumerate(row))
+        steps = range(-size, 0) if after else range(1, size + 1)
+        near = [tuple(text.get(place + step, 0) for step in steps) for place in text]
+        middle = row.index(5) if 5 in row else 12
+        for place in text:
+            alike = [row[k] for k in range(middle) if near[k] == near[place]]
+            assert own[place] == (alike[-1] if alike and place >= middle else 0)
+
+
+@torch.no_grad()
+def test_a_row_adds_what_its_place_recalls() -> None:
+    ours = block(recall=(2, 3), stride=4)
+    ids = torch.tensor([[7, 8, 9, 6, 5, 7, 8, 6, 9, 7, 8, 9]])
+    with_none = TextTokens(50, 8, stride=4)
+    with_none.load_state_dict(ours.state_dict(), strict=False)
+    added = (ours(ids).rows - with_none(ids).rows)[0]
+    kinds = [(size, after) for size in (2, 3) for after in (True, False)]
+    for row in range(3):
+        wanted = torch.zeros(8)
+        for kind, (size, after) in enumerate(kinds):
+            recalled = recalled_ids(ids, size, 5, after=after)[0, 4 * row : 4 * row + 4]
+            wanted += ours.recalled.weight[50 * kind + recalled].sum(0)
+        torch.testing.assert_close(added[row], wanted)
+
+
+@torch.no_grad()
 @every_option
 def test_a_row_depends_on_near_ids_only(options: dict) -> None:
     ours = block(**options)
-    ids = torch.randint(50, (1, 40))
+    ids = torch.randint(6, 50, (1, 40))  # no separator
     for place in (0, 17, 39):
         other = ids.clone()
         other[0, place] = (other[0, place] + 1) % 50
@@ -134,6 +171,8 @@ def test_gradients_reach_every_parameter(options: dict) -> None:
     [
         (dict(kernel=4), "kernel must be odd"),
         (dict(ngrams=(0,)), "ngrams"),
+        (dict(recall=(0,)), "recall"),
+        (dict(recall=(3,), separator=50), "separator"),
         (dict(stride=0), "stride"),
         (dict(convolutions=-1), "convolutions"),
     ],

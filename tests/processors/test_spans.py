@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -88,13 +89,34 @@ def test_no_answer_wins_only_where_it_may() -> None:
             first = torch.zeros_like(inputs["text"], dtype=torch.float).index_fill(1, torch.tensor([0]), 9.0)
             return {"start": first, "end": first}
 
-    for allowed in (True, False):
+    for allowed, context in itertools.product((True, False), ("It was", "It was long ago. " * 9)):
         processor = kit.processors.recipes.answer_text(64, unanswerable=allowed)
-        answer = kit.predict(Null(), ("Who?", "It was"), processor=processor)
+        answer = kit.predict(Null(), ("Who?", context), processor=processor)
         assert (answer.best is None) == allowed
     assert str(kit.predict(Null(), ("Who?", "It"), processor=kit.processors.recipes.answer_text(64))).endswith(
         "no answer"
     )
+
+
+def test_windows_are_compared_with_no_answer_only_where_it_was_trained() -> None:
+    class Untrained(Marks):
+        """Logits of 9 for "Ab" and of 7 for "Cd"; 8 for row 0 where a window has the former."""
+
+        def forward(self, inputs: dict, mask: dict | None = None) -> dict:
+            found = super().forward(inputs)
+            ids = inputs["text"] - 6
+            for name, of in (("start", "AC"), ("end", "bd")):
+                first, second = ((ids == ord(letter)).float() for letter in of)
+                found[name] = 9 * first + 7 * second
+                found[name][:, 0] = 8 * first.amax(-1)
+            return found
+
+    context = "Ab" + " and so on" * 12 + " Cd"
+    answers = [
+        kit.predict(Untrained(), ("Who?", context), processor=kit.processors.recipes.answer_text(64, unanswerable=may))
+        for may in (True, False)
+    ]
+    assert [answer.best for answer in answers] == ["Cd", "Ab"]
 
 
 @pytest.mark.parametrize(
