@@ -107,7 +107,7 @@ def words(hint: object) -> tuple[str, ...]:
 
 
 # Initial weights only; a mapping of any form; numbers that must fit others; metadata for answers.
-NOT_COMPARED = {"anchored", "modalities", "groups", "tasks", "unit", "unanswerable"}
+NOT_COMPARED = {"anchored", "modalities", "groups", "tasks", "unit", "unanswerable", "longest"}
 # Numbers that others must fit: those of each level of a hierarchy.
 LEVELS = {"num_latents", "widths", "labels", "layers", "self_heads"}
 

@@ -186,12 +186,14 @@ class Questions(Samples):
 def question_task(
     name: str, train: list[Question], held_out: list[Question], source: str, *, max_length: int, seed: int
 ) -> Task:
-    """Training and held-out questions as the data of a run."""
+    """Training and held-out questions as the data of a run; no answer is longer than the longest of training."""
     unanswerable = any(not one.answers for one in [*train, *held_out])
     first, second = (
         Questions(part, length=max_length, unanswerable=unanswerable, seed=seed) for part in (train, held_out)
     )
-    return Task(name, first, second, dict(max_length=max_length, unanswerable=unanswerable), source)
+    longest = max(len(text.encode()) for one in train for text in one.texts or [" "])
+    overrides = dict(max_length=max_length, unanswerable=unanswerable, longest=longest)
+    return Task(name, first, second, overrides, source)
 
 
 def question_files(path: Path, *, max_length: int = 2048, seed: int = 0) -> Task:

@@ -19,6 +19,9 @@ from .base import TOP, Answer, Interpreter, Item, Processor
 from .tags import decoded, first_bytes
 from .texts import Text
 
+STARTS = 20
+"""Spans of which those with the same text are added up."""
+
 
 @register("processors")
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class AnswerText(Interpreter):
     """The span of a context that answers a question: the first and the last row with the highest sum of logits.
 
     ``best`` is the text of the span; ``scores`` has the best texts with their probability, the highest first, None
-    standing for no answer. A context too long for the model is read in windows that overlap by a half. The logits of
+    standing for no answer. A text may stand in several places: the likeliest spans with the same text are added up. A
+    context too long for the model is read in windows that overlap by a half. The logits of
     each window count beyond those of no answer in it, if no answer may win: otherwise those were never trained.
 
     Args:
@@ -136,7 +140,7 @@ class AnswerText(Interpreter):
         scores: dict[Any, float] = {}
         places: dict[Any, tuple[int, int]] = {}
         left = start.clone()
-        for _ in range(TOP):
+        for _ in range(STARTS):
             best = best_span(left[None], end[None], allowed[None], longest=self.longest)
             first, last, score = int(best.start), int(best.end), float(best.score)
             if score == -torch.inf:
@@ -147,7 +151,7 @@ class AnswerText(Interpreter):
             places.setdefault(text, place)
             left[first] = -torch.inf
         best_text = max(scores, key=lambda text: scores[text])
-        ordered = dict(sorted(scores.items(), key=lambda pair: -pair[1]))
+        ordered = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:TOP])
         at = places[best_text]
         return SpanAnswer(source, best_text, ordered, outputs, processor, start=at[0], end=at[1], context=context)
 

@@ -158,14 +158,14 @@ def tag_text(max_length: int, unit: Unit = "words") -> Processor:
 
 
 @checked_flags
-def answer_text(max_length: int, unanswerable: bool = True) -> Processor:
+def answer_text(max_length: int, unanswerable: bool = True, longest: int = 64) -> Processor:
     """A question and its context → the answer in the context; a longer context is read in windows.
 
     >>> processors.recipes.answer_text(9).reader.files
     2
     """
     reader = Question(max_length, parse_special=False, cut=False)
-    return Processor({"text": reader}, AnswerText(max_length, unanswerable))
+    return Processor({"text": reader}, AnswerText(max_length, unanswerable, longest))
 
 
 def classify_tasks(max_length: int) -> Processor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..activations import Activation
+from ..checking import check_positive
 from ..declarations import recipe
 from ..decoders import Decoder
 from ..encoders import Encoder
@@ -24,7 +25,7 @@ from ._shared import ORIGINAL
         tiny=_text.SMALL,
         quick=_text.SMALL
         | dict(
-            max_length=1536,
+            max_length=1024,
             channels=64,
             ngrams=(3, 5),
             convolutions=3,
@@ -42,10 +43,11 @@ from ._shared import ORIGINAL
     | dict(
         recall=f"{ORIGINAL}: none",
         unanswerable="SQuAD 2.0 (Rajpurkar, Jia and Liang 2018); metadata for reading answers",
+        longest="bytes of an answer at most; metadata for reading answers",
     ),
     group=Encoder,
     objective=AnswerSpan,
-    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=400, rate=3e-3, optimizer="muon")),
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=550, rate=3e-3, optimizer="muon")),
     data=dict(bible_cloze="perceiver_kit.data.cloze:bible_cloze", path="perceiver_kit.data.questions:question_files"),
     random_inputs=_text.random_text,
     processor="perceiver_kit.processors.recipes:answer_text",
@@ -53,6 +55,7 @@ from ._shared import ORIGINAL
 def question_answering(
     *,
     unanswerable: bool = True,
+    longest: int = 64,
     vocabulary: int = 262,
     max_length: int = 2048,
     channels: int = 768,
@@ -70,7 +73,7 @@ def question_answering(
 
     Takes text (b, n) int64 with n ≤ ``max_length``, ``[CLS]`` question ``[SEP]`` context ``[SEP]``, and returns start
     and end (b, n): a logit of each byte, from one query for both. Row 0 stands for no answer. The objective and the
-    answer leave out the rows of the question and of padding.
+    answer leave out the rows of the question and of padding. ``longest`` is how many bytes an answer has at most.
 
     ``query``, ``ngrams``, ``buckets`` and ``convolutions`` are those of ``token_classification``, ``recall`` is that of
     ``inputs.TextTokens``. Preset ``quick`` reads the text three times, each with weights of its own: which name fits
@@ -82,6 +85,7 @@ def question_answering(
     >>> model({"text": torch.randint(262, (2, 100))})["start"].shape
     torch.Size([2, 100])
     """
+    check_positive("question_answering", longest=longest)
     inputs = Inputs(
         text=_text.text_tokens(
             vocabulary,

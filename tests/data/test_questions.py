@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perceiver_kit as kit
-from perceiver_kit.data.questions import Questions, checked_question, question_files, read_question_lines, read_squad
+from perceiver_kit.data.questions import (
+    Questions,
+    checked_question,
+    question_files,
+    question_task,
+    read_question_lines,
+    read_squad,
+)
+from perceiver_kit.declarations import processor_of
 
 pytestmark = pytest.mark.usefixtures("checked")
 
@@ -107,6 +115,20 @@ def test_long_contexts_are_windows_with_the_answer_or_none() -> None:
     assert not any(only[i]["targets"]["allowed"][0] for i in range(len(only)))
     with pytest.raises(kit.InputError, match=r"here: the question has 23 bytes"):
         Questions([one._replace(question="q" * 23)], length=25)
+
+
+def test_no_answer_is_longer_than_the_longest_of_training() -> None:
+    short, long = (
+        checked_question("Qü?", "It was Adé or nobody.", [(text, place)], "here")
+        for text, place in (("Adé", 7), ("nobody", 14))
+    )
+    task = question_task("own", [short], [long], "here", max_length=64, seed=0)
+    model = kit.build("question_answering", preset="tiny", **task.overrides)
+    assert processor_of(model).interpreter.longest == 4
+    both = question_task("own", [short, long, short._replace(answers=())], [short], "here", max_length=64, seed=0)
+    assert both.overrides["longest"] == 6
+    with pytest.raises(kit.AssemblyError, match="longest"):
+        kit.build("question_answering", preset="tiny", longest=0)
 
 
 def test_the_cloze_has_its_answers_in_the_context() -> None:

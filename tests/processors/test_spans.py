@@ -98,6 +98,23 @@ def test_no_answer_wins_only_where_it_may() -> None:
     )
 
 
+def test_a_text_in_many_places_is_added_up() -> None:
+    class Often(Marks):
+        """Ten names of one letter with a logit of 4, and another of 5."""
+
+        def forward(self, inputs: dict, mask: dict | None = None) -> dict:
+            ids = inputs["text"] - 6
+            logits = 4.0 * (ids == ord("A")) + 5.0 * (ids == ord("B"))
+            return {"start": logits, "end": logits}
+
+    context = "B and " + "A and " * 10
+    processor = kit.processors.recipes.answer_text(128, unanswerable=False, longest=1)
+    answer = kit.predict(Often(), ("Who?", context), processor=processor)
+    assert answer.best == "A"
+    assert list(answer.scores)[:2] == ["A", "B"]
+    assert len(answer.scores) <= 5
+
+
 def test_windows_are_compared_with_no_answer_only_where_it_was_trained() -> None:
     class Untrained(Marks):
         """Logits of 9 for "Ab" and of 7 for "Cd"; 8 for row 0 where a window has the former."""
