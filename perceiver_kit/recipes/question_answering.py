@@ -47,7 +47,7 @@ from ._shared import ORIGINAL
     ),
     group=Encoder,
     objective=AnswerSpan,
-    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=550, rate=3e-3, optimizer="muon")),
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=450, rate=3e-3, optimizer="muon")),
     data=dict(bible_cloze="perceiver_kit.data.cloze:bible_cloze", path="perceiver_kit.data.questions:question_files"),
     random_inputs=_text.random_text,
     processor="perceiver_kit.processors.recipes:answer_text",
