@@ -27,6 +27,7 @@ TINY = images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)
         channels=f"{COLAB}: 64",
         bands=f"{COLAB}: 64",
         max_resolution=f"{COLAB}: 56 × 56, a quarter of the image's",
+        stem_layers=f"{COLAB}: 1",
         conv_padding=f"{REFERENCE}: 224 → 55; 'same' as in {ORIGINAL} gives 56",
     ),
     group=Encoder,
@@ -45,7 +46,9 @@ TINY = images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)
             "inputs.blocks.image.norms.0": "perceiver.input_preprocessor.convnet.batchnorm",
         },
         ENCODER_SIZES | CLASSIFIER_SIZES,
-        fixed=dict(image_channels=3, bands=64, max_resolution=(56, 56), channels=64, conv_padding="huggingface"),
+        fixed=dict(
+            image_channels=3, bands=64, max_resolution=(56, 56), channels=64, stem_layers=1, conv_padding="huggingface"
+        ),
         labels=1000,
         processor="perceiver_kit.processors.huggingface:classify_picture",
     ),
@@ -58,6 +61,7 @@ def image_classification_conv(
     channels: int = 64,
     bands: int = 64,
     max_resolution: tuple[int, int] = (56, 56),
+    stem_layers: int = 1,
     conv_padding: Literal["same", "huggingface"] = "huggingface",
     image_channels: int = 3,
     dropout: float = 0.0,
@@ -66,13 +70,14 @@ def image_classification_conv(
 ) -> PerceiverIO:
     """Image classification from a convolutional stem with 2D Fourier features (Perceiver IO, section 4.2).
 
-    Takes image (b, image_channels, h, w) of any height and width and returns label (b, num_labels) logits.
+    Takes image (b, image_channels, h, w) of any height and width and returns label (b, num_labels) logits. Each of
+    ``stem_layers`` layers of the stem, convolution and pool, divides height and width by four.
 
     >>> build("image_classification_conv", preset="tiny")({"image": torch.rand(2, 3, 32, 32)})["label"].shape
     torch.Size([2, 10])
     """
     positions = Fourier(bands=bands, max_resolution=max_resolution)
-    image = ConvStem(channels, channels=image_channels, padding=conv_padding, positions=positions)
+    image = ConvStem(channels, layers=stem_layers, channels=image_channels, padding=conv_padding, positions=positions)
     return images.classifier(
         image,
         num_labels=num_labels,
