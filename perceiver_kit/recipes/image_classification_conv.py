@@ -21,7 +21,7 @@ TINY = images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)
 
 
 @recipe(
-    presets=dict(base=images.BASE, tiny=TINY, quick=TINY | dict(channels=64, blocks=1)),
+    presets=dict(base=images.BASE, tiny=TINY, quick=TINY | dict(channels=64, stem_layers=2, conv_padding="same", blocks=1)),
     sources=images.SOURCES
     | dict(
         channels=f"{COLAB}: 64",
@@ -32,7 +32,7 @@ TINY = images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)
     ),
     group=Encoder,
     objective=Classification,
-    training=dict(steps=1500, batch=64, rate=2e-3, quick=images.QUICK_TRAINING | dict(rate=4e-3)),
+    training=dict(steps=1500, batch=64, rate=2e-3, quick=images.QUICK_TRAINING | dict(rate=4e-3, steps=1900)),
     data=images.DATA,
     reads=lambda parameters: dict(image_size=tuple(4 * side for side in parameters["max_resolution"])),
     random_inputs=images.random_image,
