@@ -21,7 +21,9 @@ TINY = images.TINY | dict(bands=8, max_resolution=(7, 7), channels=32)
 
 
 @recipe(
-    presets=dict(base=images.BASE, tiny=TINY, quick=TINY | dict(channels=64, stem_layers=2, conv_padding="same", blocks=1)),
+    presets=dict(
+        base=images.BASE, tiny=TINY, quick=TINY | dict(channels=64, stem_layers=2, conv_padding="same", blocks=1)
+    ),
     sources=images.SOURCES
     | dict(
         channels=f"{COLAB}: 64",
