@@ -36,6 +36,7 @@ from ._shared import ORIGINAL
             share_cross_attends="none",
             share_blocks=False,
             quiet_start=True,
+            dropout=0.1,
         ),
     ),
     sources=_text.SOURCES
@@ -47,7 +48,7 @@ from ._shared import ORIGINAL
     ),
     group=Encoder,
     objective=AnswerSpan,
-    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=450, rate=3e-3, optimizer="muon")),
+    training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=500, rate=3e-3, optimizer="muon")),
     data=dict(bible_cloze="perceiver_kit.data.cloze:bible_cloze", path="perceiver_kit.data.questions:question_files"),
     random_inputs=_text.random_text,
     processor="perceiver_kit.processors.recipes:answer_text",
