@@ -192,7 +192,7 @@ def question_task(
         Questions(part, length=max_length, unanswerable=unanswerable, seed=seed) for part in (train, held_out)
     )
     longest = max(len(text.encode()) for one in train for text in one.texts or [" "])
-    overrides = dict(max_length=max_length, unanswerable=unanswerable, longest=longest)
+    overrides = dict(max_length=max_length, unanswerable=unanswerable, longest=min(longest, max_length))
     return Task(name, first, second, overrides, source)
 
 

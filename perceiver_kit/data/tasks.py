@@ -191,7 +191,8 @@ def open_task(
     MissingPackage if the data ship in a package that is not installed.
     """
     entry: Recipe = find("recipes", recipe)
-    parameters = entry.parameters(preset, parameters or {})
+    own = dict(parameters or {})
+    parameters = entry.parameters(preset, own)
     loader, positional = find_loader(entry, source)
     known = [name for name, p in inspect.signature(loader).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
@@ -202,7 +203,7 @@ def open_task(
     task: Task = loader(*positional, **(given | options | {"seed": seed}))
     overrides = dict(task.overrides) | ({"labels": task.classes} if task.classes else {})
     overrides = {name: value for name, value in overrides.items() if name in parameters}
-    read = task.processor or entry.make_processor(sizes | options | dict(task.overrides))
+    read = task.processor or entry.make_processor(sizes | options | dict(task.overrides) | own)
     return replace(task, overrides=overrides, processor=read)
 
 

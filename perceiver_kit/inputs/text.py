@@ -33,7 +33,7 @@ class TextTokens(Input):
     - ``convolutions``: this many residual convolutions of ``kernel`` rows.
     - ``recall``, such as (2, 4, 8), for a text of two parts, such as a question and its context: each place after the
       first ``separator`` adds the embedding of the id that follows the same n ids in the first part, and of the id that
-      precedes the same n ids there. Where the parts agree, a row then knows what the other one says.
+      precedes the same n ids there, or else of id 0. Where the parts agree, a row then knows what the other one says.
 
     Beyond the text, and where a mask hides it, these read id 0, padding. A mask may be over ids or over rows; a row may
     be read if any of its ids may. To hide a byte that is to be predicted, replace its id: hashes see what is given.
@@ -69,8 +69,7 @@ class TextTokens(Input):
             if not isinstance(sizes, tuple | list):
                 raise AssemblyError(f"TextTokens: {option} must be a tuple of sizes such as (3, 5), got {sizes!r}")
             check_positive(f"TextTokens: {option}", **{f"of {n}": n for n in sizes})
-        if recall:
-            check_positive("TextTokens", separator=separator, least=0, most=vocabulary - 1)
+        check_positive("TextTokens", separator=separator, least=0, **({"most": vocabulary - 1} if recall else {}))
         if kernel % 2 == 0:
             raise AssemblyError(f"TextTokens: kernel must be odd, so that a row is in the centre, got {kernel}")
         super().__init__(channels, grid=grid, positions=positions, combine=combine)
@@ -178,7 +177,8 @@ def recalled_ids(ids: Int64[Tensor, "b n"], size: int, separator: int, *, after:
     """For each place after the first separator, the id that follows the same ``size`` ids in the part before it.
 
     With ``after=False``: the id that precedes there the ``size`` ids that follow the place. Of several the last; 0 for
-    none. Ids are compared by a hash, which errs at about one place in 65,536 for each id of the first part.
+    none. Ids are compared by a hash into ``RECALL`` buckets: of 40,000 pairs of different ids, about one is taken for
+    equal.
 
     >>> recalled_ids(torch.tensor([[7, 8, 9, 5, 6, 7, 8, 6]]), 2, 5, after=True)
     tensor([[0, 0, 0, 0, 0, 0, 0, 9]])
@@ -188,6 +188,6 @@ def recalled_ids(ids: Int64[Tensor, "b n"], size: int, separator: int, *, after:
     keys = hash_ngrams(ids, size, size if after else -1, RECALL)
     separators = (ids == separator).cumsum(dim=1)
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * (separators == 0)
-    latest = places.new_zeros(len(ids), RECALL).scatter_reduce(1, keys, places, "amax")
+    latest = places.new_zeros(ids.shape[0], RECALL).scatter_reduce(1, keys, places, "amax")
     found = latest.gather(1, keys) * (separators > 0)
     return F.pad(ids, (1, 0)).gather(1, found)

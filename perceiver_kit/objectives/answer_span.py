@@ -28,25 +28,38 @@ class BestSpan(NamedTuple):
     score: Float[Tensor, "b"]
 
 
-def best_span(
+def best_ends(
     start: Float[Tensor, "b n"], end: Float[Tensor, "b n"], allowed: Bool[Tensor, "b n"], *, longest: int = 64
-) -> BestSpan:
-    """The span of at most ``longest`` rows with the highest sum of logits, within the rows that are ``allowed``.
+) -> tuple[Float[Tensor, "b n"], Int64[Tensor, "b n"]]:
+    """For each first row, the highest sum of logits of a span of at most ``longest`` rows, and the span's last row.
 
-    Row 0, where it is allowed, stands for no answer: it is a span of its own, (0, 0).
+    Only rows that are ``allowed`` begin or end a span; where none does, the sum is -inf. Row 0, where it is allowed,
+    stands for no answer: it is a span of its own, (0, 0).
 
-    >>> start, end = torch.tensor([[0.0, 1.0, 5.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0, 2.0]])
-    >>> best_span(start, end, torch.tensor([[True, False, True, True]]))[:2]
-    (tensor([2]), tensor([3]))
+    >>> best_ends(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[True, True, True]]), longest=2)
+    (tensor([[0., 2., 2.]]), tensor([[0, 2, 2]]))
     """
     start, end = (logits.float().masked_fill(~allowed, -math.inf) for logits in (start, end))
     longest = min(longest, start.shape[1])
     ends = torch.nn.functional.pad(end, (0, longest - 1), value=-math.inf).unfold(1, longest, 1)
     sums = rearrange(start, "b n -> b n 1") + ends
     sums[:, 0, 1:] = -math.inf  # no answer is no beginning
-    score, place = rearrange(sums, "b n k -> b (n k)").max(dim=1)
-    first = place // longest
-    return BestSpan(first, first + place % longest, score)
+    score, more = sums.max(dim=-1)
+    return score, torch.arange(start.shape[1], device=start.device) + more
+
+
+def best_span(
+    start: Float[Tensor, "b n"], end: Float[Tensor, "b n"], allowed: Bool[Tensor, "b n"], *, longest: int = 64
+) -> BestSpan:
+    """The span with the highest sum of logits, of those of ``best_ends``.
+
+    >>> start, end = torch.tensor([[0.0, 1.0, 5.0, 0.0]]), torch.tensor([[0.0, 9.0, 0.0, 2.0]])
+    >>> best_span(start, end, torch.tensor([[True, False, True, True]]))[:2]
+    (tensor([2]), tensor([3]))
+    """
+    scores, ends = best_ends(start, end, allowed, longest=longest)
+    score, first = scores.max(dim=1)
+    return BestSpan(first, rearrange(ends.gather(1, rearrange(first, "b -> b 1")), "b 1 -> b"), score)
 
 
 @register("objectives")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,14 +14,14 @@ from ..checking import check_positive
 from ..data.bytes import ByteTokenizer
 from ..data.questions import allowed_rows, context_windows
 from ..errors import InputError
-from ..objectives.answer_span import best_span
+from ..objectives.answer_span import best_ends
 from ..registry import register
 from .base import TOP, Answer, Interpreter, Item, Processor
 from .tags import decoded, first_bytes
 from .texts import Text
 
 STARTS = 20
-"""Spans of which those with the same text are added up."""
+"""The likeliest spans, one for each first row; those with the same text are added up."""
 
 
 @register("processors")
@@ -139,17 +140,14 @@ class AnswerText(Interpreter):
         whole = start.logsumexp(-1) + end.logsumexp(-1)
         scores: dict[Any, float] = {}
         places: dict[Any, tuple[int, int]] = {}
-        left = start.clone()
-        for _ in range(STARTS):
-            best = best_span(left[None], end[None], allowed[None], longest=self.longest)
-            first, last, score = int(best.start), int(best.end), float(best.score)
-            if score == -torch.inf:
+        found, ends = (row[0] for row in best_ends(start[None], end[None], allowed[None], longest=self.longest))
+        for score, first in zip(*(values.tolist() for values in found.topk(min(STARTS, len(found)))), strict=True):
+            if score == -math.inf and scores:
                 break
-            place = _characters(ids, context, first, last)
+            place = _characters(ids, context, first, int(ends[first]))
             text = None if first == 0 else context[place[0] : place[1]]
-            scores[text] = scores.get(text, 0.0) + float((score - whole).exp())
+            scores[text] = scores.get(text, 0.0) + math.exp(score - float(whole))
             places.setdefault(text, place)
-            left[first] = -torch.inf
         best_text = max(scores, key=lambda text: scores[text])
         ordered = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:TOP])
         at = places[best_text]

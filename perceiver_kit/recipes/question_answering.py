@@ -19,6 +19,11 @@ from . import _text
 from ._shared import ORIGINAL
 
 
+def _objective(model: PerceiverIO | None = None) -> AnswerSpan:
+    """The loss of a span; metrics read answers as long as the model's may be."""
+    return AnswerSpan() if model is None else AnswerSpan(longest=model.recipe["parameters"]["longest"])
+
+
 @recipe(
     presets=dict(
         base=_text.BASE,
@@ -47,7 +52,7 @@ from ._shared import ORIGINAL
         longest="bytes of an answer at most; metadata for reading answers",
     ),
     group=Encoder,
-    objective=AnswerSpan,
+    objective=_objective,
     training=dict(steps=600, batch=16, rate=2e-3, quick=dict(steps=500, rate=3e-3, optimizer="muon")),
     data=dict(bible_cloze="perceiver_kit.data.cloze:bible_cloze", path="perceiver_kit.data.questions:question_files"),
     random_inputs=_text.random_text,

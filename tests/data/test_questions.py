@@ -19,7 +19,8 @@ from perceiver_kit.data.questions import (
     read_question_lines,
     read_squad,
 )
-from perceiver_kit.declarations import processor_of
+from perceiver_kit.data.tasks import open_task
+from perceiver_kit.declarations import objective_for, processor_of
 
 pytestmark = pytest.mark.usefixtures("checked")
 
@@ -124,11 +125,19 @@ def test_no_answer_is_longer_than_the_longest_of_training() -> None:
     )
     task = question_task("own", [short], [long], "here", max_length=64, seed=0)
     model = kit.build("question_answering", preset="tiny", **task.overrides)
-    assert processor_of(model).interpreter.longest == 4
+    assert processor_of(model).interpreter.longest == objective_for("question_answering", model=model).longest == 4
     both = question_task("own", [short, long, short._replace(answers=())], [short], "here", max_length=64, seed=0)
     assert both.overrides["longest"] == 6
     with pytest.raises(kit.AssemblyError, match="longest"):
         kit.build("question_answering", preset="tiny", longest=0)
+
+
+def test_a_given_bound_of_answers_wins_over_that_of_the_data(tmp_path: Path) -> None:
+    line = {"question": "Who?", "context": "It was Ada.", "answers": [{"text": "Ada", "answer_start": 7}]}
+    (tmp_path / "own.jsonl").write_text("\n".join([json.dumps(line)] * 12))
+    for parameters, bound in (({}, 3), ({"longest": 100}, 100)):
+        task = open_task(tmp_path / "own.jsonl", recipe="question_answering", preset="tiny", parameters=parameters)
+        assert task.processor.interpreter.longest == bound
 
 
 def test_the_cloze_has_its_answers_in_the_context() -> None:
