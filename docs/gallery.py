@@ -97,7 +97,7 @@ LEFT_OUT = {
     "chorales of Bach (`chorales`)": "some editions in the corpus restrict commercial use",
     "recordings of instruments (`instruments`)": "GPL-2: whether weights are a derived work is unsettled",
     "telephone prompts (`prompts`)": "CC BY-SA 3.0: whether weights must keep that licence is unsettled",
-    "a man in a car (`direction`, `playback`)": "the origin of the clip is not stated",
+    "a man in a car (`playback`)": "the origin of the clip is not stated",
 }
 
 

