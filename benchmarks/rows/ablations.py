@@ -18,7 +18,7 @@ from perceiver_kit.data.clips import one_clip
 from perceiver_kit.data.video import load_clip
 from perceiver_kit.registry import find
 
-from ..training import Row, Run, opened, row, train
+from ..training import Row, Run, opened, recipes_for, row, train
 from .texts import word_baselines
 from .videos import flow_rows
 
@@ -62,7 +62,7 @@ def added(lines: tuple[Line, ...], number: int) -> Line:
 
 
 def sentiment(number: int, seed: int) -> list[Row]:
-    recipe, (name, parameters, settings, _) = "sequence_classification", added(SENTIMENT, number)
+    (recipe,), (name, parameters, settings, _) = recipes_for("reviews"), added(SENTIMENT, number)
     task: Any = opened(recipe, "reviews", seed=seed, max_length=2048)
     metrics = train(f"ablation_sentiment_{number}", recipe, task, parameters=parameters, seed=seed, **settings)
     words = {"TF-IDF + logistic regression": word_baselines(2048)["TF-IDF + logistic regression"]}
@@ -71,7 +71,7 @@ def sentiment(number: int, seed: int) -> list[Row]:
 
 
 def flow(number: int, seed: int) -> list[Row]:
-    recipe, (name, parameters, settings, data) = "optical_flow", added(FLOW, number)
+    (recipe,), (name, parameters, settings, data) = recipes_for("flow"), added(FLOW, number)
     task, run = opened(recipe, "flow", seed=seed, **data), f"ablation_flow_{number}"
     metrics = train(run, recipe, task, parameters=parameters, seed=seed, **settings)
     return flow_rows(run, seed, task, metrics, name)
@@ -79,7 +79,8 @@ def flow(number: int, seed: int) -> list[Row]:
 
 def clip(number: int, seed: int) -> list[Row]:
     """Trained as `make demo` trains, from its sizes and rates on."""
-    entry, (name, parameters, _, data) = find("recipes", "multimodal_autoencoding"), added(CLIP, number)
+    (recipe,), (name, parameters, _, data) = recipes_for("clip"), added(CLIP, number)
+    entry = find("recipes", recipe)
     sizes, settings = entry.parameters(demo.PRESET, {}), entry.settings(demo.PRESET)
     frames, rate = sizes["num_frames"], sizes["audio_samples"] // sizes["num_frames"] * demo.FPS
     video = load_clip(size=sizes["image_size"], fps=demo.FPS, rate=rate, seconds=demo.MAX_SECONDS)

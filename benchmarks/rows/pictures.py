@@ -11,23 +11,24 @@ from perceiver_kit.data.canvases import INK, DigitScenes
 from perceiver_kit.data.images import mnist
 from perceiver_kit.objectives.average_precision import coco_summary
 
-from ..training import Row, Run, opened, row, train
+from ..training import Row, Run, opened, recipes_for, row, train
 
+DETECTOR, SEGMENTER = recipes_for("digits")
 SEEDS = (0, 1, 2)
 
 
 def detection(seed: int) -> list[Row]:
-    task = opened("object_detection", "digits", "quick", seed=seed)
-    metrics = train("digit_objects", "object_detection", task, preset="quick", seed=seed)
-    label = "digits on canvases, `object_detection`, preset `quick`"
+    task = opened(DETECTOR, "digits", "quick", seed=seed)
+    metrics = train("digit_objects", DETECTOR, task, preset="quick", seed=seed)
+    label = f"digits on canvases, `{DETECTOR}`, preset `quick`"
     baseline = {"connected components + logistic regression": components(task.held_out)}
     return [row(label, "AP50", "ap50", metrics, baseline)]
 
 
 def segmentation(seed: int) -> list[Row]:
-    task = opened("semantic_segmentation", "digits", "quick", seed=seed)
-    metrics = train("digit_masks", "semantic_segmentation", task, preset="quick", seed=seed)
-    label = "digits on canvases, `semantic_segmentation`, preset `quick`"
+    task = opened(SEGMENTER, "digits", "quick", seed=seed)
+    metrics = train("digit_masks", SEGMENTER, task, preset="quick", seed=seed)
+    label = f"digits on canvases, `{SEGMENTER}`, preset `quick`"
     return [row(label, "mean IoU", "iou", metrics, {"ink as one digit": ink(task.held_out)})]
 
 

@@ -12,9 +12,9 @@ from perceiver_kit.data.points import Clouds
 from perceiver_kit.data.series import Windows
 from perceiver_kit.data.sets import Sets
 
-from ..training import Row, Run, directory, opened, row, train
+from ..training import Row, Run, directory, opened, recipes_for, row, train
 
-POINTS, SETS, SERIES = "point_cloud_classification", "set_classification", "forecasting"
+(POINTS,), (SETS,), (SERIES,) = recipes_for("shapes"), recipes_for("molecules"), recipes_for("co2")
 
 
 def points(data: str, seed: int, **options: int) -> list[Row]:

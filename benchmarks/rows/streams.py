@@ -13,9 +13,10 @@ from torch import Tensor
 from perceiver_kit.data.chorales import chorales
 from perceiver_kit.data.pixels import LEVELS, SIDE
 
-from ..training import Row, Run, opened, row, train
+from ..training import Row, Run, opened, recipes_for, row, train
 from .next_bytes import witten_bell
 
+(RECIPE,) = recipes_for("chorales")
 # Windows of 32 quarter notes, of which the last half are predicted. A hash of nine ids knows two steps of all voices.
 CHORALES: dict[str, Any] = dict(context=512, num_latents=256, ngrams=(2, 3, 4, 5, 9), buckets=2**15)
 PIXELS: dict[str, Any] = dict(ngrams=(2, 3, 4), buckets=2**10, residual_dropout=0.1)
@@ -23,9 +24,9 @@ PIXELS: dict[str, Any] = dict(ngrams=(2, 3, 4), buckets=2**10, residual_dropout=
 
 def music(seed: int) -> list[Row]:
     sizes = dict(max_length=CHORALES["context"], predicted=CHORALES["num_latents"])
-    task = opened("causal_lm", "chorales", "quick", seed=seed, **sizes)
-    metrics = train("chorales", "causal_lm", task, preset="quick", seed=seed, parameters=CHORALES, steps=400)
-    what = "next token of Bach's chorales, `causal_lm`, preset `quick`, 512 tokens"
+    task = opened(RECIPE, "chorales", "quick", seed=seed, **sizes)
+    metrics = train("chorales", RECIPE, task, preset="quick", seed=seed, parameters=CHORALES, steps=400)
+    what = f"next token of Bach's chorales, `{RECIPE}`, preset `quick`, 512 tokens"
     return [row(what, "bits a token", "bits", metrics, music_baselines())]
 
 
@@ -37,9 +38,9 @@ def music_baselines() -> dict[str, float]:
 
 
 def pixels(seed: int) -> list[Row]:
-    task = opened("causal_lm", "digit_pixels", "quick", seed=seed)
-    metrics = train("digit_pixels", "causal_lm", task, preset="quick", seed=seed, parameters=PIXELS, steps=800)
-    what = "lower half of digits, pixel by pixel, `causal_lm`, preset `quick`, 14 × 14 pixels of 4 levels"
+    task = opened(RECIPE, "digit_pixels", "quick", seed=seed)
+    metrics = train("digit_pixels", RECIPE, task, preset="quick", seed=seed, parameters=PIXELS, steps=800)
+    what = f"lower half of digits, pixel by pixel, `{RECIPE}`, preset `quick`, 14 × 14 pixels of 4 levels"
     baseline = {"counts of the pixels to the left and above": neighbours(task.train, task.held_out)}
     return [row(what, "bits a pixel", "bits", metrics, baseline)]
 

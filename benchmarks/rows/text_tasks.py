@@ -9,13 +9,13 @@ from typing import Any
 import perceiver_kit as kit
 from perceiver_kit.data import cloze, glue, tags
 
-from ..training import SMALL, Row, Run, directory, named, opened, row, train
+from ..training import SMALL, Row, Run, directory, named, opened, recipes_for, row, train
 
 QUICK: dict[str, Any] = dict(preset="quick")
 
 
 def turkish_tags(seed: int, small: bool = False) -> list[Row]:
-    recipe, (run, said) = "token_classification", chosen("turkish_tags", small)
+    (recipe,), (run, said) = recipes_for("treebank"), chosen("turkish_tags", small)
     task = opened(recipe, "treebank", "quick", seed=seed)
     metrics = train(run, recipe, task, seed=seed, parameters=SMALL if small else None, **QUICK)
     train_set, held_out = tags.treebank_texts()
@@ -27,7 +27,8 @@ def turkish_tags(seed: int, small: bool = False) -> list[Row]:
 
 def bible_cloze(seed: int, small: bool = False) -> list[Row]:
     """The names are compared as texts: an answer anywhere in the context counts."""
-    recipe, (_, held_out), (run, said) = "question_answering", cloze.cloze_questions(), chosen("bible_cloze", small)
+    (recipe,), (_, held_out) = recipes_for("bible_cloze"), cloze.cloze_questions()
+    run, said = chosen("bible_cloze", small)
     task = opened(recipe, "bible_cloze", "quick", seed=seed)
     metrics = train(run, recipe, task, seed=seed, parameters=SMALL if small else None, **QUICK)
     model = kit.load(directory(run, seed))
@@ -45,7 +46,7 @@ def chosen(run: str, small: bool) -> tuple[str, str]:
 
 def several_tasks(seed: int) -> list[Row]:
     """One model for all tasks, beside the same model trained on each alone, with the same share of the steps."""
-    recipe = "multitask_text"
+    (recipe,) = recipes_for("text_tasks")
     task = opened(recipe, "text_tasks", "quick", seed=seed)
     metrics = train("text_tasks", recipe, task, seed=seed, **QUICK)
     tasks, length = glue.sample_tasks(), task.overrides["max_length"]

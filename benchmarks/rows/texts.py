@@ -136,7 +136,7 @@ def word_baselines(length: int) -> dict[str, float]:
 
 def few_labels(seed: int) -> list[Row]:
     """Contrast of spans without labels, then logistic regression on the frozen model from 200 labels."""
-    (labelled, held_out), recipe = corpora.review_texts(), "sequence_classification"
+    (labelled, held_out), (recipe,) = corpora.review_texts(), recipes_for("reviews")
     views, others = (
         SpanViews(part, length=1024, seed=seed)
         for part in (labelled.texts + corpora.unlabelled_reviews(), held_out.texts[:500])
