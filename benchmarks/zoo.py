@@ -177,7 +177,7 @@ ENTRIES = {
 # By model: what it reads, and a command to try.
 USES = {
     "bible_answers": (
-        "A question and its context, a tuple: a verse with one name left out, and the verses before it.",
+        "A question and its context, a tuple: a verse with ____ for one name, and the verses before it.",
         'kit.predict(kit.load("zoo:bible_answers"), (question, context))',
     ),
     "bible_masks": (
