@@ -178,7 +178,8 @@ ENTRIES = {
 USES = {
     "bible_answers": (
         "A question and its context, a tuple: a verse with ____ for one name, and the verses before it.",
-        'kit.predict(kit.load("zoo:bible_answers"), (question, context))',
+        "perceiver-kit predict zoo:bible_answers 'And the LORD said unto ____, Go in unto Pharaoh' "
+        "'And Aaron stood by. And the LORD spake unto Moses in the wilderness.'",
     ),
     "bible_masks": (
         "A text with [MASK] for each byte to fill.",

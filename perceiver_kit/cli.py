@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("predict", _predict, "answer for files, folders or texts, with names for the classes")
     added.add_argument("model", help=source)
-    text = "files and folders, or texts for a model on text; for optical flow, two pictures an answer"
+    text = "files and folders, or texts for a model on text; two an answer for flow (pictures) and questions (contexts)"
     added.add_argument("source", nargs="+", help=text)
     text = "write answers.jsonl, pictures of flow, and decoded videos and sounds there; nothing is replaced"
     added.add_argument("--out", type=Path, metavar="DIR", help=text)

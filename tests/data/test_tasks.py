@@ -298,6 +298,15 @@ class TestBadPaths:
         self.refused(tmp_path, "lower seconds or sample_rate", "audio_classification")
 
 
+def test_the_page_on_training_names_all_data() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    for name, recipes in SAMPLES.items():
+        for recipe in recipes:
+            family = "image_classification_*" if recipe.startswith("image_classification_") else recipe
+            assert any(f"`{family}`" in line and f"`{name}`" in line for line in table), (recipe, name)
+
+
 @pytest.mark.parametrize("name", sorted({*SAMPLES} - {*ELSEWHERE}))
 def test_missing_packages_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
